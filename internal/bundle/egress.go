@@ -1,0 +1,163 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"airlock/internal/config"
+	"airlock/internal/policy"
+)
+
+// EgressFile is egress.yaml: which requests may pass, and with which
+// credential.
+type EgressFile struct {
+	Version  int     `yaml:"version"`
+	Listen   string  `yaml:"listen,omitempty"`   // default 0.0.0.0:9099
+	Upstream string  `yaml:"upstream,omitempty"` // default the in-bundle socket; "direct" is for tests
+	CA       CA      `yaml:"ca"`
+	Routes   []Route `yaml:"routes"` // none: everything is refused
+}
+
+// CA names the pair's certificate authority.
+type CA struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// Route is one line of egress policy.
+type Route struct {
+	Host    policy.Pattern       `yaml:"host"`
+	Methods []string             `yaml:"methods,omitempty,flow"` // none: any
+	Paths   []policy.PathPattern `yaml:"paths,omitempty,flow"`   // none: any
+	Auth    *Auth                `yaml:"auth,omitempty,flow"`    // none: nothing is injected
+	Expires time.Time            `yaml:"expires,omitempty"`      // zero: never
+	Git     string               `yaml:"git,omitempty"`          // "fetch": clone and fetch over HTTPS
+}
+
+// Auth says which credential a route injects and how.
+type Auth struct {
+	Type        string   `yaml:"type"` // bearer, basic, header, query, replace, sigv4, oauth, github_app
+	Slot        string   `yaml:"slot,omitempty"`
+	User        string   `yaml:"user,omitempty"`        // basic
+	Name        string   `yaml:"name,omitempty"`        // header, query
+	Placeholder string   `yaml:"placeholder,omitempty"` // replace
+	In          []string `yaml:"in,omitempty,flow"`     // replace: headers, query, body
+
+	Region     string `yaml:"region,omitempty"` // sigv4
+	Service    string `yaml:"service,omitempty"`
+	IDSlot     string `yaml:"id_slot,omitempty"`
+	SecretSlot string `yaml:"secret_slot,omitempty"`
+
+	TokenURL         string   `yaml:"token_url,omitempty"` // oauth
+	ClientIDSlot     string   `yaml:"client_id_slot,omitempty"`
+	ClientSecretSlot string   `yaml:"client_secret_slot,omitempty"`
+	Scopes           []string `yaml:"scopes,omitempty,flow"`
+
+	AppID          string `yaml:"app_id,omitempty"` // github_app
+	InstallationID string `yaml:"installation_id,omitempty"`
+	KeySlot        string `yaml:"key_slot,omitempty"`
+}
+
+// Slots are the names of the credentials that the injection needs.
+func (a *Auth) Slots() []string {
+	if a == nil {
+		return nil
+	}
+	all := []string{a.Slot, a.IDSlot, a.SecretSlot, a.ClientIDSlot, a.ClientSecretSlot, a.KeySlot}
+	return slices.DeleteFunc(all, func(s string) bool { return s == "" })
+}
+
+var (
+	slotName  = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+	tokenForm = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 §5.6.2
+)
+
+// Validate says everything that is wrong with the file.
+func (f EgressFile) Validate() error {
+	errs := []error{checkVersion(f.Version), f.CA.validate()}
+	if f.Upstream != "" && f.Upstream != "direct" && !strings.HasPrefix(f.Upstream, "unix:/") {
+		errs = append(errs, config.At("upstream", "%q: unix:/path, or direct, was wanted", f.Upstream))
+	}
+	for i, r := range f.Routes {
+		errs = append(errs, r.validate(fmt.Sprintf("routes[%d]", i)))
+	}
+	return errors.Join(errs...)
+}
+
+func (c CA) validate() error {
+	if c.Cert == "" || c.Key == "" {
+		return config.At("ca", "the files cert and key of the pair's authority are needed")
+	}
+	return nil
+}
+
+func (r Route) validate(at string) error {
+	var errs []error
+	if r.Host == (policy.Pattern{}) {
+		errs = append(errs, config.At(at, "a host is needed"))
+	}
+	for j, m := range r.Methods {
+		if !tokenForm.MatchString(m) || m != strings.ToUpper(m) || m == "CONNECT" {
+			errs = append(errs, config.At(fmt.Sprintf("%s.methods[%d]", at, j), "%q: an HTTP method in upper case was wanted", m))
+		}
+	}
+	for j, p := range r.Paths {
+		if err := p.Validate(); err != nil {
+			errs = append(errs, config.At(fmt.Sprintf("%s.paths[%d]", at, j), "%q: %v", string(p), err))
+		}
+	}
+	if r.Git != "" && r.Git != "fetch" {
+		errs = append(errs, config.At(at+".git", "%q: fetch is the only value; a push goes through git-gate", r.Git))
+	}
+	return errors.Join(append(errs, r.Auth.validate(at+".auth"))...)
+}
+
+// wants lists the keys that each type of injection needs.
+var wants = map[string]func(a *Auth) map[string]string{
+	"bearer":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot} },
+	"basic":   func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "user": a.User} },
+	"header":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
+	"query":   func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
+	"replace": func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "placeholder": a.Placeholder} },
+	"sigv4": func(a *Auth) map[string]string {
+		return map[string]string{"region": a.Region, "service": a.Service, "id_slot": a.IDSlot, "secret_slot": a.SecretSlot}
+	},
+	"oauth": func(a *Auth) map[string]string {
+		return map[string]string{"token_url": a.TokenURL, "client_id_slot": a.ClientIDSlot, "client_secret_slot": a.ClientSecretSlot}
+	},
+	"github_app": func(a *Auth) map[string]string {
+		return map[string]string{"app_id": a.AppID, "installation_id": a.InstallationID, "key_slot": a.KeySlot}
+	},
+}
+
+func (a *Auth) validate(at string) error {
+	if a == nil {
+		return nil
+	}
+	needs, known := wants[a.Type]
+	if !known {
+		return config.At(at+".type", "%q: one of bearer, basic, header, query, replace, sigv4, oauth, github_app was wanted", a.Type)
+	}
+	var errs []error
+	for key, value := range needs(a) {
+		if value == "" {
+			errs = append(errs, config.At(at, "%s is needed with type %s", key, a.Type))
+		}
+	}
+	for _, slot := range a.Slots() {
+		if !slotName.MatchString(slot) {
+			errs = append(errs, config.At(at, "slot %q: a name like EGRESS_TOKEN_0 was wanted", slot))
+		}
+	}
+	if a.Type == "header" && a.Name != "" && !tokenForm.MatchString(a.Name) {
+		errs = append(errs, config.At(at+".name", "%q: the name of a header was wanted", a.Name))
+	}
+	if len(a.Placeholder) > 0 && len(a.Placeholder) < 8 {
+		errs = append(errs, config.At(at+".placeholder", "a placeholder has at least 8 characters, so that it stands nowhere by chance"))
+	}
+	return errors.Join(errs...)
+}

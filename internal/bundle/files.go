@@ -1,0 +1,197 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"airlock/internal/config"
+	"airlock/internal/policy"
+)
+
+// PipelockFile is pipelock.yaml: where anything may go at all, and what may
+// not leave.
+type PipelockFile struct {
+	Version    int                   `yaml:"version"`
+	Listen     string                `yaml:"listen,omitempty"` // default 0.0.0.0:8888
+	Socket     string                `yaml:"socket,omitempty"` // default /run/airlock/pipelock.sock
+	CA         CA                    `yaml:"ca,omitempty"`     // none: only egress is served, an agent is not
+	Allow      []policy.Pattern      `yaml:"allow"`            // none: everything is refused
+	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`  // instead of DNS
+	Addresses  Addresses             `yaml:"addresses,omitempty"`
+	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // extra roots for origins
+	Secrets    SecretScan            `yaml:"secrets,omitempty"`
+	Limits     PipelockLimits        `yaml:"limits,omitempty"`
+}
+
+// Addresses are exceptions to the ranges that are refused.
+type Addresses struct {
+	Allow []netip.Prefix `yaml:"allow,omitempty,flow"`
+}
+
+// SecretScan says what is looked for in what leaves.
+type SecretScan struct {
+	Action      string           `yaml:"action,omitempty"`      // block (default), redact, ask, warn
+	Values      []string         `yaml:"values,omitempty,flow"` // slots that hold keyed digests of exact values
+	Passthrough []policy.Pattern `yaml:"passthrough,omitempty"` // hosts whose content is not read
+}
+
+// PipelockLimits are budgets; zero means the default in the comment.
+type PipelockLimits struct {
+	RequestsPerMinute int             `yaml:"requests_per_minute,omitempty"` // a host; 0: unlimited
+	BodyBytes         config.Bytes    `yaml:"body_bytes,omitempty"`          // 100MiB
+	TunnelIdle        config.Duration `yaml:"tunnel_idle,omitempty"`         // 10m
+}
+
+// Validate says everything that is wrong with the file.
+func (f PipelockFile) Validate() error {
+	errs := []error{checkVersion(f.Version)}
+	if f.CA != (CA{}) {
+		errs = append(errs, f.CA.validate())
+	}
+	for i, p := range f.Allow {
+		if p == (policy.Pattern{}) {
+			errs = append(errs, config.At(fmt.Sprintf("allow[%d]", i), "a host is needed"))
+		}
+	}
+	for name := range f.Hosts {
+		if _, err := policy.ParseHost(name); err != nil {
+			errs = append(errs, config.At("hosts."+name, "%v", err))
+		}
+	}
+	if !slices.Contains([]string{"", "block", "redact", "ask", "warn"}, f.Secrets.Action) {
+		errs = append(errs, config.At("secrets.action", "%q: one of block, redact, ask, warn was wanted", f.Secrets.Action))
+	}
+	for i, v := range f.Secrets.Values {
+		if !slotName.MatchString(v) {
+			errs = append(errs, config.At(fmt.Sprintf("secrets.values[%d]", i), "%q: a name like EGRESS_DIGEST_0 was wanted, never a value", "…"))
+		}
+	}
+	if f.Limits.RequestsPerMinute < 0 {
+		errs = append(errs, config.At("limits.requests_per_minute", "a number above zero was wanted"))
+	}
+	return errors.Join(errs...)
+}
+
+// GitGateFile is git-gate.yaml: the mirrors that the agent may use.
+type GitGateFile struct {
+	Version int                   `yaml:"version"`
+	Listen  GitListen             `yaml:"listen,omitempty"`
+	Root    string                `yaml:"root,omitempty"`  // default /var/lib/airlock/git
+	Hosts   map[string]netip.Addr `yaml:"hosts,omitempty"` // instead of DNS
+	Repos   map[string]Repo       `yaml:"repos"`
+	Protect []string              `yaml:"protect,omitempty,flow"` // refs never forced, never deleted
+	Limits  GitLimits             `yaml:"limits,omitempty"`
+	Scan    GitScan               `yaml:"scan,omitempty"`
+}
+
+// GitListen are the addresses of the two protocols.
+type GitListen struct {
+	Git  string `yaml:"git,omitempty"`  // default 0.0.0.0:9418
+	HTTP string `yaml:"http,omitempty"` // default 0.0.0.0:9420
+}
+
+// Repo is one mirror.
+type Repo struct {
+	URL      string `yaml:"url"`                // ssh:// or https://
+	Identity string `yaml:"identity,omitempty"` // ssh: file of the private key
+	HostKey  string `yaml:"host_key,omitempty"` // ssh: pinned; without it nothing is fetched
+	Token    string `yaml:"token,omitempty"`    // https: slot
+	Push     *bool  `yaml:"push,omitempty"`     // default true
+}
+
+// MayPush tells whether pushes are forwarded at all.
+func (r Repo) MayPush() bool { return r.Push == nil || *r.Push }
+
+// GitLimits bound a push; zero means the default in the comment.
+type GitLimits struct {
+	ObjectBytes config.Bytes `yaml:"object_bytes,omitempty"` // 100MiB
+	PushBytes   config.Bytes `yaml:"push_bytes,omitempty"`   // 1GiB
+	Refs        int          `yaml:"refs,omitempty"`         // 1000
+}
+
+// GitScan names the rules of the scan.
+type GitScan struct {
+	Config string `yaml:"config"` // a gitleaks TOML of the operator's; empty: the built-in rules
+}
+
+var repoName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
+// Validate says everything that is wrong with the file.
+func (f GitGateFile) Validate() error {
+	errs := []error{checkVersion(f.Version)}
+	for name, r := range f.Repos {
+		at := "repos." + name
+		if !repoName.MatchString(name) || strings.HasSuffix(name, ".git") {
+			errs = append(errs, config.At(at, "a repository's name has letters, digits, dot, hyphen and underscore, and no .git at the end"))
+		}
+		errs = append(errs, r.validate(at))
+	}
+	for name := range f.Hosts {
+		if _, err := policy.ParseHost(name); err != nil {
+			errs = append(errs, config.At("hosts."+name, "%v", err))
+		}
+	}
+	for i, ref := range f.Protect {
+		if !strings.HasPrefix(ref, "refs/") {
+			errs = append(errs, config.At(fmt.Sprintf("protect[%d]", i), "%q: a full name like refs/heads/main was wanted", ref))
+		}
+	}
+	if f.Limits.Refs < 0 {
+		errs = append(errs, config.At("limits.refs", "a number above zero was wanted"))
+	}
+	return errors.Join(errs...)
+}
+
+func (r Repo) validate(at string) error {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Host == "" || (u.Scheme != "ssh" && u.Scheme != "https") {
+		return config.At(at+".url", "ssh://user@host/path or https://host/path was wanted")
+	}
+	var errs []error
+	if _, has := u.User.Password(); has {
+		errs = append(errs, config.At(at+".url", "a password does not belong into a URL; name a slot with token"))
+	}
+	if _, err := policy.ParseAuthority(u.Host, 22); err != nil {
+		errs = append(errs, config.At(at+".url", "%v", err))
+	}
+	if u.Scheme == "ssh" && r.Token != "" {
+		errs = append(errs, config.At(at+".token", "a token is for https; ssh takes identity and host_key"))
+	}
+	if u.Scheme == "https" && (r.Identity != "" || r.HostKey != "") {
+		errs = append(errs, config.At(at, "identity and host_key are for ssh; https takes token"))
+	}
+	if r.Token != "" && !slotName.MatchString(r.Token) {
+		errs = append(errs, config.At(at+".token", "the name of a slot like GIT_TOKEN_0 was wanted, never a value"))
+	}
+	return errors.Join(errs...)
+}
+
+// SuperviseFile is supervise.yaml: the MCP server through which the agent asks.
+type SuperviseFile struct {
+	Version int             `yaml:"version"`
+	Listen  string          `yaml:"listen,omitempty"` // default 0.0.0.0:9100
+	Wait    config.Duration `yaml:"wait,omitempty"`   // 30s; how long a call waits before it answers "pending"
+	Store   string          `yaml:"store,omitempty"`  // default /var/lib/airlock/proposals
+	Limits  SuperviseLimits `yaml:"limits,omitempty"`
+}
+
+// SuperviseLimits bound what an agent can leave behind; zero means the
+// default in the comment.
+type SuperviseLimits struct {
+	OpenProposals      int          `yaml:"open_proposals,omitempty"`      // 50
+	JustificationBytes config.Bytes `yaml:"justification_bytes,omitempty"` // 4KiB
+}
+
+// Validate says everything that is wrong with the file.
+func (f SuperviseFile) Validate() error {
+	errs := []error{checkVersion(f.Version)}
+	if f.Limits.OpenProposals < 0 {
+		errs = append(errs, config.At("limits.open_proposals", "a number above zero was wanted"))
+	}
+	return errors.Join(errs...)
+}

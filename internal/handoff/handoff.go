@@ -1,0 +1,128 @@
+// Package handoff is how listening sockets and news pass between the
+// supervisor and a daemon: sockets come in by LISTEN_FDS and LISTEN_FDNAMES
+// (systemd's sd_listen_fds), news goes back over the pipe NOTIFY_FD in the
+// words of sd_notify. A daemon that runs alone binds its own sockets and
+// notifies nobody.
+package handoff
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// firstFD is SD_LISTEN_FDS_START.
+const firstFD = 3
+
+// Words of a notification.
+const (
+	KeyReady    = "READY"
+	KeyStopping = "STOPPING"
+	KeyStatus   = "STATUS"
+	KeyDigest   = "X_DIGEST" // SHA-256 of the configuration that runs
+	KeyError    = "X_ERROR"  // why a reload was refused; empty once it is mended
+)
+
+var inherited = sync.OnceValues(func() (map[string]net.Listener, error) {
+	return fromEnv(os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES"))
+})
+
+func fromEnv(pid, count, names string) (map[string]net.Listener, error) {
+	if count == "" || (pid != "" && pid != strconv.Itoa(os.Getpid())) {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 || n > 100 {
+		return nil, fmt.Errorf("LISTEN_FDS %q: a small number was wanted", count)
+	}
+	all := map[string]net.Listener{}
+	for i, name := range strings.SplitN(names, ":", n) {
+		syscall.CloseOnExec(firstFD + i)
+		f := os.NewFile(uintptr(firstFD+i), name)
+		l, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("taking over socket %q: %w", name, err)
+		}
+		f.Close()
+		if _, twice := all[name]; twice {
+			return nil, fmt.Errorf("LISTEN_FDNAMES: %q stands there twice", name)
+		}
+		all[name] = l
+	}
+	return all, nil
+}
+
+// Inherited are the sockets that the parent handed over, by name.
+func Inherited() (map[string]net.Listener, error) { return inherited() }
+
+// Listen is the inherited socket of that name or, where there is none, a new
+// one bound to the address: "host:port" or "unix:/path" (mode 0600).
+func Listen(name, address string) (net.Listener, error) {
+	all, err := inherited()
+	if err != nil {
+		return nil, err
+	}
+	if l, ok := all[name]; ok {
+		return l, nil
+	}
+	return Bind(address)
+}
+
+// Bind opens a listening socket. A stale unix socket file is replaced.
+func Bind(address string) (net.Listener, error) {
+	path, unix := strings.CutPrefix(address, "unix:")
+	if !unix {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("binding %s: %w", address, err)
+		}
+		return l, nil
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		_ = os.Remove(path) // when it cannot go, binding says why
+	}
+	// The mask keeps everybody else out from the first moment on; a chmod
+	// afterwards would leave a gap.
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("binding %s: %w", address, err)
+	}
+	// Whoever holds the socket last must not remove the name under the others.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, nil
+}
+
+var notifyPipe = sync.OnceValue(func() *os.File {
+	n, err := strconv.Atoi(os.Getenv("NOTIFY_FD"))
+	if err != nil || n < firstFD {
+		return nil
+	}
+	syscall.CloseOnExec(n)
+	return os.NewFile(uintptr(n), "notify")
+})
+
+// Notify sends pairs of key and value to the supervisor, in one write.
+func Notify(pairs ...string) {
+	pipe := notifyPipe()
+	if pipe == nil {
+		return
+	}
+	var b strings.Builder
+	for i := 0; i+1 < len(pairs); i += 2 {
+		fmt.Fprintf(&b, "%s=%s\n", pairs[i], strings.ReplaceAll(pairs[i+1], "\n", "; "))
+	}
+	// A supervisor that is gone needs no news.
+	_, _ = pipe.WriteString(b.String())
+}
+
+// Ready says that the daemon serves, with the digest of its configuration.
+func Ready(digest string) { Notify(KeyReady, "1", KeyDigest, digest, KeyError, "") }
+
+// Stopping says that the daemon drains.
+func Stopping() { Notify(KeyStopping, "1") }

@@ -1,0 +1,66 @@
+// Package httpd holds what the HTTP faces of the daemons have in common: the
+// form of a refusal, and servers with limits that drain. It decides nothing.
+package httpd
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"airlock/internal/policy"
+)
+
+// Refusal is what an agent is told, as the member "error" of a JSON object.
+type Refusal struct {
+	By   string `json:"by"`   // the daemon
+	Rule string `json:"rule"` // the line of configuration, or the check
+	Why  string `json:"why"`
+	URL  string `json:"url"`
+	Ask  string `json:"ask"` // which tool of the MCP server helps
+}
+
+// AskAccess tells how to ask for a host or a path that is refused.
+const AskAccess = "call the tool request_access of the MCP server supervise with this URL, the methods and a reason; a person decides"
+
+// AskOperator tells how to ask where no grant would help.
+const AskOperator = "call the tool ask_operator of the MCP server supervise"
+
+// Header names that a refusal and the in-bundle hop use.
+const (
+	HeaderRule     = "Airlock-Rule"
+	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
+)
+
+// Refuse answers with the status and the reason. The body of the request is
+// not read, and the connection of an HTTP/1 client closes where one stands
+// unread.
+func Refuse(w http.ResponseWriter, status int, r Refusal) {
+	body, err := json.Marshal(map[string]Refusal{"error": r})
+	if err != nil { // cannot happen: five strings
+		http.Error(w, "refused", status)
+		return
+	}
+	body = append(body, '\n')
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	h.Set(HeaderRule, headerSafe(r.Rule))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may be gone
+}
+
+func headerSafe(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c < 0x20 || c > 0x7e {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}
+
+// Forbid refuses by a verdict, with 403.
+func Forbid(w http.ResponseWriter, by string, v policy.Verdict, url, ask string) {
+	Refuse(w, http.StatusForbidden, Refusal{By: by, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask})
+}

@@ -1,0 +1,99 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// Pattern names hosts in a configuration: an exact host, or "*.suffix", which
+// needs at least one label before the suffix; ":port" may follow. The zero
+// Pattern matches nothing.
+type Pattern struct {
+	text   string
+	host   Host   // exact, or the suffix after "*."
+	suffix bool   // written with "*."
+	port   uint16 // 0: not said
+}
+
+// ParsePattern reads a pattern. It refuses one so wide that it names other
+// people's hosts: "*", or "*." before a public suffix (publicsuffix.org).
+func ParsePattern(s string) (Pattern, error) {
+	rest, suffix := strings.CutPrefix(s, "*.")
+	if strings.Contains(rest, "*") {
+		return Pattern{}, fmt.Errorf("pattern %q: a host, or \"*.\" before a domain, is needed", s)
+	}
+	host, port := rest, uint16(0)
+	if a, err := ParseAuthority(rest, 1); err == nil && hasPort(rest) {
+		host, port = a.Host.String(), a.Port
+	}
+	h, err := ParseHost(host)
+	if err != nil {
+		return Pattern{}, fmt.Errorf("pattern %q: %w", s, err)
+	}
+	if suffix {
+		if h.addr.IsValid() {
+			return Pattern{}, fmt.Errorf("pattern %q: an address has no subdomains", s)
+		}
+		if tooWide(h.name) {
+			return Pattern{}, fmt.Errorf("pattern %q: too wide: %q is a public suffix, under which anybody may register", s, h.name)
+		}
+	}
+	return Pattern{text: s, host: h, suffix: suffix, port: port}, nil
+}
+
+func hasPort(s string) bool {
+	i := strings.LastIndexByte(s, ':')
+	return i >= 0 && !strings.HasSuffix(s, "]") && (strings.HasPrefix(s, "[") || strings.Count(s, ":") == 1)
+}
+
+// tooWide asks the public suffix list. A single label that the list does not
+// know ("*.test") is a suffix by the list's default rule; "*.cdn.test" is not.
+func tooWide(name string) bool {
+	suffix, _ := publicsuffix.PublicSuffix(name)
+	return suffix == name
+}
+
+// Matches tells whether the pattern names the host, whatever the port.
+func (p Pattern) Matches(h Host) bool {
+	if p.host.IsZero() || h.IsZero() {
+		return false
+	}
+	if !p.suffix {
+		return p.host.name == h.name
+	}
+	return !h.addr.IsValid() && strings.HasSuffix(h.name, "."+p.host.name)
+}
+
+// MatchesAuthority tells whether the pattern names host and port. Without a
+// port of its own the pattern stands for the given default ports.
+func (p Pattern) MatchesAuthority(a Authority, defaultPorts ...uint16) bool {
+	if !p.Matches(a.Host) {
+		return false
+	}
+	if p.port != 0 {
+		return p.port == a.Port
+	}
+	for _, port := range defaultPorts {
+		if port == a.Port {
+			return true
+		}
+	}
+	return false
+}
+
+// Exact is the host that the pattern names, if it names just one.
+func (p Pattern) Exact() (Host, bool) { return p.host, !p.suffix && !p.host.IsZero() }
+
+// String is the pattern as it was written.
+func (p Pattern) String() string { return p.text }
+
+// UnmarshalText makes Pattern a value that a configuration file can hold.
+func (p *Pattern) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePattern(string(text))
+	return err
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (p Pattern) MarshalText() ([]byte, error) { return []byte(p.text), nil }
