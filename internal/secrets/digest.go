@@ -1,0 +1,211 @@
+package secrets
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Digest lets its holder recognise a secret without holding it: for each form of the secret its length, a short tag of how
+// it begins, and an HMAC-SHA256 of the whole. The tag finds candidates in one pass over the data, the HMAC decides.
+//
+// A digest is no protection for a guessable secret: its key travels with it. The tag is kept to 16 mixed bits a form, so
+// that it says next to nothing about a secret that is not guessable.
+type Digest struct {
+	key   []byte
+	forms []form
+}
+
+// form is one derived form of the secret.
+type form struct {
+	length int
+	tag    uint16
+	mac    [sha256.Size]byte
+}
+
+const digestVersion = "d1"
+
+// NewDigest digests value under key (at least 16 bytes, fresh for each pair). The text fits an environment variable.
+func NewDigest(value, key string) (string, error) {
+	if len(value) < MinLength {
+		return "", fmt.Errorf("digesting a secret: shorter than %d bytes", MinLength)
+	}
+	if len(key) < 16 {
+		return "", errors.New("digesting a secret: the key is shorter than 16 bytes")
+	}
+	b64 := base64.RawURLEncoding
+	parts := []string{digestVersion, b64.EncodeToString([]byte(key))}
+	for _, f := range Forms(value) {
+		mac := sum([]byte(key), f)
+		tag := mix([]byte(key)).tag(f[:window(len(f))])
+		parts = append(parts, fmt.Sprintf("%d-%04x-%s", len(f), tag, b64.EncodeToString(mac[:])))
+	}
+	return strings.Join(parts, "."), nil
+}
+
+// ParseDigest reads what NewDigest wrote. Its errors do not quote the text.
+func ParseDigest(text string) (Digest, error) {
+	parts := strings.Split(text, ".")
+	if len(parts) < 3 || parts[0] != digestVersion {
+		return Digest{}, errors.New("parsing digest: want " + digestVersion + ".KEY.FORM…")
+	}
+	key, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || len(key) < 16 {
+		return Digest{}, errors.New("parsing digest: bad key")
+	}
+	d := Digest{key: key}
+	for i, part := range parts[2:] {
+		f, err := parseForm(part)
+		if err != nil {
+			return Digest{}, fmt.Errorf("parsing digest: form %d: %w", i+1, err)
+		}
+		d.forms = append(d.forms, f)
+	}
+	return d, nil
+}
+
+func parseForm(text string) (f form, err error) {
+	length, rest, _ := strings.Cut(text, "-")
+	tag, mac, ok := strings.Cut(rest, "-")
+	if !ok {
+		return f, errors.New("want LENGTH-TAG-MAC")
+	}
+	if f.length, err = strconv.Atoi(length); err != nil || f.length < MinLength || f.length > 1<<20 {
+		return f, errors.New("bad length")
+	}
+	t, err := strconv.ParseUint(tag, 16, 16)
+	if err != nil {
+		return f, errors.New("bad tag")
+	}
+	f.tag = uint16(t)
+	sum, err := base64.RawURLEncoding.DecodeString(mac)
+	if err != nil || copy(f.mac[:], sum) != sha256.Size || len(sum) != sha256.Size {
+		return f, errors.New("bad mac")
+	}
+	return f, nil
+}
+
+// Find returns the first place where any form of the secret stands in data.
+func (d Digest) Find(data []byte) (start, end int, ok bool) {
+	m := newMatcher(map[string]Digest{"": d})
+	m.find(data, func(s span) bool {
+		start, end, ok = s.start, s.end, true
+		return false
+	})
+	return start, end, ok
+}
+
+func sum(key, data []byte) (out [sha256.Size]byte) {
+	h := hmac.New(sha256.New, key)
+	h.Write(data)
+	h.Sum(out[:0])
+	return out
+}
+
+// window is how many bytes of a form of this length its tag covers.
+func window(length int) int {
+	if length >= 16 {
+		return 16
+	}
+	return 8
+}
+
+// mixer tags 8 or 16 bytes under a key. It need not be strong, only spread well: the HMAC decides.
+type mixer struct{ a, b, c uint64 }
+
+func mix(key []byte) mixer {
+	s := sum(key, []byte("airlock digest tag"))
+	le := binary.LittleEndian
+	return mixer{le.Uint64(s[:]), le.Uint64(s[8:]), le.Uint64(s[16:]) | 1}
+}
+
+func (m mixer) tag(p []byte) uint16 {
+	x := binary.LittleEndian.Uint64(p) ^ m.a
+	y := m.c
+	if len(p) >= 16 {
+		y = binary.LittleEndian.Uint64(p[8:]) ^ m.b
+	}
+	hi, lo := bits.Mul64(x, y|1<<63)
+	z := (hi ^ lo ^ m.b) * m.c
+	return uint16((z ^ z>>29) * 0xbf58476d1ce4e5b9 >> 48)
+}
+
+// matcher looks for the forms of many digests at once. Digests under one key share a pass.
+type matcher struct{ passes []pass }
+
+// pass is one key and one window.
+type pass struct {
+	mixer  mixer
+	key    []byte
+	window int
+	hit    [1 << 10]uint64 // bit set of tags
+	byTag  map[uint16][]named
+}
+
+type named struct {
+	name string
+	form form
+}
+
+func newMatcher(known map[string]Digest) *matcher {
+	m := &matcher{}
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		for _, f := range known[name].forms {
+			m.pass(known[name].key, window(f.length)).add(named{name, f})
+		}
+	}
+	return m
+}
+
+func (m *matcher) pass(key []byte, window int) *pass {
+	for i := range m.passes {
+		if p := &m.passes[i]; p.window == window && string(p.key) == string(key) {
+			return p
+		}
+	}
+	m.passes = append(m.passes, pass{mixer: mix(key), key: key, window: window, byTag: map[uint16][]named{}})
+	return &m.passes[len(m.passes)-1]
+}
+
+func (p *pass) add(n named) {
+	p.hit[n.form.tag>>6] |= 1 << (n.form.tag & 63)
+	p.byTag[n.form.tag] = append(p.byTag[n.form.tag], n)
+}
+
+func (m *matcher) findAll(data []byte) (spans []span) {
+	m.find(data, func(s span) bool {
+		spans = append(spans, s)
+		return true
+	})
+	return spans
+}
+
+// find calls yield for each known value in data until it returns false.
+func (m *matcher) find(data []byte, yield func(span) bool) {
+	for i := range m.passes {
+		p := &m.passes[i]
+		for at := 0; at+p.window <= len(data); at++ {
+			tag := p.mixer.tag(data[at : at+p.window])
+			if p.hit[tag>>6]&(1<<(tag&63)) == 0 {
+				continue
+			}
+			for _, n := range p.byTag[tag] {
+				if p.is(n.form, data[at:]) && !yield(span{n.name, at, at + n.form.length}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (p *pass) is(f form, data []byte) bool {
+	return f.length <= len(data) && sum(p.key, data[:f.length]) == f.mac
+}

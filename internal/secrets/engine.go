@@ -1,0 +1,306 @@
+package secrets
+
+import (
+	"bytes"
+	"context"
+	"math"
+	"strings"
+
+	"github.com/zricethezav/gitleaks/v8/config"
+	"github.com/zricethezav/gitleaks/v8/detect/codec"
+)
+
+const (
+	// chunkSize is what one rule looks at at a time: small pieces keep the slow expressions away from most of the data.
+	chunkSize = 32 << 10
+	// overlap is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2 KB).
+	overlap = 8 << 10
+	// decodeDepth is how many encodings laid over each other are undone.
+	decodeDepth = 5
+)
+
+// run is one Scan.
+type run struct {
+	ctx     context.Context
+	scanner *Scanner
+	rules   *ruleset
+	path    string
+	budget  int64 // bytes that may still be inflated
+}
+
+// scan looks at data itself, at the wide text in it, and at what it holds as an archive.
+func (r *run) scan(data []byte, depth int) ([]span, error) {
+	spans, err := r.text(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, wide := range wideTexts(data) {
+		inner, err := r.text(wide.text)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range inner {
+			spans = append(spans, span{s.rule, wide.at(s.start), wide.at(s.end-1) + wide.stride})
+		}
+	}
+	inside, err := r.archive(data, depth)
+	if err != nil {
+		return nil, err
+	}
+	for _, rule := range inside {
+		spans = append(spans, span{rule, 0, len(data)})
+	}
+	return clip(spans, len(data)), nil
+}
+
+func clip(spans []span, size int) []span {
+	for i := range spans {
+		spans[i].end = min(spans[i].end, size)
+		spans[i].start = min(spans[i].start, spans[i].end)
+	}
+	return spans
+}
+
+// text looks for known values in the whole and for rules chunk by chunk.
+func (r *run) text(data []byte) ([]span, error) {
+	spans := r.scanner.known.findAll(data)
+	for i, rule := range r.rules.rules {
+		if rule.Regex == nil && r.wantsPath(i) {
+			spans = append(spans, span{rule.RuleID, 0, len(data)})
+		}
+	}
+	for start := 0; start < len(data); {
+		end := cut(data, start)
+		found, err := r.chunk(string(data[start:end]))
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range found {
+			spans = append(spans, span{s.rule, s.start + start, s.end + start})
+		}
+		if end == len(data) {
+			break
+		}
+		start = resume(data, start, end)
+	}
+	return spans, nil
+}
+
+// wantsPath reports whether rule i may run at this path.
+func (r *run) wantsPath(i int) bool {
+	p := r.rules.rules[i].Path
+	return p != nil && r.path != "" && p.MatchString(r.path)
+}
+
+// cut returns where the chunk that starts at start ends: behind a line, else behind a word, else anywhere.
+func cut(data []byte, start int) int {
+	end := start + chunkSize
+	if end >= len(data) {
+		return len(data)
+	}
+	if i := bytes.LastIndexByte(data[end-overlap:end], '\n'); i >= 0 {
+		return end - overlap + i + 1
+	}
+	if i := bytes.LastIndexFunc(data[end-overlap:end], notEncoded); i >= 0 {
+		return end - overlap + i + 1
+	}
+	return end
+}
+
+// resume returns where the chunk after [start,end) begins. Inside a long run of encoded characters it keeps the distance to the
+// run's begin a multiple of four, so that base64 stays in step.
+func resume(data []byte, start, end int) int {
+	next := end - overlap
+	if i := bytes.IndexByte(data[next:end-overlap/2], '\n'); i >= 0 {
+		return next + i + 1
+	}
+	if i := bytes.IndexFunc(data[next:end-overlap/2], notEncoded); i >= 0 {
+		return next + i + 1
+	}
+	from := bytes.LastIndexFunc(data[start:next], notEncoded) + 1 + start
+	return next - (next-from)%4
+}
+
+func notEncoded(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("+/-_=%\\", c))
+}
+
+// chunk runs the rules over text, then over what it decodes to.
+func (r *run) chunk(text string) ([]span, error) {
+	spans, err := r.pass(text, nil)
+	if err != nil {
+		return nil, err
+	}
+	decoder := codec.NewDecoder()
+	current, segments := text, []*codec.EncodedSegment{}
+	for range decodeDepth {
+		current, segments = decoder.Decode(current, segments)
+		if len(segments) == 0 {
+			break
+		}
+		found, err := r.pass(current, segments)
+		if err != nil {
+			return nil, err
+		}
+		spans = append(spans, found...)
+		for _, s := range r.scanner.known.findAll([]byte(current)) {
+			spans = append(spans, original(s, segments)...)
+		}
+	}
+	return clip(spans, len(text)), nil
+}
+
+// original maps a span of decoded text to the encoded one; what was not decoded has been found already.
+func original(s span, segments []*codec.EncodedSegment) []span {
+	over := codec.SegmentsWithDecodedOverlap(segments, s.start, s.end)
+	if len(over) == 0 {
+		return nil
+	}
+	at := codec.AdjustMatchIndex(over, []int{s.start, s.end})
+	return []span{{s.rule, max(at[0], 0), max(at[1], 0)}}
+}
+
+// pass runs every rule whose keyword occurs in text.
+func (r *run) pass(text string, segments []*codec.EncodedSegment) ([]span, error) {
+	var spans []span
+	for i, wanted := range r.wanted(text) {
+		if !wanted {
+			continue
+		}
+		if err := r.ctx.Err(); err != nil {
+			return nil, err
+		}
+		found := r.match(text, i)
+		if segments == nil {
+			spans = append(spans, found...)
+			continue
+		}
+		for _, s := range found {
+			spans = append(spans, original(s, segments)...)
+		}
+	}
+	return spans, r.ctx.Err()
+}
+
+// wanted marks the rules that may match text.
+func (r *run) wanted(text string) []bool {
+	wanted := make([]bool, len(r.rules.rules))
+	for _, i := range r.rules.always {
+		wanted[i] = true
+	}
+	r.rules.words.Walk(lower(text), func(_, _, word int64) bool {
+		for _, i := range r.rules.byWord[word] {
+			wanted[i] = true
+		}
+		return true
+	})
+	for i := range wanted {
+		if rule := r.rules.rules[i]; rule.Regex == nil || rule.Path != nil && !r.wantsPath(i) {
+			wanted[i] = false
+		}
+	}
+	return wanted
+}
+
+// lower is ASCII only, so that offsets and invalid bytes stay as they are.
+func lower(text string) []byte {
+	b := []byte(text)
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return b
+}
+
+// match runs one rule and drops what its entropy or allowlists excuse.
+func (r *run) match(text string, i int) []span {
+	rule := &r.rules.rules[i]
+	var spans []span
+	for _, at := range rule.Regex.FindAllStringSubmatchIndex(text, -1) {
+		secret := secretOf(rule, text, at)
+		if rule.Entropy != 0 && entropy(secret) <= rule.Entropy {
+			continue
+		}
+		if r.excused(rule, secret, text, at) {
+			continue
+		}
+		spans = append(spans, span{rule.RuleID, at[0], at[1]})
+	}
+	return spans
+}
+
+// secretOf is the rule's group, or the first group that matched, or the whole match.
+func secretOf(rule *config.Rule, text string, at []int) string {
+	if g := rule.SecretGroup; g > 0 && 2*g+1 < len(at) && at[2*g] >= 0 {
+		return text[at[2*g]:at[2*g+1]]
+	}
+	for g := 2; g+1 < len(at) && rule.SecretGroup == 0; g += 2 {
+		if at[g+1] > at[g] {
+			return text[at[g]:at[g+1]]
+		}
+	}
+	return strings.Trim(text[at[0]:at[1]], "\n")
+}
+
+// excused asks the allowlists. The global ones are for single words: inside a multi-line secret, a word that they
+// excuse may have been put there for that purpose.
+func (r *run) excused(rule *config.Rule, secret, text string, at []int) bool {
+	line := lineAround(text, at)
+	for _, a := range rule.Allowlists {
+		if allows(a, secret, text[at[0]:at[1]], line) {
+			return true
+		}
+	}
+	if strings.Contains(secret, "\n") {
+		return false
+	}
+	for _, a := range r.rules.allowlists {
+		if allows(a, secret, text[at[0]:at[1]], line) {
+			return true
+		}
+	}
+	return false
+}
+
+// allows judges by content alone: conditions on paths and commits are never met.
+func allows(a *config.Allowlist, secret, match, line string) bool {
+	target := secret
+	switch a.RegexTarget {
+	case "match":
+		target = match
+	case "line":
+		target = line
+	}
+	stop, _ := a.ContainsStopWord(secret)
+	if a.MatchCondition != config.AllowlistMatchAnd {
+		return a.RegexAllowed(target) || stop
+	}
+	if len(a.Paths) > 0 || len(a.Commits) > 0 {
+		return false
+	}
+	return (len(a.Regexes) == 0 || a.RegexAllowed(target)) && (len(a.StopWords) == 0 || stop)
+}
+
+func lineAround(text string, at []int) string {
+	start := strings.LastIndexByte(text[:at[0]], '\n') + 1
+	end := strings.IndexByte(text[at[1]:], '\n')
+	if end < 0 {
+		return text[start:]
+	}
+	return text[start : at[1]+end]
+}
+
+// entropy is Shannon's, in bits a character, as gitleaks counts it.
+func entropy(s string) float64 {
+	counts := map[rune]int{}
+	for _, c := range s {
+		counts[c]++
+	}
+	sum := 0.0
+	for _, n := range counts {
+		p := float64(n) / float64(len(s))
+		sum -= p * math.Log2(p)
+	}
+	return sum
+}

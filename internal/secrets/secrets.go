@@ -1,0 +1,129 @@
+// Package secrets finds credentials in bytes: the one door to gitleaks' rules, shared by git-gate (everything in a
+// push) and pipelock (everything in a request).
+//
+// It answers with positions and rule names, never with the matched text, and it fails closed: an error, a panic in a
+// rule, or a context that ended is an error, upon which the caller refuses. Nothing in the data can excuse a finding:
+// no `gitleaks:allow`, no path, no ignore file. UTF-16 and UTF-32 text, encodings (base64, hex, percent, escapes) and, when asked for,
+// archives are looked into.
+package secrets
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// ErrTooLarge says that an archive inflates to more than Options.MaxInflate; such data was not fully seen.
+var ErrTooLarge = errors.New("archive inflates to more than the limit")
+
+// Finding is a place in the data where a secret is. It never holds the secret itself.
+type Finding struct {
+	Rule string // gitleaks' rule id, or the name of a known value
+	Line int    // counted from 1
+	// Offset is where the line starts, in bytes.
+	Offset int
+	// Start and End enclose what a redaction must replace, in bytes of the scanned data. Inside an archive or a
+	// decoded text they enclose the encoded whole.
+	Start, End int
+}
+
+// String names the rule and the line, never the text.
+func (f Finding) String() string { return fmt.Sprintf("%s in line %d", f.Rule, f.Line) }
+
+// Options say what a Scanner looks for. The zero value is gitleaks' built-in rules and opaque archives.
+type Options struct {
+	// Config is a gitleaks TOML of the operator's; empty means the built-in rules. `extend.useDefault` and
+	// `disabledRules` work, `extend.path` and `extend.url` are refused.
+	Config string
+	// Known are exact values to look for, by the name that a finding shall bear.
+	Known map[string]Digest
+	// ArchiveDepth is how many archives inside each other are opened (zip, tar, gzip, bzip2, zstd); 0 opens none.
+	ArchiveDepth int
+	// MaxInflate bounds the bytes that one Scan inflates from archives; 0 means 64 MiB.
+	MaxInflate int64
+}
+
+// Scanner looks for secrets. It is safe for concurrent use.
+type Scanner struct {
+	rules func() (*ruleset, error)
+	known *matcher
+	opts  Options
+}
+
+// New compiles the operator's rules, if there are any; the built-in ones are compiled by the first Scan.
+func New(opts Options) (*Scanner, error) {
+	if opts.MaxInflate == 0 {
+		opts.MaxInflate = 64 << 20
+	}
+	s := &Scanner{rules: builtin, known: newMatcher(opts.Known), opts: opts}
+	if opts.Config == "" {
+		return s, nil
+	}
+	rules, err := compileCustom(opts.Config)
+	if err != nil {
+		return nil, fmt.Errorf("compiling scan rules: %w", err)
+	}
+	s.rules = func() (*ruleset, error) { return rules, nil }
+	return s, nil
+}
+
+var builtin = sync.OnceValues(compileBuiltin)
+
+// Warm compiles the rules now (about 40 ms), so that the first Scan does not.
+func (s *Scanner) Warm() error {
+	_, err := s.rules()
+	return err
+}
+
+// Scan returns every finding in data, in order of place. When err is not nil the data was not fully seen and must be
+// refused.
+func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
+	return s.ScanFile(ctx, "", data)
+}
+
+// ScanFile is Scan for data with a known path. The path only adds the rules that want one (a `.p12` file, a password
+// in `*.tf`); it never excuses anything.
+func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found []Finding, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			found, err = nil, errors.New("scanning: a rule panicked") // r may quote the data
+		}
+	}()
+	rules, err := s.rules()
+	if err != nil {
+		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
+	}
+	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate}
+	spans, err := run.scan(data, s.opts.ArchiveDepth)
+	if err != nil {
+		return nil, fmt.Errorf("scanning: %w", err)
+	}
+	return locate(data, spans), nil
+}
+
+// span is a finding before its line is known.
+type span struct {
+	rule       string
+	start, end int
+}
+
+// locate sorts, drops doubles, and counts lines.
+func locate(data []byte, spans []span) []Finding {
+	slices.SortFunc(spans, func(a, b span) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end), cmp.Compare(a.rule, b.rule))
+	})
+	spans = slices.Compact(spans)
+	found := make([]Finding, 0, len(spans))
+	line, at := 1, 0
+	for _, s := range spans {
+		line += bytes.Count(data[at:s.start], []byte{'\n'})
+		at = s.start
+		start := bytes.LastIndexByte(data[:at], '\n') + 1
+		found = append(found, Finding{Rule: s.rule, Line: line, Offset: start, Start: s.start, End: s.end})
+	}
+	return found
+}
