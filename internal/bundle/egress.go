@@ -118,11 +118,13 @@ func (r Route) validate(at string) error {
 
 // wants lists the keys that each type of injection needs.
 var wants = map[string]func(a *Auth) map[string]string{
-	"bearer":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot} },
-	"basic":   func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "user": a.User} },
-	"header":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
-	"query":   func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
-	"replace": func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "placeholder": a.Placeholder} },
+	"bearer": func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot} },
+	"basic":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "user": a.User} },
+	"header": func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
+	"query":  func(a *Auth) map[string]string { return map[string]string{"slot": a.Slot, "name": a.Name} },
+	"replace": func(a *Auth) map[string]string {
+		return map[string]string{"slot": a.Slot, "placeholder": a.Placeholder}
+	},
 	"sigv4": func(a *Auth) map[string]string {
 		return map[string]string{"region": a.Region, "service": a.Service, "id_slot": a.IDSlot, "secret_slot": a.SecretSlot}
 	},
@@ -160,4 +162,10 @@ func (a *Auth) validate(at string) error {
 		errs = append(errs, config.At(at+".placeholder", "a placeholder has at least 8 characters, so that it stands nowhere by chance"))
 	}
 	return errors.Join(errs...)
+}
+
+// Places tells whether a placeholder is replaced there: headers (also where
+// "in" was left out), query or body.
+func (a *Auth) Places(where string) bool {
+	return slices.Contains(a.In, where) || (len(a.In) == 0 && where == "headers")
 }

@@ -1,0 +1,163 @@
+package egress
+
+import (
+	"bytes"
+	"compress/zlib"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"airlock/internal/websocket"
+)
+
+// smallBody is up to which length a body is redacted as a whole, so that its
+// length can be told truly, in bytes.
+const smallBody = 64 << 10
+
+// unreadableError refuses an answer that cannot be searched.
+type unreadableError struct{ why string }
+
+func (e *unreadableError) Error() string { return e.why }
+
+// answer redacts what the upstream sent. Answers of routes without a
+// credential are searched too when they are plain: another service may have
+// been told the token by an earlier request.
+func answer(res *http.Response) error {
+	p := passOf(res.Request.Context())
+	r := p.live.redactor
+	if r.empty() {
+		return nil
+	}
+	r.header(res.Header)
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return readFrames(res, r)
+	}
+	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		if p.route.Auth == nil {
+			return nil
+		}
+		if err := decode(res, encoding); err != nil {
+			return err
+		}
+	}
+	return redactBody(res, r)
+}
+
+func redactBody(res *http.Response, r *redactor) error {
+	if res.Request.Method == http.MethodHead || res.ContentLength == 0 {
+		return nil
+	}
+	if res.ContentLength > 0 && res.ContentLength <= smallBody {
+		whole, err := io.ReadAll(res.Body)
+		if err != nil {
+			return fmt.Errorf("reading an answer: %w", err)
+		}
+		res.Body.Close()
+		whole = r.all(whole)
+		res.Body = io.NopCloser(bytes.NewReader(whole))
+		res.ContentLength = int64(len(whole))
+		res.Header.Set("Content-Length", strconv.Itoa(len(whole)))
+		return nil
+	}
+	res.Body = &trailing{newReader(res.Body, r, res.ContentLength > 0), res, r}
+	return nil
+}
+
+// trailing redacts the trailer, which is there once the body has ended.
+type trailing struct {
+	io.ReadCloser
+	res      *http.Response
+	redactor *redactor
+}
+
+func (t *trailing) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err == io.EOF {
+		t.redactor.header(t.res.Trailer)
+	}
+	return n, err
+}
+
+// decode lets the agent have the answer as identity (RFC 9110 §8.4).
+func decode(res *http.Response, encoding string) error {
+	if res.StatusCode == http.StatusPartialContent {
+		return &unreadableError{"a part of a compressed answer cannot be searched for the credential"}
+	}
+	if res.Request.Method != http.MethodHead && res.ContentLength != 0 {
+		plain, err := decoder(strings.ToLower(strings.TrimSpace(encoding)), res.Body)
+		if err != nil {
+			return err
+		}
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{plain, res.Body}
+	}
+	res.Header.Del("Content-Encoding")
+	res.Header.Del("Content-Length")
+	res.ContentLength = -1
+	return nil
+}
+
+// maxWindow bounds what a decoder may keep, in bytes (RFC 8878 §3.1.1.1.2
+// recommends 8 MiB as what every decoder supports).
+const maxWindow = 8 << 20
+
+func decoder(encoding string, body io.Reader) (io.Reader, error) {
+	var r io.Reader
+	var err error
+	switch encoding {
+	case "gzip", "x-gzip":
+		r, err = gzip.NewReader(body)
+	case "deflate":
+		r, err = zlib.NewReader(body)
+	case "br":
+		r = brotli.NewReader(body)
+	case "zstd":
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			r = z.IOReadCloser()
+		}
+	default:
+		return nil, &unreadableError{"the answer is encoded in a way that cannot be searched for the credential"}
+	}
+	if err != nil {
+		return nil, &unreadableError{"the answer is not encoded as it says"}
+	}
+	return r, nil
+}
+
+// readFrames redacts what comes back over a WebSocket, frame by frame; the
+// length of a frame stays.
+func readFrames(res *http.Response, r *redactor) error {
+	conn, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		return &unreadableError{"the upstream switched protocols without a connection"}
+	}
+	down := websocket.NewInspector(func(f websocket.Frame) error {
+		s := stream{r: r, keepLength: true}
+		copy(f.Payload, s.flush(s.feed(nil, f.Payload)))
+		return nil
+	})
+	res.Body = websocket.Conn(conn, down, nil)
+	return nil
+}
+
+// text redacts a line for the log.
+func (r *redactor) text(s string) string { return string(r.all([]byte(s))) }
+
+func directTransport(roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig:    &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:  true,
+		DisableCompression: true,
+	}
+}

@@ -1,0 +1,178 @@
+// Package egress is the agent's only way to the web. It terminates the
+// agent's TLS, lets a request pass when a route names it, takes the agent's
+// own credentials out and puts the real one in, and hands the request to
+// pipelock over a socket of the bundle. What comes back it searches for the
+// credential, so that no upstream can tell it to the agent. It resolves no
+// name and dials nothing but pipelock.
+package egress
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/ca"
+	"airlock/internal/config"
+	"airlock/internal/handoff"
+)
+
+// drain is how long requests in progress may take after the end was asked for.
+const drain = 8 * time.Second
+
+// Config is what Run needs.
+type Config struct {
+	File   string               // path of egress.yaml; read again on SIGHUP
+	Dirs   bundle.Dirs          // what the well-known folders in the file stand for
+	Pair   string               // for the audit
+	Getenv func(string) string  // where the slots are; never nil
+	Reload <-chan os.Signal     // each value is one reload; nil: never
+	Log    *slog.Logger         // never nil
+	Ready  func(address string) // told once, when requests are served; may be nil
+}
+
+// Main runs egress as the applet of that name.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	dirs := bundle.DirsFromEnv()
+	flags := flag.NewFlagSet("egress", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("config", dirs.File(bundle.Egress), "configuration `file`")
+	if err := flags.Parse(args); err != nil {
+		return config.Usagef("egress: %v", err)
+	}
+	if flags.NArg() > 0 {
+		return config.Usagef("egress: unexpected argument %q", flags.Arg(0))
+	}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	return Run(ctx, Config{
+		File: *file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload,
+		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	})
+}
+
+// Validate says everything that is wrong with the configuration, the file
+// that it names among it.
+func (c Config) Validate() error {
+	_, _, err := c.load()
+	return err
+}
+
+// load reads the file into the policy that is served.
+func (c Config) load() (bundle.EgressFile, *live, error) {
+	file, digest, err := bundle.Load[bundle.EgressFile](c.File)
+	if err != nil {
+		return file, nil, err
+	}
+	if err := checkKinds(file.Routes); err != nil {
+		return file, nil, &config.Error{Where: c.File, What: err.Error()}
+	}
+	purse := readWallet(file.Routes, c.Getenv)
+	return file, &live{
+		digest:   digest,
+		rules:    file.Routes,
+		wallet:   purse,
+		redactor: newRedactor(purse, users(file.Routes)),
+	}, nil
+}
+
+// Run serves until ctx ends or something fails that cannot be mended.
+func Run(ctx context.Context, c Config) error {
+	file, first, err := c.load()
+	if err != nil {
+		return err
+	}
+	minter, err := ca.Load(c.Dirs.Path(file.CA.Cert), c.Dirs.Path(file.CA.Key))
+	if err != nil {
+		return err
+	}
+	log, err := audit.Open(c.Dirs.Audit(bundle.Egress), bundle.Egress, c.Pair)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	hop, err := newHop(file.Upstream, c.Dirs)
+	if err != nil {
+		return err
+	}
+	l, err := handoff.Listen(bundle.FDEgress, orDefault(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
+	if err != nil {
+		return err
+	}
+	s := newServer(c.Log, log, hop, minter)
+	s.live.Store(first)
+	first.warn(c.Log)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.serve(ctx, l) })
+	group.Go(func() error { c.reloads(ctx, s); return nil })
+	handoff.Ready(first.digest)
+	c.Log.Info("egress is ready", "address", l.Addr().String(), "routes", len(first.rules))
+	if c.Ready != nil {
+		c.Ready(l.Addr().String())
+	}
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+// reloads swaps the policy whenever asked. A bad file leaves the old one.
+func (c Config) reloads(ctx context.Context, s *server) {
+	for {
+		select {
+		case <-ctx.Done():
+			handoff.Stopping()
+			return
+		case <-c.Reload:
+		}
+		_, next, err := c.load()
+		if err != nil {
+			c.Log.Error("the configuration was refused; the old routes stay", "error", err)
+			handoff.Notify(handoff.KeyError, err.Error())
+			continue
+		}
+		s.live.Store(next)
+		next.warn(c.Log)
+		handoff.Ready(next.digest)
+		c.Log.Info("reloaded", "routes", len(next.rules), "digest", next.digest[:12])
+	}
+}
+
+// live is one configuration, as it is served.
+type live struct {
+	digest   string
+	rules    rules
+	wallet   wallet
+	redactor *redactor
+}
+
+// warn says which routes will refuse for want of a credential.
+func (l *live) warn(log *slog.Logger) {
+	for i, r := range l.rules {
+		if r.Auth == nil {
+			continue
+		}
+		if v := l.wallet.missing(r.Auth); !v.Allow {
+			log.Warn("a route will refuse", "route", fmt.Sprintf("routes[%d] %s", i, r.Host), "why", v.Why)
+		}
+	}
+}

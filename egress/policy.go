@@ -1,0 +1,111 @@
+package egress
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/policy"
+)
+
+// httpsPort is the port that a route without one stands for.
+const httpsPort = 443
+
+// rules are the routes of one configuration.
+type rules []bundle.Route
+
+// ask is a request, reduced to what a decision depends on.
+type ask struct {
+	tls       bool
+	authority policy.Authority
+	method    string
+	path      string // escaped, as it came
+	query     string // raw, as it came
+}
+
+// decide finds the first route that lets the request pass. Where none does,
+// the verdict names the route that came nearest.
+func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+	path, err := policy.CleanPath(a.path)
+	if err != nil {
+		return policy.Denied("path", err.Error()), nil
+	}
+	if pushesGit(path, a.query) {
+		return policy.Denied("git push", "a push over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for"), nil
+	}
+	nearest := policy.Denied("no route", "no route names "+a.authority.String())
+	best := 0
+	for i := range rs {
+		v, score := judge(&rs[i], a, path, now)
+		if v.Rule == "" {
+			continue
+		}
+		v.Rule = fmt.Sprintf("routes[%d] %s", i, rs[i].Host)
+		if v.Allow {
+			return v, &rs[i]
+		}
+		if score > best {
+			nearest, best = v, score
+		}
+	}
+	return nearest, nil
+}
+
+// judge tells whether one route lets the request pass, and if not, how far it
+// came: the later the check that failed, the higher the score. A route that
+// names another host gives a verdict without a rule.
+func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict, score int) {
+	if !r.Host.Matches(a.authority.Host) {
+		return policy.Verdict{}, 0
+	}
+	const here = "route"
+	switch {
+	case !r.Host.MatchesAuthority(a.authority, httpsPort):
+		return policy.Denied(here, fmt.Sprintf("the route does not name port %d", a.authority.Port)), 1
+	case !a.tls && (r.Auth != nil || r.Host.MatchesAuthority(policy.Authority{Host: a.authority.Host, Port: httpsPort}, httpsPort)):
+		return policy.Denied(here, "the route is for https, this is plain http"), 1
+	case !r.Expires.IsZero() && !now.Before(r.Expires):
+		return policy.Denied(here, "the grant ended at "+r.Expires.UTC().Format(time.RFC3339)), 2
+	case len(r.Paths) > 0 && !slices.ContainsFunc(r.Paths, func(p policy.PathPattern) bool { return p.Matches(path) }):
+		return policy.Denied(here, fmt.Sprintf("the route is for the paths %q", r.Paths)), 3
+	case len(r.Methods) > 0 && !slices.Contains(r.Methods, a.method):
+		return policy.Denied(here, "the route is for the methods "+strings.Join(r.Methods, ", ")), 4
+	case r.Git == "fetch" && !fetchesGit(path, a):
+		return policy.Denied(here, "the route is for git clone and fetch alone"), 5
+	case r.Git == "" && fetchesGit(path, a):
+		return policy.Denied(here, "git over HTTPS needs a route with \"git: fetch\""), 5
+	}
+	return policy.Allowed(here), 0
+}
+
+// pushesGit recognises git's smart push (gitprotocol-http) in any spelling
+// that a server might decode to it.
+func pushesGit(cleanPath, query string) bool {
+	const service = "git-receive-pack"
+	last := cleanPath[strings.LastIndexByte(strings.TrimSuffix(cleanPath, "/"), '/')+1:]
+	if name, _, _ := strings.Cut(last, ";"); strings.EqualFold(strings.TrimSuffix(name, "/"), service) {
+		return true
+	}
+	for range 8 {
+		if strings.Contains(strings.ToLower(query), service) {
+			return true
+		}
+		decoded, err := url.QueryUnescape(query)
+		if err != nil || decoded == query {
+			return false
+		}
+		query = decoded
+	}
+	return true // nobody encodes nine times with a good intention
+}
+
+func fetchesGit(cleanPath string, a ask) bool {
+	if strings.HasSuffix(cleanPath, "/git-upload-pack") {
+		return a.method == "POST"
+	}
+	query, err := url.ParseQuery(a.query)
+	return err == nil && strings.HasSuffix(cleanPath, "/info/refs") && query.Get("service") == "git-upload-pack"
+}

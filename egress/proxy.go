@@ -1,0 +1,350 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/elazarl/goproxy"
+	"golang.org/x/sync/errgroup"
+
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/ca"
+	"airlock/internal/httpd"
+	"airlock/internal/policy"
+	"airlock/internal/tunnel"
+)
+
+// localHost is answered by egress itself: the live routes, without a secret.
+const localHost = "_egress.local"
+
+// server is the shell around the policy: it listens, asks, writes down, obeys.
+type server struct {
+	log     *slog.Logger
+	audit   *audit.Log
+	live    atomic.Pointer[live]
+	tunnels *tunnel.Server
+	outer   *goproxy.ProxyHttpServer
+	forward *httputil.ReverseProxy
+}
+
+func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
+	s := &server{log: log, audit: book}
+	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log)
+	s.forward = &httputil.ReverseProxy{
+		Rewrite:        hop.rewrite,
+		Transport:      hop.transport,
+		ModifyResponse: answer,
+		ErrorHandler:   s.failed,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelInfo),
+		FlushInterval:  -1,
+	}
+	// goproxy takes the CONNECT apart and answers what is no proxy request;
+	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
+	s.outer = goproxy.NewProxyHttpServer()
+	s.outer.Logger = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	s.outer.NonproxyHandler = http.HandlerFunc(notAProxyRequest)
+	return s
+}
+
+// serve accepts from l until ctx ends, then drains.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	s.outer.OnRequest().HandleConnectFunc(func(host string, _ *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
+		return &goproxy.ConnectAction{Action: goproxy.ConnectHijack, Hijack: func(r *http.Request, c net.Conn, _ *goproxy.ProxyCtx) {
+			s.open(ctx, r, c)
+		}}, host
+	})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain) })
+	group.Go(func() error { return s.tunnels.Run(ctx, drain) })
+	return group.Wait()
+}
+
+// outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
+func (s *server) outside(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		if _, err := policy.ParseAuthority(r.Host, 0); err != nil {
+			refuse(w, http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
+			return
+		}
+		s.outer.ServeHTTP(tunnel.KeepEarlyBytes(w), r)
+		return
+	}
+	if !r.URL.IsAbs() {
+		s.outer.ServeHTTP(w, r)
+		return
+	}
+	authority, err := policy.ParseAuthority(r.URL.Host, 80)
+	if err != nil || r.URL.Scheme != "http" || r.URL.User != nil {
+		refuse(w, http.StatusBadRequest, "authority", "a proxy request is written http://host/path; https goes through CONNECT", r.URL.Redacted(), httpd.AskOperator)
+		return
+	}
+	s.judge(w, r, authority, false)
+}
+
+func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
+	refuse(w, http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
+}
+
+// open answers a CONNECT, always with yes: an authority that is refused is
+// refused inside TLS, where ordinary clients show the reason. Nothing is
+// resolved or dialled for it.
+func (s *server) open(ctx context.Context, r *http.Request, c net.Conn) {
+	authority, err := policy.ParseAuthority(r.Host, 0)
+	if err == nil {
+		_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
+	}
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	s.tunnels.Intercept(ctx, c, authority)
+}
+
+// inside serves the requests of a tunnel, whose authority has been checked.
+func (s *server) inside(w http.ResponseWriter, r *http.Request) {
+	s.judge(w, r, tunnel.Authority(r.Context()), true)
+}
+
+// judge decides, writes down, and obeys.
+func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
+	l := s.live.Load()
+	if authority.Host.String() == localHost {
+		l.describe(w)
+		return
+	}
+	v, route := l.decide(r, authority, tls, time.Now())
+	target := targetURL(r, authority, tls)
+	err := s.audit.Record(audit.Entry{
+		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
+		Host: authority.String(), Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()),
+	})
+	if err != nil {
+		s.log.Error("refusing: the audit cannot be written", "error", err)
+		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", target, httpd.AskOperator)
+		return
+	}
+	if !v.Allow {
+		s.log.Info("refused", "host", authority.String(), "method", r.Method, "rule", v.Rule, "why", v.Why)
+		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
+		return
+	}
+	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
+	pass := &pass{live: l, route: route, authority: authority, tls: tls}
+	s.forward.ServeHTTP(&redactingWriter{ResponseWriter: w, redactor: l.redactor}, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+}
+
+// decide joins the policy's answer with what it cannot know: whether the
+// credential is there, and whether a placeholder goes astray.
+func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now time.Time) (policy.Verdict, *bundle.Route) {
+	v, route := l.rules.decide(ask{tls: tls, authority: authority, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}, now)
+	if stray := l.strayPlaceholder(r, route); stray != "" {
+		return policy.Denied("tripwire", "the placeholder of "+stray+" was sent where it is not bound"), nil
+	}
+	if !v.Allow {
+		return v, nil
+	}
+	if up := r.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
+		return policy.Denied("upgrade", "only an upgrade to websocket can be read, and so passed"), nil
+	}
+	if route.Auth != nil {
+		if missing := l.wallet.missing(route.Auth); !missing.Allow {
+			return missing, nil
+		}
+	}
+	return v, route
+}
+
+// strayPlaceholder is the rule whose placeholder stands in a request that
+// goes elsewhere.
+func (l *live) strayPlaceholder(r *http.Request, bound *bundle.Route) string {
+	for i := range l.rules {
+		rule := &l.rules[i]
+		if rule.Auth == nil || rule.Auth.Placeholder == "" || (bound != nil && bound.Auth != nil && bound.Auth.Placeholder == rule.Auth.Placeholder) {
+			continue
+		}
+		if strings.Contains(r.RequestURI, rule.Auth.Placeholder) {
+			return rule.Host.String()
+		}
+		for _, values := range r.Header {
+			if strings.Contains(strings.Join(values, "\n"), rule.Auth.Placeholder) {
+				return rule.Host.String()
+			}
+		}
+	}
+	return ""
+}
+
+func askFor(v policy.Verdict) string {
+	switch v.Rule {
+	case "git push":
+		return "push to the remote that git is set up for (git-gate); it scans and forwards"
+	case "tripwire", "credential", "upgrade":
+		return httpd.AskOperator
+	}
+	return httpd.AskAccess
+}
+
+func targetURL(r *http.Request, a policy.Authority, tls bool) string {
+	if tls {
+		return "https://" + a.HostFor(httpsPort) + r.URL.EscapedPath()
+	}
+	return "http://" + a.HostFor(80) + r.URL.EscapedPath()
+}
+
+func refuse(w http.ResponseWriter, status int, rule, why, url, ask string) {
+	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Egress, Rule: rule, Why: why, URL: url, Ask: ask})
+}
+
+// describe answers the magic host.
+func (l *live) describe(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(map[string]any{"digest": l.digest, "routes": l.list()}) // the client may be gone
+}
+
+type routeView struct {
+	Host    string   `json:"host"`
+	Methods []string `json:"methods,omitempty"`
+	Paths   []string `json:"paths,omitempty"`
+	Auth    string   `json:"auth,omitempty"`
+	Git     string   `json:"git,omitempty"`
+	Expires string   `json:"expires,omitempty"`
+}
+
+func (l *live) list() []routeView {
+	all := []routeView{}
+	for _, r := range l.rules {
+		v := routeView{Host: r.Host.String(), Methods: r.Methods, Git: r.Git}
+		for _, p := range r.Paths {
+			v.Paths = append(v.Paths, string(p))
+		}
+		if r.Auth != nil {
+			v.Auth = r.Auth.Type
+		}
+		if !r.Expires.IsZero() {
+			v.Expires = r.Expires.UTC().Format(time.RFC3339)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// pass is a request that was let through, on its way to the origin.
+type pass struct {
+	live      *live
+	route     *bundle.Route
+	authority policy.Authority
+	tls       bool
+}
+
+type passKey struct{}
+
+func passOf(ctx context.Context) *pass { return ctx.Value(passKey{}).(*pass) }
+
+// hop is the way to pipelock.
+type hop struct {
+	transport http.RoundTripper
+	direct    bool
+}
+
+// newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
+func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
+	if upstream == "direct" {
+		roots, err := ca.Roots()
+		if err != nil {
+			return nil, err
+		}
+		return &hop{direct: true, transport: directTransport(roots)}, nil
+	}
+	path := strings.TrimPrefix(dirs.Address(orDefault(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	return &hop{transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		},
+		// One connection a request: a pipelock that is replaced then never
+		// closes an idle connection on which a request is just being written.
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
+		ExpectContinueTimeout:  time.Second,
+	}}, nil
+}
+
+// rewrite turns the agent's request into the one that pipelock gets:
+// absolute-form, with the credential, and with the names of what holds it.
+func (h *hop) rewrite(pr *httputil.ProxyRequest) {
+	p := passOf(pr.In.Context())
+	out := pr.Out
+	out.URL = &url.URL{Path: pr.In.URL.Path, RawPath: pr.In.URL.RawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery}
+	out.Header.Del(httpd.HeaderInjected)
+	out.Header.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+	injected := p.live.wallet.inject(out.Header, out.URL, p.route.Auth)
+	scheme, defaultPort := "http", uint16(80)
+	if p.tls {
+		scheme, defaultPort = "https", httpsPort
+	}
+	out.Host = p.authority.HostFor(defaultPort)
+	if h.direct {
+		out.URL.Scheme, out.URL.Host = scheme, p.authority.String()
+		return
+	}
+	if len(injected) > 0 {
+		out.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
+	}
+	// An opaque URL is written as it is: the https form in clear, on the socket.
+	out.URL.Opaque = scheme + "://" + out.Host + out.URL.EscapedPath()
+	out.URL.Scheme, out.URL.Host = "http", "pipelock"
+}
+
+// failed answers for an upstream that could not.
+func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	p := passOf(r.Context())
+	target := targetURL(r, p.authority, p.tls)
+	var unreadable *unreadableError
+	switch {
+	case errors.As(err, &unreadable):
+		refuse(w, http.StatusBadGateway, "redaction", unreadable.Error(), target, httpd.AskOperator)
+	case errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+	default:
+		s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor.text(err.Error()))
+		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", target, httpd.AskOperator)
+	}
+}
+
+// redactingWriter redacts the fields of every header that is written,
+// informational ones among them.
+type redactingWriter struct {
+	http.ResponseWriter
+	redactor *redactor
+}
+
+func (w *redactingWriter) WriteHeader(status int) {
+	w.redactor.header(w.Header())
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap serves http.ResponseController.
+func (w *redactingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack redacts the header of an answer that switches protocols: it is not
+// written with WriteHeader.
+func (w *redactingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.redactor.header(w.Header())
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}

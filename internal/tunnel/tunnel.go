@@ -1,0 +1,252 @@
+// Package tunnel serves the inside of a CONNECT tunnel: it terminates the
+// agent's TLS with a leaf for the authority that the tunnel was opened for,
+// and hands each request to a handler, once it is sure that the request
+// speaks of that very authority. Egress and pipelock (as a first hop) use it.
+package tunnel
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"airlock/internal/httpd"
+	"airlock/internal/policy"
+)
+
+// httpsPort is what a Host header without a port means inside TLS.
+const httpsPort = 443
+
+// Server intercepts any number of tunnels.
+type Server struct {
+	by      string
+	leaf    func(policy.Host) (*tls.Certificate, error)
+	log     *slog.Logger
+	inner   *http.Server
+	accepts chan net.Conn
+	tls     *tls.Config
+
+	mu      sync.Mutex
+	open    map[*conn]struct{}
+	allGone *sync.Cond
+}
+
+// New makes a server whose refusals name the daemon by. The handler finds the
+// tunnel's authority with Authority(r.Context()).
+func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Handler, log *slog.Logger) *Server {
+	s := &Server{by: by, leaf: leaf, log: log, accepts: make(chan net.Conn), open: map[*conn]struct{}{}}
+	s.allGone = sync.NewCond(&s.mu)
+	s.inner = httpd.NewServer(s.guard(h), log)
+	s.inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn).authority)
+	}
+	s.tls = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		// Asked on resumption too, when GetCertificate is not.
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			return nil, checkSNI(hello.ServerName, hello.Conn.(*conn).authority.Host)
+		},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return leaf(hello.Conn.(*conn).authority.Host)
+		},
+	}
+	return s
+}
+
+type key struct{}
+
+// Authority is what the tunnel of this request was opened for.
+func Authority(ctx context.Context) policy.Authority {
+	a, _ := ctx.Value(key{}).(policy.Authority)
+	return a
+}
+
+// checkSNI wants the name of the tunnel; an address has no SNI (RFC 6066 §3).
+func checkSNI(sni string, host policy.Host) error {
+	if sni == "" && host.Addr().IsValid() {
+		return nil
+	}
+	if name, err := policy.ParseHost(sni); err != nil || name != host {
+		return fmt.Errorf("SNI %q in a tunnel to %s", sni, host)
+	}
+	return nil
+}
+
+// guard lets only requests for the tunnel's own authority through.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status, v := checkRequest(r, Authority(r.Context())); !v.Allow {
+			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).String(), "why", v.Why)
+			w.Header().Set("Connection", "close")
+			httpd.Refuse(w, status, httpd.Refusal{By: s.by, Rule: v.Rule, Why: v.Why, URL: "https://" + Authority(r.Context()).HostFor(httpsPort) + "/", Ask: httpd.AskOperator})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// checkRequest compares a request with its tunnel's authority.
+func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Verdict) {
+	if r.Method == http.MethodConnect {
+		return http.StatusMethodNotAllowed, policy.Denied("authority", "CONNECT inside a tunnel")
+	}
+	if r.URL.Scheme != "" && r.URL.Scheme != "https" {
+		return http.StatusBadRequest, policy.Denied("authority", "a target that is not https inside a tunnel")
+	}
+	if r.URL.User != nil {
+		return http.StatusBadRequest, policy.Denied("authority", "a target with user information")
+	}
+	named, err := policy.ParseAuthority(r.Host, httpsPort)
+	if err != nil {
+		return http.StatusBadRequest, policy.Denied("authority", "the Host header is not a host: "+err.Error())
+	}
+	if named != a {
+		return http.StatusMisdirectedRequest, policy.Denied("authority", "this tunnel leads to "+a.String()+", the request speaks of "+named.String())
+	}
+	return 0, policy.Allowed("authority")
+}
+
+// Run serves what Intercept brings until ctx ends, then lets requests in
+// progress end for up to drain, upgraded connections among them, and cuts
+// the rest.
+func (s *Server) Run(ctx context.Context, drain time.Duration) error {
+	deadline := func() time.Time { return time.Now().Add(drain) }
+	end := make(chan time.Time, 1)
+	stop := context.AfterFunc(ctx, func() { end <- deadline() })
+	defer stop()
+	err := httpd.Serve(ctx, s.inner, &queue{accepts: s.accepts, done: make(chan struct{})}, drain)
+	if ctx.Err() == nil {
+		return err
+	}
+	s.waitForTunnels(<-end)
+	return err
+}
+
+// waitForTunnels waits for tunnels that an upgrade took from the server.
+func (s *Server) waitForTunnels(until time.Time) {
+	cut := time.AfterFunc(time.Until(until), s.cutAll)
+	defer cut.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.open) > 0 {
+		s.allGone.Wait()
+	}
+}
+
+func (s *Server) cutAll() {
+	s.mu.Lock()
+	left := make([]*conn, 0, len(s.open))
+	for c := range s.open {
+		left = append(left, c)
+	}
+	s.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close()
+	}
+}
+
+// Open is the number of tunnels that are open.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// Intercept takes a connection on which the CONNECT has been answered. It
+// returns at once; the connection is served and closed by Run.
+func (s *Server) Intercept(ctx context.Context, raw net.Conn, a policy.Authority) {
+	c := &conn{Conn: raw, authority: a, gone: s.forget}
+	s.mu.Lock()
+	s.open[c] = struct{}{}
+	s.mu.Unlock()
+	select {
+	case s.accepts <- tls.Server(c, s.tls):
+	case <-ctx.Done():
+		_ = c.Close()
+	}
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+	if len(s.open) == 0 {
+		s.allGone.Broadcast()
+	}
+}
+
+// conn is the raw connection below TLS, which knows what it was opened for.
+type conn struct {
+	net.Conn
+	authority policy.Authority
+	once      sync.Once
+	gone      func(*conn)
+}
+
+func (c *conn) Close() error {
+	c.once.Do(func() { c.gone(c) })
+	return c.Conn.Close()
+}
+
+// queue is the listener that Intercept feeds.
+type queue struct {
+	accepts chan net.Conn
+	once    sync.Once
+	done    chan struct{}
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.accepts:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+func (q *queue) Addr() net.Addr { return &net.UnixAddr{Name: "tunnel", Net: "unix"} }
+
+// replay is a hijacked connection whose first bytes had been read already.
+type replay struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c replay) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// KeepEarlyBytes lets a handler hijack the connection without losing bytes
+// that the client sent in the same breath as its CONNECT.
+func KeepEarlyBytes(w http.ResponseWriter) http.ResponseWriter { return keeper{w} }
+
+type keeper struct{ http.ResponseWriter }
+
+// Unwrap serves http.ResponseController.
+func (k keeper) Unwrap() http.ResponseWriter { return k.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (k keeper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	raw, rw, err := http.NewResponseController(k.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		_ = raw.Close()
+		return nil, nil, err
+	}
+	c := replay{raw, io.MultiReader(bytes.NewReader(bytes.Clone(early)), raw)}
+	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
+}

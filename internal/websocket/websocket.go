@@ -1,0 +1,179 @@
+// Package websocket reads the frames of a WebSocket (RFC 6455 §5) in passing,
+// so that what they carry can be searched or changed. It answers nothing and
+// opens nothing; extensions must not have been negotiated.
+package websocket
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// maxFrame is the longest frame that is taken, in bytes: it is held in
+// memory until it has been inspected.
+const maxFrame = 16 << 20
+
+// maxHeader is the longest header of a frame, in bytes (RFC 6455 §5.2).
+const maxHeader = 14
+
+// Opcodes (RFC 6455 §11.8).
+const (
+	Continuation = 0x0
+	Text         = 0x1
+	Binary       = 0x2
+	Close        = 0x8
+	Ping         = 0x9
+	Pong         = 0xa
+)
+
+// Frame is a whole frame, unmasked. An inspection may change the payload, not
+// its length.
+type Frame struct {
+	Opcode  byte
+	Final   bool
+	Payload []byte
+}
+
+// ErrProtocol is a flow of bytes that is not a WebSocket as it should be.
+var ErrProtocol = errors.New("not a websocket frame that can be read")
+
+// Inspector takes a flow apart into frames, shows each to a function, and
+// gives it on when the function has nothing against it.
+type Inspector struct {
+	inspect func(Frame) error
+	pending []byte
+}
+
+// NewInspector makes an inspector for one direction of one connection.
+func NewInspector(inspect func(Frame) error) *Inspector { return &Inspector{inspect: inspect} }
+
+// Feed takes the next bytes and returns the frames that are whole now. After
+// an error nothing more may be given on.
+func (i *Inspector) Feed(p []byte) (out []byte, err error) {
+	i.pending = append(i.pending, p...)
+	done := 0
+	for {
+		header, length, err := parse(i.pending[done:])
+		if err != nil {
+			return nil, err
+		}
+		if header == 0 || len(i.pending)-done < header+length {
+			break
+		}
+		frame := i.pending[done : done+header+length]
+		if err := i.show(frame, header); err != nil {
+			return nil, err
+		}
+		done += len(frame)
+	}
+	out = append([]byte(nil), i.pending[:done]...)
+	i.pending = append(i.pending[:0], i.pending[done:]...)
+	return out, nil
+}
+
+// parse reads a frame's header; a length of 0 means that it is not whole yet.
+func parse(p []byte) (header, length int, err error) {
+	if len(p) < 2 {
+		return 0, 0, nil
+	}
+	if p[0]&0x70 != 0 {
+		return 0, 0, fmt.Errorf("%w: an extension is in use", ErrProtocol)
+	}
+	header, length = 2, int(p[1]&0x7f)
+	switch length {
+	case 126:
+		header = 4
+	case 127:
+		header = 10
+	}
+	if p[1]&0x80 != 0 {
+		header += 4
+	}
+	if len(p) < header {
+		return 0, 0, nil
+	}
+	switch length {
+	case 126:
+		length = int(binary.BigEndian.Uint16(p[2:]))
+	case 127:
+		if n := binary.BigEndian.Uint64(p[2:]); n <= maxFrame {
+			length = int(n)
+		} else {
+			length = maxFrame + 1
+		}
+	}
+	if length > maxFrame {
+		return 0, 0, fmt.Errorf("%w: longer than %d bytes", ErrProtocol, maxFrame)
+	}
+	return header, length, nil
+}
+
+func (i *Inspector) show(frame []byte, header int) error {
+	payload := frame[header:]
+	masked := frame[1]&0x80 != 0
+	mask := frame[header-4 : header]
+	if masked {
+		xor(payload, mask)
+	}
+	err := i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload})
+	if masked {
+		xor(payload, mask)
+	}
+	return err
+}
+
+func xor(payload, mask []byte) {
+	for i := range payload {
+		payload[i] ^= mask[i&3]
+	}
+}
+
+// Conn puts inspectors on a connection: down on what is read from it, up on
+// what is written to it. A nil inspector lets everything pass.
+func Conn(c io.ReadWriteCloser, down, up *Inspector) io.ReadWriteCloser {
+	return &conn{ReadWriteCloser: c, down: down, up: up}
+}
+
+type conn struct {
+	io.ReadWriteCloser
+	down, up *Inspector
+	out      []byte // inspected, not yet read
+	err      error
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.down == nil {
+		return c.ReadWriteCloser.Read(p)
+	}
+	buf := make([]byte, max(len(p), maxHeader))
+	for len(c.out) == 0 {
+		if c.err != nil {
+			return 0, c.err
+		}
+		n, err := c.ReadWriteCloser.Read(buf)
+		c.err = err
+		if c.out, err = c.down.Feed(buf[:n]); err != nil {
+			c.err = err
+		}
+	}
+	n := copy(p, c.out)
+	c.out = c.out[n:]
+	return n, nil
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	if c.up == nil {
+		return c.ReadWriteCloser.Write(p)
+	}
+	out, err := c.up.Feed(p)
+	if err != nil {
+		return 0, err
+	}
+	if len(out) > 0 {
+		if _, err := c.ReadWriteCloser.Write(out); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}

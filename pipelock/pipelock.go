@@ -1,0 +1,142 @@
+// Package pipelock is the one process of a pair that dials out. It lets pass
+// what its allowlist names, reads what leaves for secrets, resolves a name
+// once, and dials just the address that it has judged. Egress speaks to it
+// over a socket of the bundle; an agent without egress speaks to its port. It
+// knows no credential.
+package pipelock
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/ca"
+	"airlock/internal/config"
+	"airlock/internal/handoff"
+	"airlock/internal/tunnel"
+	"net/http"
+)
+
+// drain is how long requests in progress may take after the end was asked for.
+const drain = 8 * time.Second
+
+// Config is what Run needs.
+type Config struct {
+	File   string              // path of pipelock.yaml
+	Dirs   bundle.Dirs         // what the well-known folders in the file stand for
+	Pair   string              // for the audit
+	Getenv func(string) string // where the digests are; never nil
+	Log    *slog.Logger        // never nil
+	Ready  func()              // told once, when requests are served; may be nil
+}
+
+// Main runs pipelock as the applet of that name.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	dirs := bundle.DirsFromEnv()
+	flags := flag.NewFlagSet("pipelock", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("config", dirs.File(bundle.Pipelock), "configuration `file`")
+	if err := flags.Parse(args); err != nil {
+		return config.Usagef("pipelock: %v", err)
+	}
+	if flags.NArg() > 0 {
+		return config.Usagef("pipelock: unexpected argument %q", flags.Arg(0))
+	}
+	return Run(ctx, Config{
+		File: *file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv,
+		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	})
+}
+
+// Validate says everything that is wrong with the file.
+func (c Config) Validate() error {
+	_, _, err := bundle.Load[bundle.PipelockFile](c.File)
+	return err
+}
+
+// Run serves until ctx ends or something fails that cannot be mended.
+func Run(ctx context.Context, c Config) error {
+	file, digest, err := bundle.Load[bundle.PipelockFile](c.File)
+	if err != nil {
+		return err
+	}
+	s, book, err := c.build(file)
+	if err != nil {
+		return err
+	}
+	defer book.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	if err := c.listen(ctx, group, file, s); err != nil {
+		return err
+	}
+	handoff.Ready(digest)
+	c.Log.Info("pipelock is ready", "allow", len(file.Allow))
+	if c.Ready != nil {
+		c.Ready()
+	}
+	context.AfterFunc(ctx, handoff.Stopping)
+	return group.Wait()
+}
+
+// build makes the server from its file.
+func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
+	var extra []string
+	if file.UpstreamCA != "" {
+		extra = append(extra, c.Dirs.Path(file.UpstreamCA))
+	}
+	roots, err := ca.Roots(extra...)
+	if err != nil {
+		return nil, nil, err
+	}
+	scan, err := newScanner(file, c.Getenv)
+	if err != nil {
+		return nil, nil, err
+	}
+	book, err := audit.Open(c.Dirs.Audit(bundle.Pipelock), bundle.Pipelock, c.Pair)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := newRules(file)
+	s := newServer(c.Log, book, r, scan, newTransport(newGuard(r), roots))
+	s.budget.perMinute = file.Limits.RequestsPerMinute
+	return s, book, nil
+}
+
+// listen opens both doors: the socket for egress, and the port for an agent
+// where there is an authority to intercept with.
+func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.PipelockFile, s *server) error {
+	socket, err := handoff.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+orDefault(file.Socket, "/run/airlock/pipelock.sock")))
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return s.serveSocket(ctx, socket) })
+	if file.CA == (bundle.CA{}) {
+		return nil
+	}
+	minter, err := ca.Load(c.Dirs.Path(file.CA.Cert), c.Dirs.Path(file.CA.Key))
+	if err != nil {
+		return err
+	}
+	port, err := handoff.Listen(bundle.FDPipelock, orDefault(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortPipelock)))
+	if err != nil {
+		return err
+	}
+	t := tunnel.New(bundle.Pipelock, minter.Leaf, http.HandlerFunc(s.inside), c.Log)
+	group.Go(func() error { return s.serveAgent(ctx, port, t) })
+	return nil
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -1,0 +1,368 @@
+package pipelock
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"airlock/internal/bundle"
+	"airlock/internal/config"
+	"airlock/internal/httpd"
+	"airlock/internal/policy"
+	"airlock/internal/secrets"
+	"airlock/internal/websocket"
+)
+
+const (
+	// wholeBody is up to which length a body is scanned before its first
+	// byte goes on; longer ones go on window by window.
+	wholeBody = 1 << 20
+	// overlap is how much of what went before is scanned again with each
+	// window, so that a secret across a border is seen as one.
+	overlap = 8 << 10
+	// streamPause is how long a body of unknown length may pause before what
+	// has come is scanned and goes on: a stream must not wait for its end.
+	streamPause = 100 * time.Millisecond
+	// scanTimeout bounds the scan of one window.
+	scanTimeout = 10 * time.Second
+	// maxInflate bounds what a compressed body may grow to.
+	maxInflate = 64 << 20
+	// defaultBody is the longest body without a limit in the configuration.
+	defaultBody = 100 << 20
+)
+
+// scanner reads what leaves.
+type scanner struct {
+	engine *secrets.Scanner
+	warn   bool // findings are written down, not refused
+	limit  int64
+}
+
+// newScanner looks for the rules' tokens and for the digests that the
+// configuration names.
+func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, error) {
+	known := map[string]secrets.Digest{}
+	for i, name := range f.Secrets.Values {
+		text := getenv(name)
+		if text == "" {
+			continue // a slot that holds nothing has nothing to protect
+		}
+		d, err := secrets.ParseDigest(text)
+		if err != nil {
+			return nil, config.At(fmt.Sprintf("secrets.values[%d]", i), "%s: %v", name, err)
+		}
+		known[name] = d
+	}
+	engine, err := secrets.New(secrets.Options{Known: known, ArchiveDepth: 2})
+	if err != nil {
+		return nil, err
+	}
+	return &scanner{engine: engine, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
+}
+
+// look scans one text and turns a finding into the verdict of its surface.
+func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.Verdict {
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
+	defer cancel()
+	found, err := s.engine.Scan(ctx, data)
+	switch {
+	case err != nil:
+		return policy.Denied("scan", "the "+surface+" could not be scanned: "+err.Error())
+	case len(found) > 0:
+		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds what looks like a secret ("+found[0].Rule+")")
+	}
+	return policy.Allowed("scan")
+}
+
+// head scans what a request says before its body. Fields that egress filled
+// are named in injected and left out.
+func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy.Verdict {
+	if v := s.look(r.Context(), "host name", []byte(strings.ReplaceAll(h.String(), ".", "\n")+"\n"+h.String())); !v.Allow {
+		return v
+	}
+	if v := s.look(r.Context(), "target", target(r.URL, injected)); !v.Allow {
+		return v
+	}
+	var fields bytes.Buffer
+	for name, values := range r.Header {
+		if slices.ContainsFunc(injected, func(i string) bool { return strings.EqualFold(i, name) }) {
+			continue
+		}
+		for _, v := range values {
+			fmt.Fprintf(&fields, "%s: %s\n", name, v)
+		}
+	}
+	return s.look(r.Context(), "header", fields.Bytes())
+}
+
+// target is the path and the query, as written and decoded, without the
+// parameters that egress filled.
+func target(u *url.URL, injected []string) []byte {
+	var b bytes.Buffer
+	b.WriteString(u.EscapedPath() + "\n" + u.Path + "\n")
+	for part := range strings.SplitSeq(u.RawQuery, "&") {
+		name, _, _ := strings.Cut(part, "=")
+		decoded, err := url.QueryUnescape(name)
+		if err == nil && slices.Contains(injected, "query:"+decoded) || slices.Contains(injected, "query:*") {
+			continue
+		}
+		b.WriteString(part + "\n")
+		if plain, err := url.QueryUnescape(part); err == nil && plain != part {
+			b.WriteString(plain + "\n")
+		}
+	}
+	return b.Bytes()
+}
+
+// body puts the scan between a request's body and the origin. A body that is
+// short is scanned as a whole before anything is dialled.
+func (s *scanner) body(r *http.Request) (policy.Verdict, error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return policy.Allowed("scan"), nil
+	}
+	if r.ContentLength > s.limit {
+		return policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", s.limit)), nil
+	}
+	encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
+	b := &scannedBody{scanner: s, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
+	if r.ContentLength < 0 {
+		b.pause = streamPause
+	}
+	first, ended, err := b.read(wholeBody)
+	if err != nil && !ended {
+		return policy.Verdict{}, err
+	}
+	if encoding != "" && encoding != "identity" && !ended && b.pause == 0 {
+		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
+	}
+	if v := s.window(r.Context(), encoding, first); !v.Allow {
+		return v, nil
+	}
+	b.encoded = encoding != "" && encoding != "identity"
+	b.ready, b.tail, b.ended = first, tailOf(first), ended
+	r.Body = b
+	return policy.Allowed("scan"), nil
+}
+
+// window scans a part of a body, inflated where it is compressed.
+func (s *scanner) window(ctx context.Context, encoding string, data []byte) policy.Verdict {
+	if encoding == "" || encoding == "identity" {
+		return s.look(ctx, "body", data)
+	}
+	plain, err := inflate(encoding, data)
+	if err != nil {
+		return policy.Denied("scan", "the body could not be inflated: "+err.Error())
+	}
+	return s.look(ctx, "body", plain)
+}
+
+func inflate(encoding string, data []byte) ([]byte, error) {
+	var r io.Reader
+	var err error
+	switch encoding {
+	case "gzip", "x-gzip":
+		r, err = gzip.NewReader(bytes.NewReader(data))
+	case "deflate":
+		r, err = zlib.NewReader(bytes.NewReader(data))
+	case "zstd":
+		r, err = zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInflate))
+	default:
+		return nil, errors.New("an encoding that is not known")
+	}
+	if err != nil {
+		return nil, errors.New("it is not encoded as it says")
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, maxInflate+1))
+	if err != nil {
+		return nil, errors.New("it is not encoded as it says")
+	}
+	if len(plain) > maxInflate {
+		return nil, fmt.Errorf("it grows to more than %d bytes", maxInflate)
+	}
+	return plain, nil
+}
+
+func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
+
+// scannedBody gives on what has been scanned.
+type scannedBody struct {
+	scanner *scanner
+	ctx     context.Context
+	src     io.ReadCloser
+	trailer func() http.Header
+	left    int64
+	pause   time.Duration // 0: the length is known, there is no need to hurry
+	encoded bool
+
+	pump  *pump
+	ready []byte // scanned, not yet read
+	tail  []byte // the end of what went before
+	ended bool
+	err   error
+}
+
+// Read implements io.Reader.
+func (b *scannedBody) Read(p []byte) (int, error) {
+	for len(b.ready) == 0 {
+		if b.err != nil {
+			return 0, b.err
+		}
+		b.err = b.refill()
+	}
+	n := copy(p, b.ready)
+	b.ready = b.ready[n:]
+	return n, nil
+}
+
+func (b *scannedBody) refill() error {
+	if b.ended {
+		return b.end()
+	}
+	if b.encoded {
+		return &refusedError{policy.Denied("scan", "a compressed body that does not end cannot be scanned")}
+	}
+	next, ended, err := b.read(wholeBody)
+	if err != nil && !ended {
+		return err
+	}
+	b.ended = ended
+	if len(next) == 0 {
+		return nil
+	}
+	if v := b.scanner.look(b.ctx, "body", append(b.tail, next...)); !v.Allow {
+		return &refusedError{v}
+	}
+	b.ready, b.tail = next, tailOf(append(b.tail, next...))
+	return nil
+}
+
+// end scans the trailer, which is there now.
+func (b *scannedBody) end() error {
+	var fields bytes.Buffer
+	for name, values := range b.trailer() {
+		fmt.Fprintf(&fields, "%s: %s\n", name, strings.Join(values, "\n"))
+	}
+	if fields.Len() > 0 {
+		if v := b.scanner.look(b.ctx, "trailer", fields.Bytes()); !v.Allow {
+			return &refusedError{v}
+		}
+	}
+	return io.EOF
+}
+
+// read collects up to n bytes: until the end, or until a stream pauses.
+func (b *scannedBody) read(n int) (got []byte, ended bool, err error) {
+	if b.pause == 0 {
+		got, err = io.ReadAll(io.LimitReader(b.src, int64(n)))
+		ended = err == nil && len(got) < n
+	} else {
+		if b.pump == nil {
+			b.pump = newPump(b.ctx, b.src)
+		}
+		got, ended, err = b.pump.collect(n, b.pause)
+	}
+	if b.left -= int64(len(got)); b.left < 0 {
+		return nil, false, &refusedError{policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))}
+	}
+	return got, ended, err
+}
+
+// Close implements io.Closer.
+func (b *scannedBody) Close() error { return b.src.Close() }
+
+// pump reads a stream ahead, one piece at a time, so that a pause can be
+// noticed. Its goroutine ends with the body or the request.
+type pump struct {
+	pieces chan piece
+	rest   []byte
+}
+
+type piece struct {
+	data []byte
+	err  error
+}
+
+func newPump(ctx context.Context, src io.Reader) *pump {
+	p := &pump{pieces: make(chan piece)}
+	go func() {
+		for {
+			buf := make([]byte, 32<<10)
+			n, err := src.Read(buf)
+			select {
+			case p.pieces <- piece{buf[:n], err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return p
+}
+
+// collect waits for the first piece as long as it takes, and for each further
+// one no longer than pause.
+func (p *pump) collect(n int, pause time.Duration) (got []byte, ended bool, err error) {
+	got, p.rest = p.rest, nil
+	var timeout <-chan time.Time
+	for len(got) < n {
+		if len(got) > 0 {
+			timeout = time.After(pause)
+		}
+		select {
+		case next := <-p.pieces:
+			got = append(got, next.data...)
+			if next.err == io.EOF {
+				return got, true, nil
+			}
+			if next.err != nil {
+				return got, false, next.err
+			}
+		case <-timeout:
+			return got, false, nil
+		}
+	}
+	return got, false, nil
+}
+
+// frames scans what the agent sends over a WebSocket, each frame with the end
+// of the ones before it.
+func (s *scanner) frames(ctx context.Context, report func(policy.Verdict)) *websocket.Inspector {
+	var tail []byte
+	return websocket.NewInspector(func(f websocket.Frame) error {
+		text := append(tail, f.Payload...)
+		v := s.look(ctx, "websocket frame", text)
+		tail = tailOf(text)
+		if v.Allow {
+			return nil
+		}
+		report(v)
+		if s.warn {
+			return nil
+		}
+		return &refusedError{v}
+	})
+}
+
+// injectedFields reads the field that egress names its injections in.
+func injectedFields(h http.Header) []string {
+	var all []string
+	for part := range strings.SplitSeq(h.Get(httpd.HeaderInjected), ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			all = append(all, part)
+		}
+	}
+	return all
+}
