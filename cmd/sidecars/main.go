@@ -1,0 +1,125 @@
+// Sidecars is the one binary inside the sidecars image. Under the name of a
+// daemon, or with it as the first argument, it is that daemon; as PID 1 it is
+// the supervisor.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // roots for where the system has none
+
+	"airlock/egress"
+	"airlock/gitgate"
+	"airlock/internal/cage"
+	"airlock/internal/control"
+	"airlock/internal/probe"
+	"airlock/pipelock"
+	"airlock/supervise"
+	"airlock/supervisor"
+)
+
+type applet struct {
+	name string
+	main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+	help string // empty: hidden
+	raw  bool   // handles its own signals
+}
+
+// applets is the table of everything that this binary can be.
+var applets = []applet{
+	{name: "supervisor", main: supervisor.Main, help: "start and watch the daemons; what PID 1 is", raw: true},
+	{name: "egress", main: egress.Main, help: "intercepting proxy that injects credentials"},
+	{name: "pipelock", main: pipelock.Main, help: "allowlist, secret scan, and the one outbound dial"},
+	{name: "git-gate", main: gitgate.Main, help: "git mirror that scans every push"},
+	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks"},
+	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
+	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
+	{name: "cage", main: cage.Main, raw: true},
+}
+
+func main() {
+	a, args, err := choose(os.Args, os.Getpid())
+	if err == nil {
+		err = run(a, args)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sidecars: %v\n", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+// choose finds the applet: by the name that we were called by, else by the
+// first argument, else, as PID 1, the supervisor.
+func choose(argv []string, pid int) (applet, []string, error) {
+	name := filepath.Base(argv[0])
+	if a, ok := find(name); ok {
+		return a, argv[1:], nil
+	}
+	if len(argv) > 1 {
+		if a, ok := find(argv[1]); ok {
+			return a, argv[2:], nil
+		}
+	}
+	if pid == 1 && len(argv) == 1 {
+		return applets[0], nil, nil
+	}
+	return applet{}, nil, usageError(argv[1:])
+}
+
+func find(name string) (applet, bool) {
+	i := slices.IndexFunc(applets, func(a applet) bool { return a.name == name })
+	if i < 0 {
+		return applet{}, false
+	}
+	return applets[i], true
+}
+
+func run(a applet, args []string) error {
+	ctx := context.Background()
+	if !a.raw {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+	}
+	return a.main(ctx, args, os.Stdout, os.Stderr)
+}
+
+type usageErr struct{ text string }
+
+func (e usageErr) Error() string { return e.text }
+func (e usageErr) ExitCode() int { return 2 }
+
+func usageError(args []string) error {
+	var b strings.Builder
+	if len(args) > 0 {
+		fmt.Fprintf(&b, "no applet is named %q; ", args[0])
+	}
+	b.WriteString("usage: sidecars APPLET [ARGUMENT...], or a link named like one:")
+	for _, a := range applets {
+		if a.help != "" {
+			fmt.Fprintf(&b, "\n  %-11s %s", a.name, a.help)
+		}
+	}
+	return usageErr{b.String()}
+}
+
+// exitCode is 0, the code that the error carries, or 1.
+func exitCode(err error) int {
+	var coded interface{ ExitCode() int }
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded):
+		return coded.ExitCode()
+	}
+	return 1
+}

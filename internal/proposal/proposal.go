@@ -1,0 +1,230 @@
+// Package proposal keeps what an agent asks for until a person answers. The
+// MCP server writes proposals, the supervisor's control socket answers them;
+// both see one folder, a file a proposal, so that nothing is lost when either
+// restarts. A proposal changes no policy: the host does that.
+package proposal
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+)
+
+// Kinds of a proposal.
+const (
+	Access   = "access"   // a URL and methods
+	Question = "question" // a text, perhaps choices
+)
+
+// States of a proposal.
+const (
+	Pending  = "pending"
+	Approved = "approved"
+	Denied   = "denied"
+	Answered = "answered" // a question's
+)
+
+// Errors that a caller branches on.
+var (
+	ErrTooMany  = errors.New("too many proposals are open; wait until one is answered")
+	ErrAbsent   = errors.New("no proposal of that name")
+	ErrAnswered = errors.New("the proposal has been answered already")
+)
+
+// Proposal is one request of the agent, and its answer.
+type Proposal struct {
+	ID       string    `json:"id"`
+	Kind     string    `json:"kind"`
+	Created  time.Time `json:"created"`
+	URL      string    `json:"url,omitempty"`
+	Methods  []string  `json:"methods,omitempty"`
+	Why      string    `json:"why,omitempty"` // the agent's words: show them as such
+	Question string    `json:"question,omitempty"`
+	Choices  []string  `json:"choices,omitempty"`
+
+	State    string    `json:"state"`
+	Answer   string    `json:"answer,omitempty"` // the operator's words
+	Answered time.Time `json:"answered,omitzero"`
+}
+
+// same tells whether two proposals ask for the same.
+func (p Proposal) same(q Proposal) bool {
+	return p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question
+}
+
+// Store is a folder of proposals.
+type Store struct{ dir string }
+
+// Open makes the folder where it is missing.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the proposals: %w", err)
+	}
+	return &Store{dir}, nil
+}
+
+var idForm = regexp.MustCompile(`^p-[a-z2-7]{8}$`)
+
+func (s *Store) file(id string) string { return filepath.Join(s.dir, id+".json") }
+
+// Create keeps a new proposal, or returns the open one that asks for the same.
+// At most limit may be open.
+func (s *Store) Create(p Proposal, limit int) (Proposal, error) {
+	err := s.locked(func() error {
+		all, err := s.List()
+		if err != nil {
+			return err
+		}
+		open := 0
+		for _, q := range all {
+			if q.State != Pending {
+				continue
+			}
+			if open++; p.same(q) {
+				p = q
+				return nil
+			}
+		}
+		if open >= limit {
+			return ErrTooMany
+		}
+		p.ID = "p-" + strings.ToLower(rand.Text()[:8])
+		p.State, p.Created = Pending, time.Now().UTC()
+		return s.write(p)
+	})
+	return p, err
+}
+
+// Get reads one proposal.
+func (s *Store) Get(id string) (Proposal, error) {
+	var p Proposal
+	if !idForm.MatchString(id) {
+		return p, ErrAbsent
+	}
+	data, err := os.ReadFile(s.file(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return p, ErrAbsent
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &p)
+	}
+	if err != nil {
+		return p, fmt.Errorf("reading proposal %s: %w", id, err)
+	}
+	return p, nil
+}
+
+// List reads all proposals, the oldest first.
+func (s *Store) List() ([]Proposal, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("listing the proposals: %w", err)
+	}
+	all := []Proposal{}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || !idForm.MatchString(id) {
+			continue
+		}
+		p, err := s.Get(id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b Proposal) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	return all, nil
+}
+
+// Answer closes an open proposal.
+func (s *Store) Answer(id, state, answer string) (Proposal, error) {
+	var p Proposal
+	err := s.locked(func() (err error) {
+		if p, err = s.Get(id); err != nil {
+			return err
+		}
+		if p.State != Pending {
+			return fmt.Errorf("%w: %s", ErrAnswered, p.State)
+		}
+		p.State, p.Answer, p.Answered = state, answer, time.Now().UTC()
+		return s.write(p)
+	})
+	return p, err
+}
+
+// Wait returns the proposal once it is answered, or as it is when ctx ends.
+func (s *Store) Wait(ctx context.Context, id string) (Proposal, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return Proposal{}, fmt.Errorf("watching the proposals: %w", err)
+	}
+	defer w.Close()
+	if err := w.Add(s.dir); err != nil {
+		return Proposal{}, fmt.Errorf("watching the proposals: %w", err)
+	}
+	for {
+		p, err := s.Get(id)
+		if err != nil || p.State != Pending {
+			return p, err
+		}
+		select {
+		case <-ctx.Done():
+			return p, nil
+		case _, ok := <-w.Events:
+			if !ok {
+				return p, nil
+			}
+		case err := <-w.Errors:
+			return p, fmt.Errorf("watching the proposals: %w", err)
+		}
+	}
+}
+
+// write replaces the proposal's file as a whole.
+func (s *Store) write(p Proposal) error {
+	data, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing a proposal: %w", err)
+	}
+	f, err := os.CreateTemp(s.dir, ".new-*")
+	if err != nil {
+		return fmt.Errorf("writing a proposal: %w", err)
+	}
+	defer os.Remove(f.Name()) // it is gone when it was renamed
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), s.file(p.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("writing a proposal: %w", err)
+	}
+	return nil
+}
+
+// locked runs f as the only writer of the folder, among all processes.
+func (s *Store) locked(f func() error) error {
+	lock, err := os.OpenFile(filepath.Join(s.dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("locking the proposals: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("locking the proposals: %w", err)
+	}
+	return f()
+}

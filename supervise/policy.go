@@ -1,0 +1,178 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"airlock/internal/bundle"
+	"airlock/internal/policy"
+	"airlock/internal/proposal"
+)
+
+const (
+	maxMethods = 9
+	maxChoices = 12
+)
+
+var methodForm = regexp.MustCompile(`^[A-Z]{3,16}$`)
+
+// newAccess checks a request for access. What it returns is in canonical form,
+// so that two requests for the same are the same proposal.
+func newAccess(rawURL string, methods []string, why string, textLimit int) (proposal.Proposal, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.User != nil {
+		return proposal.Proposal{}, errors.New("url: an absolute URL like https://api.example.com/v1/items is needed")
+	}
+	port := uint16(443)
+	if u.Scheme == "http" {
+		port = 80
+	}
+	authority, err := policy.ParseAuthority(u.Host, port)
+	if err != nil {
+		return proposal.Proposal{}, fmt.Errorf("url: %w", err)
+	}
+	path, err := policy.CleanPath(u.EscapedPath())
+	if err != nil {
+		return proposal.Proposal{}, fmt.Errorf("url: %w", err)
+	}
+	methods, err = checkMethods(methods)
+	if err != nil {
+		return proposal.Proposal{}, err
+	}
+	if why, err = checkText("why", why, textLimit); err != nil {
+		return proposal.Proposal{}, err
+	}
+	return proposal.Proposal{
+		Kind: proposal.Access, URL: u.Scheme + "://" + authority.HostFor(port) + path, Methods: methods, Why: why,
+	}, nil
+}
+
+func checkMethods(methods []string) ([]string, error) {
+	if len(methods) == 0 {
+		methods = []string{"GET"}
+	}
+	var all []string
+	for _, m := range methods {
+		m = strings.ToUpper(m)
+		if !methodForm.MatchString(m) || m == "CONNECT" {
+			return nil, errors.New("methods: names like GET or POST are needed")
+		}
+		all = append(all, m)
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if len(all) > maxMethods {
+		return nil, fmt.Errorf("methods: at most %d", maxMethods)
+	}
+	return all, nil
+}
+
+// checkText bounds the agent's words and takes out what could deceive the
+// person who reads them: control and formatting characters.
+func checkText(name, text string, limit int) (string, error) {
+	clean := strings.Map(func(r rune) rune {
+		if r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
+			return -1
+		}
+		return r
+	}, text)
+	switch clean = strings.TrimSpace(clean); {
+	case clean == "":
+		return "", fmt.Errorf("%s: a text is needed", name)
+	case len(clean) > limit:
+		return "", fmt.Errorf("%s: %d bytes; at most %d", name, len(clean), limit)
+	}
+	return clean, nil
+}
+
+func newQuestion(question string, choices []string, textLimit int) (proposal.Proposal, error) {
+	question, err := checkText("question", question, textLimit)
+	if err != nil {
+		return proposal.Proposal{}, err
+	}
+	if len(choices) > maxChoices {
+		return proposal.Proposal{}, fmt.Errorf("choices: at most %d", maxChoices)
+	}
+	for i, c := range choices {
+		if choices[i], err = checkText("choices", c, 200); err != nil {
+			return proposal.Proposal{}, err
+		}
+	}
+	return proposal.Proposal{Kind: proposal.Question, Question: question, Choices: choices}, nil
+}
+
+// hostOf is the host of a canonical URL, for the audit.
+func hostOf(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// access is what the rules let pass.
+type access struct {
+	Routes []routeView `json:"routes"`
+	Allow  []string    `json:"allow"` // hosts that pipelock lets pass at all
+}
+
+type routeView struct {
+	Host    string   `json:"host"`
+	Methods []string `json:"methods,omitempty"`
+	Paths   []string `json:"paths,omitempty"`
+	Git     string   `json:"git,omitempty"`
+}
+
+// readAccess reads the rules from the files; a daemon that does not run here
+// has none.
+func readAccess(dirs bundle.Dirs) (access, error) {
+	list := access{Routes: []routeView{}, Allow: []string{}}
+	routes, _, err := bundle.Load[bundle.EgressFile](dirs.File(bundle.Egress))
+	if err != nil && !missing(dirs.File(bundle.Egress)) {
+		return access{}, err
+	}
+	for _, r := range routes.Routes {
+		v := routeView{Host: r.Host.String(), Methods: r.Methods, Git: r.Git}
+		for _, p := range r.Paths {
+			v.Paths = append(v.Paths, string(p))
+		}
+		list.Routes = append(list.Routes, v)
+	}
+	allow, _, err := bundle.Load[bundle.PipelockFile](dirs.File(bundle.Pipelock))
+	if err != nil && !missing(dirs.File(bundle.Pipelock)) {
+		return access{}, err
+	}
+	for _, p := range allow.Allow {
+		list.Allow = append(list.Allow, p.String())
+	}
+	return list, nil
+}
+
+func missing(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+func (a access) text() string {
+	var b strings.Builder
+	for _, r := range a.Routes {
+		fmt.Fprintf(&b, "%s %s %s %s\n", r.Host, orWord(r.Methods, "any method"), orWord(r.Paths, "any path"), r.Git)
+	}
+	if len(a.Routes) == 0 {
+		b.WriteString("no routes\n")
+	}
+	return b.String()
+}
+
+func orWord(list []string, word string) string {
+	if len(list) == 0 {
+		return word
+	}
+	return strings.Join(list, ",")
+}

@@ -1,0 +1,268 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"airlock/internal/bundle"
+	"airlock/internal/control"
+	"airlock/internal/handoff"
+	"airlock/internal/httpd"
+	"airlock/internal/proposal"
+)
+
+// request is a function that the loop runs for somebody else.
+type request struct {
+	run  func(*supervisor)
+	done chan struct{}
+}
+
+var errOver = errors.New("the supervisor is gone")
+
+// do runs f in the loop and waits for it.
+func (s *supervisor) do(f func(*supervisor)) error {
+	r := request{f, make(chan struct{})}
+	select {
+	case s.asked <- r:
+		<-r.done
+		return nil
+	case <-s.over:
+		return errOver
+	}
+}
+
+// serveControl opens the control socket. The function that it returns closes
+// it and waits for its end.
+func (s *supervisor) serveControl() (stop func(), err error) {
+	if err := os.MkdirAll(s.dirs.Run, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the control socket: %w", err)
+	}
+	l, err := handoff.Bind("unix:" + s.dirs.Control())
+	if err != nil {
+		return nil, fmt.Errorf("opening the control socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", s.getStatus)
+	mux.HandleFunc("GET /metrics", s.getMetrics)
+	mux.HandleFunc("POST /restart", s.change(func(d *daemon) { s.replace(d) }))
+	mux.HandleFunc("POST /reload", s.change(func(d *daemon) { s.reload(d) }))
+	mux.HandleFunc("GET /proposals", s.getProposals)
+	mux.HandleFunc("POST /proposals/{id}", s.postProposal)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		log := slog.New(slog.NewTextHandler(io.Discard, nil))
+		_ = httpd.Serve(ctx, httpd.NewServer(mux, log), ownUserOnly{l}, time.Second)
+	}()
+	return func() { cancel(); <-ended }, nil
+}
+
+// ownUserOnly hangs up on every peer that is neither us nor root.
+type ownUserOnly struct{ net.Listener }
+
+func (o ownUserOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := o.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peer(c.(*net.UnixConn)); err == nil && (uid == 0 || int(uid) == os.Getuid()) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+func peer(c *net.UnixConn) (uid uint32, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, credErr
+	}
+	return cred.Uid, nil
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+func (s *supervisor) status() (st control.Status, err error) {
+	err = s.do(func(s *supervisor) {
+		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.dropped.Load()}
+		for _, name := range s.order {
+			st.Daemons = append(st.Daemons, s.daemons[name].status())
+		}
+	})
+	return st, err
+}
+
+func (d *daemon) status() control.Daemon {
+	st := control.Daemon{
+		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1), Generation: d.generation,
+		LastExit: d.lastExit, Digest: d.digest, Error: d.problem, Draining: len(d.draining),
+	}
+	if d.current != nil {
+		st.PID, st.Since, st.RSS = d.current.pid, d.current.since, rss(d.current.pid)
+	}
+	return st
+}
+
+// rss is the resident memory of a process, in bytes; 0 when it is unknown.
+func rss(pid int) int64 {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(data))
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+func (s *supervisor) getStatus(w http.ResponseWriter, _ *http.Request) {
+	st, err := s.status()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	reply(w, st)
+}
+
+// getMetrics answers in the Prometheus text format, version 0.0.4.
+func (s *supervisor) getMetrics(w http.ResponseWriter, _ *http.Request) {
+	st, err := s.status()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	family := func(name, kind, help string, value func(control.Daemon) float64) {
+		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+		for _, d := range st.Daemons {
+			fmt.Fprintf(w, "%s{daemon=%q} %g\n", name, d.Name, value(d))
+		}
+	}
+	family("airlock_daemon_up", "gauge", "1 while the daemon serves.", func(d control.Daemon) float64 {
+		if d.State == string(Ready) || d.State == string(Replacing) {
+			return 1
+		}
+		return 0
+	})
+	family("airlock_daemon_restarts_total", "counter", "Starts after the first.", func(d control.Daemon) float64 { return float64(d.Restarts) })
+	family("airlock_daemon_resident_memory_bytes", "gauge", "Resident memory.", func(d control.Daemon) float64 { return float64(d.RSS) })
+	fmt.Fprintf(w, "# HELP airlock_output_dropped_lines_total Lines that nobody read in time.\n# TYPE airlock_output_dropped_lines_total counter\nairlock_output_dropped_lines_total %d\n", st.Dropped)
+}
+
+// change runs an action on the daemon that the request names and waits for
+// its outcome.
+func (s *supervisor) change(act func(*daemon)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		name := r.URL.Query().Get("daemon")
+		outcome := make(chan error, 1)
+		var known bool
+		err := s.do(func(s *supervisor) {
+			d := s.daemons[name]
+			if known = d != nil; known {
+				d.waiters = append(d.waiters, outcome)
+				act(d)
+			}
+		})
+		switch {
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		case !known:
+			http.Error(w, fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", ")), http.StatusNotFound)
+		default:
+			s.await(w, r, outcome)
+		}
+	}
+}
+
+func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-chan error) {
+	timeout := time.NewTimer(readyWithin + time.Second)
+	defer timeout.Stop()
+	select {
+	case err := <-outcome:
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		s.getStatus(w, r)
+	case <-timeout.C:
+		http.Error(w, "the daemon did not answer in time", http.StatusGatewayTimeout)
+	case <-r.Context().Done():
+	}
+}
+
+// proposals opens the folder that supervise writes to.
+func (s *supervisor) proposals() (*proposal.Store, error) {
+	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
+	if err != nil {
+		return nil, err
+	}
+	return proposal.Open(s.dirs.Path(or(f.Store, "/var/lib/airlock/proposals")))
+}
+
+func (s *supervisor) getProposals(w http.ResponseWriter, _ *http.Request) {
+	store, err := s.proposals()
+	if err == nil {
+		var all []proposal.Proposal
+		if all, err = store.List(); err == nil {
+			reply(w, all)
+			return
+		}
+	}
+	http.Error(w, err.Error(), http.StatusInternalServerError)
+}
+
+func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
+	var body struct{ State, Answer string }
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&body); err != nil {
+		http.Error(w, "a JSON object with State and Answer was wanted", http.StatusBadRequest)
+		return
+	}
+	store, err := s.proposals()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	p, err := store.Answer(r.PathValue("id"), body.State, body.Answer)
+	switch {
+	case errors.Is(err, proposal.ErrAbsent):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case errors.Is(err, proposal.ErrAnswered):
+		http.Error(w, err.Error(), http.StatusConflict)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	default:
+		reply(w, p)
+	}
+}

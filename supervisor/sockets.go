@@ -1,0 +1,95 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"airlock/internal/bundle"
+	"airlock/internal/handoff"
+)
+
+// socket is a listening socket that the supervisor keeps for a daemon.
+type socket struct {
+	name string
+	file *os.File
+}
+
+// want is a socket that a daemon's configuration asks for.
+type want struct{ name, address string }
+
+// wants reads the configuration of a daemon, with the daemon's own parser,
+// for the sockets that it serves.
+func wants(daemon string, dirs bundle.Dirs) ([]want, error) {
+	path := dirs.File(daemon)
+	switch daemon {
+	case bundle.Egress:
+		f, _, err := bundle.Load[bundle.EgressFile](path)
+		return []want{{bundle.FDEgress, or(f.Listen, port(bundle.PortEgress))}}, err
+	case bundle.Pipelock:
+		f, _, err := bundle.Load[bundle.PipelockFile](path)
+		all := []want{{bundle.FDPipelockSocket, dirs.Address("unix:" + or(f.Socket, "/run/airlock/pipelock.sock"))}}
+		if f.CA != (bundle.CA{}) {
+			all = append(all, want{bundle.FDPipelock, or(f.Listen, port(bundle.PortPipelock))})
+		}
+		return all, err
+	case bundle.GitGate:
+		f, _, err := bundle.Load[bundle.GitGateFile](path)
+		return []want{{bundle.FDGit, or(f.Listen.Git, port(bundle.PortGit))}, {bundle.FDGitHTTP, or(f.Listen.HTTP, port(bundle.PortGitHTTP))}}, err
+	case bundle.Supervise:
+		f, _, err := bundle.Load[bundle.SuperviseFile](path)
+		return []want{{bundle.FDSupervise, or(f.Listen, port(bundle.PortSupervise))}}, err
+	}
+	return nil, fmt.Errorf("no daemon is named %q", daemon)
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+func port(n int) string { return fmt.Sprintf("0.0.0.0:%d", n) }
+
+// openSockets binds what the daemons want, once, unless our own parent handed
+// it over. Every fault is reported, not just the first.
+func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error) {
+	inherited, err := handoff.Inherited()
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]socket{}
+	var errs []error
+	for _, daemon := range daemons {
+		list, err := wants(daemon, dirs)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, w := range list {
+			s, err := openSocket(w, inherited)
+			errs = append(errs, err)
+			all[daemon] = append(all[daemon], s)
+		}
+	}
+	return all, errors.Join(slices.DeleteFunc(errs, func(e error) bool { return e == nil })...)
+}
+
+func openSocket(w want, inherited map[string]net.Listener) (socket, error) {
+	l, ok := inherited[w.name]
+	if !ok {
+		var err error
+		if l, err = handoff.Bind(w.address); err != nil {
+			return socket{}, fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	defer l.Close() // the file below is a descriptor of its own
+	f, err := l.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		return socket{}, fmt.Errorf("keeping socket %s: %w", w.name, err)
+	}
+	return socket{w.name, f}, nil
+}
