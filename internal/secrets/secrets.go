@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -116,7 +117,7 @@ func locate(data []byte, spans []span) []Finding {
 	slices.SortFunc(spans, func(a, b span) int {
 		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end), cmp.Compare(a.rule, b.rule))
 	})
-	spans = slices.Compact(spans)
+	spans = withoutGeneric(slices.Compact(spans))
 	found := make([]Finding, 0, len(spans))
 	line, at := 1, 0
 	for _, s := range spans {
@@ -126,4 +127,27 @@ func locate(data []byte, spans []span) []Finding {
 		found = append(found, Finding{Rule: s.rule, Line: line, Offset: start, Start: s.start, End: s.end})
 	}
 	return found
+}
+
+// withoutGeneric drops what a generic rule says of a place that a precise rule names too. The spans are sorted by start.
+func withoutGeneric(spans []span) []span {
+	generic := func(s span) bool { return strings.HasPrefix(s.rule, "generic") }
+	var starts, reach []int // of the precise ones; reach is the farthest end so far
+	for _, s := range spans {
+		if !generic(s) {
+			starts = append(starts, s.start)
+			reach = append(reach, max(s.end, last(reach)))
+		}
+	}
+	return slices.DeleteFunc(spans, func(s span) bool {
+		n, _ := slices.BinarySearch(starts, s.end) // how many begin before s ends
+		return generic(s) && n > 0 && reach[n-1] > s.start
+	})
+}
+
+func last(ends []int) int {
+	if len(ends) == 0 {
+		return 0
+	}
+	return ends[len(ends)-1]
 }

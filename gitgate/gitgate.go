@@ -1,0 +1,266 @@
+// Package gitgate is the daemon through which the agent reaches git repositories: a mirror that is as current as its upstream,
+// and a gate that scans every push before it goes there with a credential that the agent never sees.
+//
+// The agent speaks git:// or smart HTTP to it; it speaks ssh, to a pinned host key, or https to upstream. It refuses:
+// repositories that are not configured, anything stale when upstream fails, every push with a secret anywhere in it
+// (contents, commits, tags, names), and forced or deleting updates of protected references. No git, ssh or shell runs.
+package gitgate
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"airlock/gitgate/objects"
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/config"
+	"airlock/internal/handoff"
+	"airlock/internal/policy"
+	"airlock/internal/secrets"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what Run needs.
+type Config struct {
+	File   bundle.GitGateFile
+	Digest string      // of the file, told when ready
+	Dirs   bundle.Dirs // where the well-known folders are
+	Pair   string      // name for the audit
+
+	Git  net.Listener // nil: inherited, or bound by File.Listen.Git
+	HTTP net.Listener // nil: inherited, or bound by File.Listen.HTTP
+
+	Slot  func(name string) string // credential slots; nil: none is filled
+	Roots *x509.CertPool           // for https upstreams; nil: the system's
+
+	Answer   time.Duration // until upstream advertises, and its longest silence; 0: 20 s
+	Report   time.Duration // upstream's longest silence after a push; 0: 2 min
+	Transfer time.Duration // one exchange with upstream, all in all; 0: 30 min
+	ScanTime time.Duration // scan of one push; 0: 5 min
+	Drain    time.Duration // transfers in progress when the end comes; 0: 5 s
+
+	Log *slog.Logger // nil: nothing is logged
+}
+
+// Validate says everything that is wrong.
+func (c Config) Validate() error {
+	errs := []error{c.File.Validate()}
+	if c.Dirs == (bundle.Dirs{}) {
+		errs = append(errs, errors.New("the folders of the bundle are needed"))
+	}
+	for _, d := range []time.Duration{c.Answer, c.Report, c.Transfer, c.ScanTime, c.Drain} {
+		if d < 0 {
+			errs = append(errs, errors.New("a duration is negative"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Main reads flags and configuration, and runs until ctx ends.
+func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
+	dirs := bundle.DirsFromEnv()
+	flags := flag.NewFlagSet("git-gate", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("config", dirs.File(bundle.GitGate), "configuration `file`")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return config.Usagef("git-gate: %v", err)
+	}
+	if flags.NArg() > 0 {
+		return config.Usagef("git-gate: unexpected argument %q", flags.Arg(0))
+	}
+	file, digest, err := bundle.Load[bundle.GitGateFile](*path)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{
+		File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: os.Getenv,
+		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	})
+}
+
+// gate is the running daemon.
+type gate struct {
+	rules      rules
+	mirrors    map[string]*mirror
+	scanner    *secrets.Scanner
+	audit      *audit.Log
+	log        *slog.Logger
+	pushLimits objects.Limits
+	scanTime   time.Duration
+}
+
+// Run serves until ctx ends, then lets transfers in progress finish for Config.Drain.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	g, err := newGate(c)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	git, err := listen(c.Git, bundle.FDGit, cmp.Or(c.File.Listen.Git, "0.0.0.0:9418"))
+	if err != nil {
+		return err
+	}
+	defer git.Close()
+	web, err := listen(c.HTTP, bundle.FDGitHTTP, cmp.Or(c.File.Listen.HTTP, "0.0.0.0:9420"))
+	if err != nil {
+		return err
+	}
+	defer web.Close()
+	handoff.Ready(c.Digest)
+	return g.serve(ctx, git, web, cmp.Or(c.Drain, 5*time.Second))
+}
+
+func listen(given net.Listener, name, address string) (net.Listener, error) {
+	if given != nil {
+		return given, nil
+	}
+	return handoff.Listen(name, address)
+}
+
+// serve runs both protocols. Clients live on a context of their own, which ends after the drain.
+func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Duration) error {
+	clients, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	server := &http.Server{
+		Handler:           g,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       clientIdle,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return clients },
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.serveGit(clients, git) })
+	group.Go(func() error {
+		if err := server.Serve(web); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving http: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		handoff.Stopping()
+		git.Close()
+		timer := time.AfterFunc(drain, cut)
+		defer timer.Stop()
+		if server.Shutdown(clients) != nil {
+			return server.Close()
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+func newGate(c Config) (*gate, error) {
+	g := &gate{
+		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000)},
+		mirrors:  map[string]*mirror{},
+		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
+		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
+	}
+	g.pushLimits = objects.Limits{
+		PackBytes:   cmp.Or(int64(c.File.Limits.PushBytes), 1<<30),
+		ObjectBytes: cmp.Or(int64(c.File.Limits.ObjectBytes), 100<<20),
+		Objects:     2_000_000,
+	}
+	g.pushLimits.TotalBytes = 16*g.pushLimits.PackBytes + 1<<30
+	var err error
+	if g.scanner, err = newScanner(c); err != nil {
+		return nil, err
+	}
+	if g.audit, err = audit.Open(c.Dirs.Audit(bundle.GitGate), bundle.GitGate, c.Pair); err != nil {
+		return nil, err
+	}
+	if err := g.openMirrors(c); err != nil {
+		g.close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// newScanner reads the operator's rules, if there are any.
+func newScanner(c Config) (*secrets.Scanner, error) {
+	opts := secrets.Options{ArchiveDepth: 3}
+	if c.File.Scan.Config != "" {
+		toml, err := os.ReadFile(c.Dirs.Path(c.File.Scan.Config))
+		if err != nil {
+			return nil, fmt.Errorf("reading scan rules: %w", err)
+		}
+		opts.Config = string(toml)
+	}
+	return secrets.New(opts)
+}
+
+func (g *gate) openMirrors(c Config) error {
+	root := filepath.Join(c.Dirs.State, "git")
+	if c.File.Root != "" {
+		root = c.Dirs.Path(c.File.Root)
+	}
+	t := times{
+		answer:   cmp.Or(c.Answer, 20*time.Second),
+		report:   cmp.Or(c.Report, 2*time.Minute),
+		transfer: cmp.Or(c.Transfer, 30*time.Minute),
+	}
+	limits := objects.Limits{PackBytes: 32 << 30, ObjectBytes: 2 << 30, TotalBytes: 512 << 30, Objects: 50_000_000}
+	for name, repo := range c.File.Repos {
+		up, err := newTransport(c, repo)
+		if err != nil {
+			return fmt.Errorf("repos.%s: %w", name, err)
+		}
+		// The name was checked with the configuration: it holds no slash and does not begin with a dot.
+		if g.mirrors[name], err = openMirror(name, filepath.Join(root, name+".git"), up, limits, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTransport picks the way to a repository's upstream.
+func newTransport(c Config, repo bundle.Repo) (transport, error) {
+	u, err := url.Parse(repo.URL)
+	if err != nil {
+		return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
+	}
+	d := dialer(c.File.Hosts)
+	switch u.Scheme {
+	case "ssh":
+		return &sshTransport{url: u, dial: d.dial, identity: c.Dirs.Path(repo.Identity), hostKey: repo.HostKey}, nil
+	case "https":
+		t := newHTTPTransport(u, d, c.Roots)
+		if repo.Token != "" && c.Slot != nil {
+			t.token = c.Slot(repo.Token)
+		}
+		t.empty = repo.Token != "" && t.token == ""
+		return t, nil
+	}
+	return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
+}
+
+// record writes a verdict down.
+func (g *gate) record(v policy.Verdict, method, repo, ref string) error {
+	return g.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Method: method, Repo: repo, Ref: ref})
+}
+
+func (g *gate) close() {
+	for _, m := range g.mirrors {
+		_ = m.store.Close()
+	}
+	_ = g.audit.Close()
+}

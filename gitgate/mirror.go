@@ -1,0 +1,390 @@
+package gitgate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"airlock/gitgate/objects"
+	"golang.org/x/sys/unix"
+)
+
+// mirror is one repository: a bare one in git's own layout, so that `git fsck` can check it, and the way upstream.
+type mirror struct {
+	name   string
+	dir    string
+	store  *objects.Store
+	up     transport
+	limits objects.Limits // of what upstream sends
+	times  times
+
+	turn chan struct{} // holds the right to talk upstream and to move references
+
+	mu    sync.Mutex
+	now   *snapshot
+	past  *snapshot // the one before: stateless clients may still want its tips
+	began time.Time // of the last refresh that ended
+	err   error     // of that refresh
+}
+
+// times bound what upstream may take.
+type times struct {
+	answer   time.Duration // until the advertisement is here; then the longest silence
+	transfer time.Duration // all in all
+	report   time.Duration // the longest silence after a push: hooks run
+}
+
+// openMirror opens the repository in dir, or makes it, and removes what an interrupted push has left.
+func openMirror(name, dir string, up transport, limits objects.Limits, t times) (*mirror, error) {
+	m := &mirror{name: name, dir: dir, up: up, limits: limits, times: t, turn: make(chan struct{}, 1)}
+	for _, sub := range []string{"refs/heads", "refs/tags", "objects/info", "quarantine"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("making mirror %s: %w", name, err)
+		}
+	}
+	if err := m.sweep(); err != nil {
+		return nil, fmt.Errorf("cleaning mirror %s: %w", name, err)
+	}
+	var err error
+	if m.store, err = objects.Open(filepath.Join(dir, "objects")); err != nil {
+		return nil, fmt.Errorf("opening mirror %s: %w", name, err)
+	}
+	config := "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+	if err := replace(filepath.Join(dir, "config"), config); err != nil {
+		return nil, fmt.Errorf("making mirror %s: %w", name, err)
+	}
+	if m.now, err = m.load(); err != nil {
+		return nil, fmt.Errorf("opening mirror %s: %w", name, err)
+	}
+	m.past = m.now
+	return m, nil
+}
+
+// quarantine is a folder of its own for objects that nobody has judged yet. Its lock tells a folder in use from a leftover.
+type quarantine struct {
+	dir  string
+	lock *os.File
+}
+
+func (m *mirror) newQuarantine() (*quarantine, error) {
+	dir, err := os.MkdirTemp(filepath.Join(m.dir, "quarantine"), "in-")
+	if err != nil {
+		return nil, fmt.Errorf("making quarantine: %w", err)
+	}
+	q := &quarantine{dir: dir}
+	if q.lock, err = os.Open(dir); err == nil {
+		err = unix.Flock(int(q.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		q.remove()
+		return nil, fmt.Errorf("making quarantine: %w", err)
+	}
+	return q, nil
+}
+
+func (q *quarantine) remove() error {
+	if q.lock != nil {
+		defer q.lock.Close()
+	}
+	return os.RemoveAll(q.dir)
+}
+
+// sweep removes quarantines whose process is gone; one that is being replaced may still be at work.
+func (m *mirror) sweep() error {
+	dirs, err := filepath.Glob(filepath.Join(m.dir, "quarantine", "in-*"))
+	for _, dir := range dirs {
+		f, openErr := os.Open(dir)
+		if openErr != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+		f.Close()
+	}
+	return err
+}
+
+// current is the state after the last refresh or push.
+func (m *mirror) current() *snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+// offered tells whether a client may have been told of an object by the current snapshot or the one before.
+func (m *mirror) offered(h objects.Hash) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range []*snapshot{m.now, m.past} {
+		for _, r := range s.refs {
+			if r.hash == h || r.peeled == h {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lock waits for the turn.
+func (m *mirror) lock(ctx context.Context) error {
+	select {
+	case m.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for upstream: %w", context.Cause(ctx))
+	}
+}
+
+func (m *mirror) unlock() { <-m.turn }
+
+// refresh makes the mirror what upstream is now. Those who came before a refresh began share it; its failure is theirs too.
+func (m *mirror) refresh(ctx context.Context) (*snapshot, error) {
+	came := time.Now()
+	if err := m.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer m.unlock()
+	if s, err, ok := m.shared(came); ok {
+		return s, err
+	}
+	began := time.Now()
+	s, err := m.fetch(ctx)
+	if ctx.Err() != nil {
+		return s, err // this client's own end says nothing about upstream
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.began, m.err = began, err
+	return s, err
+}
+
+func (m *mirror) shared(came time.Time) (*snapshot, error, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.began.Before(came) {
+		return nil, nil, false
+	}
+	if m.err != nil {
+		return nil, m.err, true
+	}
+	return m.now, nil, true
+}
+
+// fresh tells whether a refresh succeeded within the last d.
+func (m *mirror) fresh(d time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err == nil && time.Since(m.began) < d
+}
+
+// fetch lists upstream and takes what is new. The turn must be held.
+func (m *mirror) fetch(ctx context.Context) (*snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.times.transfer)
+	defer cancel()
+	ctx, dog := watch(ctx, m.times.answer)
+	defer dog.stop()
+	s, err := m.fetchFrom(ctx, dog)
+	if err != nil {
+		return nil, cause(ctx, err)
+	}
+	return s, m.move(s)
+}
+
+// cause prefers why a context ended to what the connection made of it.
+func cause(ctx context.Context, err error) error {
+	var quiet silence
+	if c := context.Cause(ctx); errors.As(c, &quiet) {
+		return quiet
+	}
+	return err
+}
+
+func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error) {
+	session, err := m.up.open(ctx, uploadPack)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	adv, err := readAdvertisement(session.Greeting())
+	if err != nil {
+		return nil, err
+	}
+	dog.touch()
+	next := adv.snapshot()
+	packs := m.store.Packs()
+	var wants []objects.Hash
+	for _, h := range next.tips() {
+		if !packs.Has(h) {
+			wants = append(wants, h)
+		}
+	}
+	if len(wants) == 0 {
+		return next, nil
+	}
+	return next, m.take(ctx, dog, session, adv.caps, wants)
+}
+
+// take asks for objects and files the pack.
+func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered capabilities, wants []objects.Hash) error {
+	body := m.wantList(offered, wants)
+	answer, err := s.Ask(strings.NewReader(body), int64(len(body)))
+	if err != nil {
+		return err
+	}
+	line, err := readLine(answer)
+	if err != nil {
+		return fmt.Errorf("reading upstream's answer: %w", unexpectedEOF(err))
+	}
+	if text, ok := strings.CutPrefix(line, "ERR "); ok {
+		return fmt.Errorf("upstream says: %s", clean(text))
+	}
+	if line != "NAK" && !strings.HasPrefix(line, "ACK ") {
+		return errors.New("upstream answers neither ACK nor NAK")
+	}
+	in := touching{answer, dog}
+	q, err := m.newQuarantine()
+	if err != nil {
+		return err
+	}
+	defer q.remove()
+	pack, err := m.receive(ctx, in, offered.has("side-band-64k"), q.dir)
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	return m.adopt(pack, wants)
+}
+
+func (m *mirror) receive(ctx context.Context, in touching, banded bool, dir string) (*objects.Pack, error) {
+	if !banded {
+		return objects.Receive(ctx, in, dir, m.limits)
+	}
+	return objects.Receive(ctx, &demux{r: bufio.NewReaderSize(in, 64<<10), say: func(string) {}}, dir, m.limits)
+}
+
+// adopt files a pack of upstream's, if it brought what was wanted.
+func (m *mirror) adopt(pack *objects.Pack, wants []objects.Hash) error {
+	packs := append(objects.Set{pack}, m.store.Packs()...)
+	for _, h := range wants {
+		if !packs.Has(h) {
+			return errors.New("upstream's pack lacks what it advertises")
+		}
+	}
+	return m.store.Adopt(pack)
+}
+
+// wantList is the request: no thin packs, so that every pack stands on its own.
+func (m *mirror) wantList(offered capabilities, wants []objects.Hash) string {
+	caps := "agent=airlock"
+	for _, c := range []string{"side-band-64k", "ofs-delta", "no-progress"} {
+		if offered.has(c) {
+			caps = c + " " + caps
+		}
+	}
+	var b strings.Builder
+	for i, h := range wants {
+		if i == 0 {
+			writePktf(&b, "want %s %s\n", h, caps)
+			continue
+		}
+		writePktf(&b, "want %s\n", h)
+	}
+	writeFlush(&b)
+	for _, h := range m.current().tips() {
+		writePktf(&b, "have %s\n", h)
+	}
+	writePkt(&b, "done\n")
+	return b.String()
+}
+
+// move makes a snapshot the current one, on disk first.
+func (m *mirror) move(next *snapshot) error {
+	if err := m.save(next); err != nil {
+		return fmt.Errorf("writing references of mirror %s: %w", m.name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.past, m.now = m.now, next
+	return nil
+}
+
+const packedHeader = "# pack-refs with: peeled fully-peeled sorted \n"
+
+// save writes HEAD and packed-refs.
+func (m *mirror) save(s *snapshot) error {
+	var b strings.Builder
+	b.WriteString(packedHeader)
+	for _, r := range s.refs {
+		fmt.Fprintf(&b, "%s %s\n", r.hash, r.name)
+		if !r.peeled.IsZero() {
+			fmt.Fprintf(&b, "^%s\n", r.peeled)
+		}
+	}
+	if err := replace(filepath.Join(m.dir, "packed-refs"), b.String()); err != nil {
+		return err
+	}
+	return replace(filepath.Join(m.dir, "HEAD"), "ref: "+s.head+"\n")
+}
+
+// load reads what save wrote; an empty mirror has nothing yet.
+func (m *mirror) load() (*snapshot, error) {
+	s := &snapshot{head: "refs/heads/main"}
+	if head, err := os.ReadFile(filepath.Join(m.dir, "HEAD")); err == nil {
+		s.head = strings.TrimSpace(strings.TrimPrefix(string(head), "ref: "))
+	}
+	text, err := os.ReadFile(filepath.Join(m.dir, "packed-refs"))
+	if errors.Is(err, os.ErrNotExist) {
+		return s, m.save(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	packs := m.store.Packs()
+	for line := range strings.Lines(string(text)) {
+		s.addPacked(strings.TrimSuffix(line, "\n"), packs)
+	}
+	return s, nil
+}
+
+// addPacked leaves out what has no object: the next refresh brings it again.
+func (s *snapshot) addPacked(line string, packs objects.Set) {
+	if peeled, ok := strings.CutPrefix(line, "^"); ok && len(s.refs) > 0 {
+		s.refs[len(s.refs)-1].peeled, _ = objects.ParseHash(peeled)
+		return
+	}
+	id, name, ok := strings.Cut(line, " ")
+	h, err := objects.ParseHash(id)
+	if ok && err == nil && packs.Has(h) {
+		s.refs = append(s.refs, ref{name: name, hash: h})
+	}
+}
+
+// replace writes a file and gives it its name last.
+func replace(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// peel is what a tag means in the end, zero for what is no tag.
+func peel(set objects.Set, h objects.Hash) objects.Hash {
+	o, err := set.Peel(h)
+	if err != nil || o.Hash == h {
+		return objects.Hash{}
+	}
+	return o.Hash
+}

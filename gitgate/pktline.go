@@ -1,0 +1,224 @@
+package gitgate
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxPkt is the longest packet, its four digits included.
+const maxPkt = 65520
+
+// errFlush is a flush packet where a line was wanted; errDelim is one of protocol v2's markers.
+var (
+	errFlush = errors.New("flush packet")
+	errDelim = errors.New("unexpected packet")
+)
+
+// readPkt reads one packet; errFlush says that it was a flush. io.EOF comes only before the first byte.
+func readPkt(r *bufio.Reader) ([]byte, error) {
+	var digits [4]byte
+	if _, err := io.ReadFull(r, digits[:]); err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(string(digits[:]), 16, 16)
+	switch {
+	case err != nil || n > maxPkt:
+		return nil, errors.New("malformed packet length")
+	case n == 0:
+		return nil, errFlush
+	case n < 4:
+		return nil, errDelim
+	}
+	data := make([]byte, n-4)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return data, nil
+}
+
+// readLine is readPkt for text: the newline at the end is not part of it.
+func readLine(r *bufio.Reader) (string, error) {
+	data, err := readPkt(r)
+	return strings.TrimSuffix(string(data), "\n"), err
+}
+
+// writePkt writes one packet; data must fit.
+func writePkt(w io.Writer, data string) error {
+	_, err := io.WriteString(w, fmt.Sprintf("%04x", len(data)+4)+data)
+	return err
+}
+
+func writePktf(w io.Writer, format string, args ...any) error {
+	return writePkt(w, fmt.Sprintf(format, args...))
+}
+
+func writeFlush(w io.Writer) error {
+	_, err := io.WriteString(w, "0000")
+	return err
+}
+
+// Bands of side-band-64k.
+const (
+	bandData    = 1
+	bandMessage = 2
+	bandError   = 3
+)
+
+// band multiplexes data and messages over one connection. Without a side band, messages are dropped.
+type band struct {
+	mu   sync.Mutex
+	w    *bufio.Writer
+	wide bool // the client speaks side-band-64k
+}
+
+// Write sends data.
+func (b *band) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.wide {
+		return b.w.Write(p)
+	}
+	return len(p), b.send(bandData, p)
+}
+
+func (b *band) send(channel byte, p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), maxPkt-5)
+		if _, err := fmt.Fprintf(b.w, "%04x%c", n+5, channel); err != nil {
+			return err
+		}
+		if _, err := b.w.Write(p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// Say shows text to the person at the client, at once.
+func (b *band) Say(format string, args ...any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.wide {
+		return nil
+	}
+	if err := b.send(bandMessage, []byte(fmt.Sprintf(format, args...))); err != nil {
+		return err
+	}
+	return b.w.Flush()
+}
+
+// Fail ends the connection with a reason, which the client shows as its own error.
+func (b *band) Fail(why string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.send(bandError, []byte(why)); err != nil {
+		return err
+	}
+	return b.w.Flush()
+}
+
+// Close ends the data.
+func (b *band) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wide {
+		if err := writeFlush(b.w); err != nil {
+			return err
+		}
+	}
+	return b.w.Flush()
+}
+
+// KeepAlive sends an empty message every interval until the returned function is called, so that nothing on the way takes a
+// long scan for a dead connection.
+func (b *band) KeepAlive(interval time.Duration) (stop func()) {
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			select {
+			case <-quit:
+				return
+			case <-time.After(interval):
+				b.beat()
+			}
+		}
+	}()
+	return func() { close(quit); <-gone }
+}
+
+func (b *band) beat() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wide {
+		fmt.Fprintf(b.w, "0005%c", bandMessage)
+		b.w.Flush()
+	}
+}
+
+// demux reads side-band packets: Read returns the data, messages go to say.
+type demux struct {
+	r    *bufio.Reader
+	say  func(text string)
+	rest []byte
+	err  error
+}
+
+// Read returns the bytes of the data band; a flush is the end.
+func (d *demux) Read(p []byte) (int, error) {
+	for len(d.rest) == 0 && d.err == nil {
+		d.next()
+	}
+	if len(d.rest) == 0 {
+		return 0, d.err
+	}
+	n := copy(p, d.rest)
+	d.rest = d.rest[n:]
+	return n, nil
+}
+
+func (d *demux) next() {
+	data, err := readPkt(d.r)
+	switch {
+	case err == errFlush:
+		d.err = io.EOF
+	case err != nil:
+		d.err = unexpectedEOF(err)
+	case len(data) == 0:
+		d.err = errors.New("packet without a band")
+	case data[0] == bandData:
+		d.rest = data[1:]
+	case data[0] == bandMessage:
+		d.say(string(data[1:]))
+	default:
+		d.err = fmt.Errorf("remote error: %s", clean(string(data[1:])))
+	}
+}
+
+func unexpectedEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// clean makes foreign text fit for one line of a log or an error.
+func clean(text string) string {
+	text = strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f || c == 0xfffd {
+			return ' '
+		}
+		return c
+	}, strings.TrimSpace(text))
+	if len(text) > 300 {
+		text = strings.ToValidUTF8(text[:300], "") + "…"
+	}
+	return text
+}

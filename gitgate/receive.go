@@ -1,0 +1,287 @@
+package gitgate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"airlock/gitgate/objects"
+	"airlock/internal/policy"
+)
+
+// advertisePush is what a client that pushes is told first. Thin packs are declined: what comes must stand on its own.
+func advertisePush(w io.Writer, s *snapshot) error {
+	l := &refLines{w: w, caps: "report-status delete-refs side-band-64k atomic ofs-delta no-thin object-format=sha1 " + agentName}
+	for _, r := range s.refs {
+		l.add(r.hash, r.name)
+	}
+	return l.end()
+}
+
+// pushing is one client that pushes.
+type pushing struct {
+	gate   *gate
+	mirror *mirror
+	in     *bufio.Reader
+	out    *bufio.Writer
+
+	caps    capabilities
+	updates []update
+	said    map[string]string // why a reference was refused; "" is ok
+	unpack  string            // what became of the pack: "ok" or why not
+	band    *band
+	pack    *objects.Pack
+}
+
+// keepAlive is how often a client hears that the push is still being looked at.
+const keepAlive = 5 * time.Second
+
+// run takes the push, judges it, forwards it, and reports.
+func (p *pushing) run(ctx context.Context) error {
+	err := p.readCommands()
+	p.band = &band{w: p.out, wide: p.caps.has("side-band-64k")}
+	if err != nil {
+		return p.fatal(err)
+	}
+	if len(p.updates) == 0 {
+		return nil
+	}
+	p.said, p.unpack = map[string]string{}, "ok"
+	stop := p.band.KeepAlive(keepAlive)
+	err = p.handle(ctx)
+	stop()
+	if err != nil {
+		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", clean(err.Error()))
+		p.refuseAll(explain(err))
+	}
+	return errors.Join(p.report(), p.drain(err))
+}
+
+// fatal tells a client that sent nonsense why it is cut off.
+func (p *pushing) fatal(err error) error {
+	var refused errRefused
+	if !errors.As(err, &refused) || !p.band.wide {
+		return err
+	}
+	return p.band.Fail(refused.Error())
+}
+
+// maxCommands bounds the lines in front of a pack, in bytes.
+const maxCommands = 16 << 20
+
+func (p *pushing) readCommands() error {
+	seen := map[string]bool{}
+	for size := 0; ; {
+		line, err := readLine(p.in)
+		if err == errFlush || err == io.EOF && len(p.updates) == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading commands: %w", unexpectedEOF(err))
+		}
+		if size += len(line); size > maxCommands {
+			return errRefused("too many commands")
+		}
+		line, caps, first := strings.Cut(line, "\x00")
+		if first && len(p.updates) == 0 {
+			p.caps = strings.Fields(caps)
+		}
+		u, err := parseUpdate(line)
+		if err != nil {
+			return err
+		}
+		if seen[u.ref] {
+			return errRefused("a reference stands in the push twice")
+		}
+		seen[u.ref] = true
+		p.updates = append(p.updates, u)
+	}
+}
+
+func parseUpdate(line string) (u update, err error) {
+	if len(line) < 83 || line[40] != ' ' || line[81] != ' ' {
+		return u, errRefused("malformed command; push certificates and shallow pushes are not taken")
+	}
+	u.old, err = objects.ParseHash(line[:40])
+	if err == nil {
+		u.new, err = objects.ParseHash(line[41:81])
+	}
+	if err != nil {
+		return u, errRefused("malformed command")
+	}
+	u.ref = line[82:]
+	return u, nil
+}
+
+// handle does everything between the commands and the report. Its error refuses all.
+func (p *pushing) handle(ctx context.Context) error {
+	if v := p.gate.rules.count(len(p.updates)); !v.Allow {
+		return errors.Join(p.gate.record(v, "push", p.mirror.name, ""), errRefused(v.Why))
+	}
+	q, err := p.mirror.newQuarantine()
+	if err != nil {
+		return err
+	}
+	defer q.remove()
+	if slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() }) {
+		if p.pack, err = objects.Receive(ctx, p.in, q.dir, p.gate.pushLimits); err != nil {
+			return err
+		}
+		defer p.pack.Close()
+	}
+	if refused, err := p.inspect(ctx); err != nil || refused {
+		return err
+	}
+	if err := p.judge(ctx); err != nil {
+		return err
+	}
+	return p.forward(ctx)
+}
+
+// set is what the references may rest on: the pack and what came from upstream.
+func (p *pushing) set() objects.Set {
+	set := p.mirror.store.Packs()
+	if p.pack == nil {
+		return set
+	}
+	return append(objects.Set{p.pack}, set...)
+}
+
+// inspect scans everything that came. One finding refuses the whole push: the pack is one.
+func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
+	defer cancel()
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, set: p.set()}
+	hits, err := s.run(ctx)
+	if err != nil {
+		return false, err
+	}
+	if len(hits) == 0 {
+		return false, nil
+	}
+	p.band.Say("%s", explainHits(hits))
+	why := "secret found: " + hits[0].String()
+	for _, u := range p.updates {
+		ref := u.ref
+		if s.refHit[u.ref] {
+			ref = "(withheld: the secret is in the name)"
+		}
+		p.said[u.ref] = why
+		if err := p.gate.record(policy.Denied(hits[0].rule, why), "push", p.mirror.name, ref); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// judge applies the rules to each reference and writes the verdicts down.
+func (p *pushing) judge(ctx context.Context) error {
+	now, set := p.mirror.current(), p.set()
+	for _, u := range p.updates {
+		f := facts{current: now.get(u.ref), known: u.deletes() || set.Has(u.new)}
+		if _, guarded := p.gate.rules.protected(u.ref); guarded && f.known && !u.creates() && !u.deletes() && u.old == f.current {
+			var err error
+			if f.forward, err = set.IsAncestor(ctx, u.old, u.new); err != nil {
+				return fmt.Errorf("comparing histories: %w", err)
+			}
+		}
+		v := p.gate.rules.update(u, f)
+		if err := p.gate.record(v, "push", p.mirror.name, u.ref); err != nil {
+			return err
+		}
+		if !v.Allow {
+			p.said[u.ref] = v.Why
+		}
+	}
+	if p.atomic() && len(p.said) > 0 {
+		p.refuseAll("atomic push: another reference was refused")
+	}
+	return nil
+}
+
+func (p *pushing) atomic() bool { return p.caps.has("atomic") }
+
+// forward sends what is left, and notes what upstream says.
+func (p *pushing) forward(ctx context.Context) error {
+	var updates []update
+	for _, u := range p.updates {
+		if _, refused := p.said[u.ref]; !refused {
+			updates = append(updates, u)
+		}
+	}
+	if len(updates) == 0 {
+		return nil
+	}
+	said, err := p.mirror.forward(ctx, updates, p.pack, p.atomic(), func(text string) { p.band.Say("%s", text) })
+	if err != nil {
+		return err
+	}
+	for _, u := range updates {
+		p.said[u.ref] = said[u.ref]
+		if said[u.ref] != "" {
+			if err := p.gate.record(policy.Denied("upstream", said[u.ref]), "push", p.mirror.name, u.ref); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refuseAll refuses what was not refused before.
+func (p *pushing) refuseAll(why string) {
+	for _, u := range p.updates {
+		if p.said[u.ref] == "" {
+			p.said[u.ref] = why
+		}
+	}
+	if p.pack == nil {
+		p.unpack = why
+	}
+}
+
+// report tells the client what became of each reference.
+func (p *pushing) report() error {
+	if !p.caps.has("report-status") {
+		return p.band.Close()
+	}
+	var b strings.Builder
+	writePktf(&b, "unpack %s\n", p.unpack)
+	for _, u := range p.updates {
+		if why := p.said[u.ref]; why != "" {
+			writePktf(&b, "ng %s %s\n", u.ref, why)
+			continue
+		}
+		writePktf(&b, "ok %s\n", u.ref)
+	}
+	writeFlush(&b)
+	_, err := p.band.Write([]byte(b.String()))
+	return errors.Join(err, p.band.Close())
+}
+
+// drain lets a client that is still sending come to its end, so that it reads the report instead of a broken pipe.
+func (p *pushing) drain(failed error) error {
+	if failed == nil || p.pack != nil {
+		return nil
+	}
+	_, err := io.CopyN(io.Discard, p.in, p.gate.pushLimits.PackBytes)
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// explain turns an error into what the agent may read.
+func explain(err error) string {
+	switch {
+	case errors.Is(err, objects.ErrLimit):
+		return "push is over a limit: " + clean(err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return "push took too long to be looked at, so it was refused"
+	}
+	return clean(err.Error())
+}

@@ -1,0 +1,294 @@
+package gitgate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"airlock/gitgate/objects"
+	"airlock/internal/secrets"
+	"github.com/go-git/go-git/v5/plumbing"
+	"golang.org/x/sync/errgroup"
+)
+
+// maxHits is how many findings one push is told; the first would be enough to refuse it.
+const maxHits = 20
+
+// hit is a finding and where it is, in words that hold no secret.
+type hit struct {
+	rule  string
+	where string
+	line  int // 0 where lines mean nothing
+}
+
+func (h hit) String() string {
+	if h.line == 0 {
+		return h.rule + " in " + h.where
+	}
+	return fmt.Sprintf("%s in %s:%d", h.rule, h.where, h.line)
+}
+
+// explainHits is what the person at the client reads.
+func explainHits(hits []hit) string {
+	var b strings.Builder
+	b.WriteString("\nairlock: this push holds a secret, so nothing of it went upstream:\n")
+	for _, h := range hits {
+		fmt.Fprintf(&b, "  %s\n", h)
+	}
+	b.WriteString("Take it out of every commit that holds it (git commit --amend, git rebase -i), then push again.\n")
+	b.WriteString("If it is no secret, ask the operator through supervise (tool ask_operator).\n\n")
+	return b.String()
+}
+
+// inspection looks at everything that a push brings: contents, paths, whole commits and tags, names of references.
+type inspection struct {
+	scanner *secrets.Scanner
+	pack    *objects.Pack // nil: nothing came along
+	updates []update
+	set     objects.Set
+
+	paths  map[objects.Hash]string
+	refHit map[string]bool
+
+	mu   sync.Mutex
+	hits []hit
+}
+
+// errEnough ends an inspection early.
+var errEnough = errors.New("enough findings")
+
+// run returns the findings. An error means that not everything was seen.
+func (s *inspection) run(ctx context.Context) ([]hit, error) {
+	s.refHit = map[string]bool{}
+	if err := s.refNames(ctx); err != nil {
+		return nil, err
+	}
+	if s.pack != nil {
+		if err := s.objects(ctx); err != nil && !errors.Is(err, errEnough) {
+			return nil, err
+		}
+	}
+	slices.SortFunc(s.hits, func(a, b hit) int { return strings.Compare(a.where, b.where) })
+	return s.hits, nil
+}
+
+func (s *inspection) refNames(ctx context.Context) error {
+	for _, u := range s.updates {
+		found, err := s.scanner.Scan(ctx, []byte(u.ref))
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			s.refHit[u.ref] = true
+			s.hits = append(s.hits, hit{f.Rule, "the name of a reference", 0})
+		}
+	}
+	return nil
+}
+
+// objects reads the pack in order, so that deltas find their bases cached, and scans on all cores.
+func (s *inspection) objects(ctx context.Context) error {
+	s.paths = map[objects.Hash]string{}
+	group, ctx := errgroup.WithContext(ctx)
+	hashes := s.pack.Hashes()
+	if err := s.walk(ctx, hashes); err != nil {
+		return err
+	}
+	if err := s.pathNames(ctx); err != nil {
+		return err
+	}
+	work := make(chan objects.Object)
+	group.Go(func() error {
+		defer close(work)
+		for _, h := range hashes {
+			o, err := s.pack.Get(h)
+			if err != nil {
+				return fmt.Errorf("reading pushed object: %w", err)
+			}
+			select {
+			case work <- o:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() error {
+			for o := range work {
+				if err := s.object(ctx, o); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// object scans one object and checks that what it points at is here.
+func (s *inspection) object(ctx context.Context, o objects.Object) error {
+	refs, err := objects.References(o)
+	if err != nil {
+		return err
+	}
+	for _, h := range refs {
+		if !s.set.Has(h) {
+			return fmt.Errorf("%w: object %.8s points at one that did not come along", objects.ErrCorrupt, o.Hash.String())
+		}
+	}
+	text, where, err := s.view(o)
+	if err != nil {
+		return err
+	}
+	found, err := s.scanner.ScanFile(ctx, s.paths[o.Hash], text)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		line := f.Line
+		if o.Type == plumbing.TreeObject {
+			line = 0
+		}
+		if err := s.add(ctx, hit{f.Rule, where, line}, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// view is what is scanned of an object, and how to name it. Of a tree it is the names.
+func (s *inspection) view(o objects.Object) (text []byte, where string, err error) {
+	short := o.Hash.String()[:8]
+	switch o.Type {
+	case plumbing.TreeObject:
+		text, err = treeNames(o.Data)
+		return text, "the name of a file (tree " + short + ")", err
+	case plumbing.CommitObject:
+		return o.Data, "commit " + short, nil
+	case plumbing.TagObject:
+		return o.Data, "tag object " + short, nil
+	}
+	if path, ok := s.paths[o.Hash]; ok {
+		return o.Data, path, nil
+	}
+	return o.Data, "blob " + short, nil
+}
+
+// treeNames checks the names while it lists them: none may leave its folder or reach into .git.
+func treeNames(data []byte) ([]byte, error) {
+	entries, err := objects.ParseTree(data)
+	if err != nil {
+		return nil, err
+	}
+	var names bytes.Buffer
+	for _, e := range entries {
+		if e.Name == "." || e.Name == ".." || strings.EqualFold(e.Name, ".git") || strings.Contains(e.Name, "/") {
+			return nil, fmt.Errorf("%w: a tree with the name %q", objects.ErrCorrupt, e.Name)
+		}
+		names.WriteString(e.Name)
+		names.WriteByte('\n')
+	}
+	return names.Bytes(), nil
+}
+
+// add notes a hit. A path that holds a secret itself is not shown.
+func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
+	if path, ok := s.paths[o.Hash]; ok {
+		found, err := s.scanner.Scan(ctx, []byte(path))
+		if err != nil {
+			return err
+		}
+		h.where = clean(path)
+		if len(found) > 0 {
+			h.where = "blob " + o.Hash.String()[:8]
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.hits, h) {
+		s.hits = append(s.hits, h)
+	}
+	if len(s.hits) >= maxHits {
+		return errEnough
+	}
+	return nil
+}
+
+// walk gives every pushed blob a path, so that a finding can say where it is.
+func (s *inspection) walk(ctx context.Context, hashes []objects.Hash) error {
+	seen := map[objects.Hash]bool{}
+	for _, h := range hashes {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		o, err := s.pack.Get(h)
+		if err != nil {
+			return fmt.Errorf("reading pushed object: %w", err)
+		}
+		if o.Type != plumbing.CommitObject {
+			continue
+		}
+		c, err := objects.ParseCommit(o.Data)
+		if err != nil {
+			return err
+		}
+		if err := s.tree(c.Tree, "", seen, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxTreeDepth bounds the folders inside each other.
+const maxTreeDepth = 500
+
+func (s *inspection) tree(h objects.Hash, prefix string, seen map[objects.Hash]bool, depth int) error {
+	if seen[h] || !s.pack.Has(h) {
+		return nil
+	}
+	seen[h] = true
+	if depth > maxTreeDepth || len(prefix) > 4096 {
+		return fmt.Errorf("%w: path is too long", objects.ErrLimit)
+	}
+	o, err := s.pack.Get(h)
+	if err != nil {
+		return err
+	}
+	entries, err := objects.ParseTree(o.Data)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := prefix + e.Name
+		if e.IsTree() {
+			if err := s.tree(e.Hash, path+"/", seen, depth+1); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, named := s.paths[e.Hash]; !named && s.pack.Has(e.Hash) {
+			s.paths[e.Hash] = path
+		}
+	}
+	return nil
+}
+
+// pathNames scans the joined paths: a name may only be a secret together with its folder.
+func (s *inspection) pathNames(ctx context.Context) error {
+	all := strings.Join(slices.Sorted(maps.Values(s.paths)), "\n")
+	found, err := s.scanner.Scan(ctx, []byte(all))
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		s.hits = append(s.hits, hit{f.Rule, "the path of a file", 0})
+	}
+	return nil
+}

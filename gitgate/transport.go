@@ -1,0 +1,356 @@
+package gitgate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// session is one use of a service of upstream: what it says first, then one request and its answer.
+type session interface {
+	// Greeting is where the advertisement is read from.
+	Greeting() *bufio.Reader
+	// Ask sends body and returns the answer.
+	Ask(body io.Reader, size int64) (*bufio.Reader, error)
+	Close() error
+}
+
+// transport opens sessions with one upstream. The context ends them.
+type transport interface {
+	open(ctx context.Context, service string) (session, error)
+}
+
+// dialer connects to a host by the configured address or, without one, by DNS.
+type dialer map[string]netip.Addr
+
+func (d dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if addr, ok := d[host]; ok {
+		address = net.JoinHostPort(addr.String(), port)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// silence is the error of an upstream that said nothing for too long.
+type silence time.Duration
+
+func (s silence) Error() string {
+	return fmt.Sprintf("upstream said nothing for %s", time.Duration(s))
+}
+
+// watchdog ends a context when nobody has touched it for a while.
+type watchdog struct {
+	timer  *time.Timer
+	limit  time.Duration
+	cancel context.CancelCauseFunc
+}
+
+func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watchdog{limit: limit, cancel: cancel}
+	w.timer = time.AfterFunc(limit, func() { cancel(silence(limit)) })
+	return ctx, w
+}
+
+func (w *watchdog) touch() { w.timer.Reset(w.limit) }
+
+func (w *watchdog) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// touching tells the watchdog of every byte.
+type touching struct {
+	io.Reader
+	dog *watchdog
+}
+
+func (t touching) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	if n > 0 {
+		t.dog.touch()
+	}
+	return n, err
+}
+
+// sshTransport speaks to one server, known by its pinned key.
+type sshTransport struct {
+	url      *url.URL
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	identity string // file of the private key
+	hostKey  string
+}
+
+// errWrongHostKey says that somebody else answered.
+var errWrongHostKey = errors.New("upstream's host key is not the pinned one")
+
+func (t *sshTransport) open(ctx context.Context, service string) (session, error) {
+	config, mismatch, err := t.config()
+	if err != nil {
+		return nil, err
+	}
+	port := t.url.Port()
+	if port == "" {
+		port = "22"
+	}
+	conn, err := t.dial(ctx, "tcp", net.JoinHostPort(t.url.Hostname(), port))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to upstream: %w", err)
+	}
+	s := &sshSession{conn: conn, release: context.AfterFunc(ctx, func() { conn.Close() })}
+	if err := s.start(config, service, remotePath(t.url.Path)); err != nil {
+		s.Close()
+		if *mismatch || strings.Contains(err.Error(), "no common algorithm for host key") {
+			return nil, errWrongHostKey
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// config pins the key, and asks for that kind of key alone: the server may have others.
+func (t *sshTransport) config() (config *ssh.ClientConfig, mismatch *bool, err error) {
+	mismatch = new(bool)
+	if t.hostKey == "" {
+		return nil, nil, errors.New("no host_key is pinned for this repository: nothing is fetched and nothing forwarded")
+	}
+	if t.identity == "" {
+		return nil, nil, errors.New("no identity is configured for this repository: nothing is fetched and nothing forwarded")
+	}
+	pinned, _, _, _, err := ssh.ParseAuthorizedKey([]byte(t.hostKey))
+	if err != nil {
+		return nil, nil, errors.New("reading host_key: \"type base64\" was wanted, as in a .pub file")
+	}
+	pem, err := os.ReadFile(t.identity)
+	if err != nil {
+		return nil, nil, errors.New("reading identity: the file cannot be read")
+	}
+	signer, err := ssh.ParsePrivateKey(pem)
+	if err != nil {
+		return nil, nil, errors.New("reading identity: no private key without a passphrase")
+	}
+	user := "git"
+	if name := t.url.User.Username(); name != "" {
+		user = name
+	}
+	return &ssh.ClientConfig{
+		User:              user,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyAlgorithms: algorithms(pinned.Type()),
+		ClientVersion:     "SSH-2.0-airlock",
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if *mismatch = !bytes.Equal(key.Marshal(), pinned.Marshal()); *mismatch {
+				return errWrongHostKey
+			}
+			return nil
+		},
+	}, mismatch, nil
+}
+
+// algorithms are the signatures that a key of that type can make; ssh-rsa alone would mean SHA-1.
+func algorithms(keyType string) []string {
+	if keyType == ssh.KeyAlgoRSA {
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
+	return []string{keyType}
+}
+
+// remotePath is what a URL's path means on the server: "/~user/x" is below a home.
+func remotePath(path string) string {
+	if strings.HasPrefix(path, "/~") {
+		return path[1:]
+	}
+	return path
+}
+
+type sshSession struct {
+	conn    net.Conn
+	release func() bool
+	client  *ssh.Client
+	in      io.WriteCloser
+	out     *bufio.Reader
+	asked   bool
+}
+
+func (s *sshSession) start(config *ssh.ClientConfig, service, path string) error {
+	conn, chans, reqs, err := ssh.NewClientConn(s.conn, s.conn.RemoteAddr().String(), config)
+	if err != nil {
+		return fmt.Errorf("logging in upstream: %w", err)
+	}
+	s.client = ssh.NewClient(conn, chans, reqs)
+	remote, err := s.client.NewSession()
+	if err != nil {
+		return fmt.Errorf("opening a session upstream: %w", err)
+	}
+	out, err := remote.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if s.in, err = remote.StdinPipe(); err != nil {
+		return err
+	}
+	s.out = bufio.NewReaderSize(out, 64<<10)
+	if err := remote.Start(service + " " + quote(path)); err != nil {
+		return fmt.Errorf("starting %s upstream: %w", service, err)
+	}
+	return nil
+}
+
+// quote is how git quotes a path for a remote shell.
+func quote(path string) string {
+	return "'" + strings.NewReplacer("'", `'\''`, "!", `'\!'`).Replace(path) + "'"
+}
+
+func (s *sshSession) Greeting() *bufio.Reader { return s.out }
+
+func (s *sshSession) Ask(body io.Reader, _ int64) (*bufio.Reader, error) {
+	s.asked = true
+	if _, err := io.Copy(s.in, body); err != nil {
+		return nil, fmt.Errorf("sending to upstream: %w", err)
+	}
+	return s.out, nil
+}
+
+// Close takes leave with a flush when nothing was asked, so that the server does not log a broken connection.
+func (s *sshSession) Close() error {
+	if s.in != nil && !s.asked {
+		_ = writeFlush(s.in)
+	}
+	s.release()
+	if s.client != nil {
+		s.client.Close()
+	}
+	return s.conn.Close()
+}
+
+// httpTransport speaks smart HTTP over TLS.
+type httpTransport struct {
+	url    *url.URL
+	token  string
+	empty  bool // a slot is named, and nothing is in it
+	client *http.Client
+}
+
+func newHTTPTransport(u *url.URL, dial dialer, roots *x509.CertPool) *httpTransport {
+	return &httpTransport{url: u, client: &http.Client{
+		CheckRedirect: sameHost,
+		Transport: &http.Transport{
+			DialContext:         dial.dial,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: 15 * time.Second,
+			IdleConnTimeout:     time.Minute,
+		},
+	}}
+}
+
+// sameHost refuses to carry the credential elsewhere.
+func sameHost(next *http.Request, via []*http.Request) error {
+	if len(via) > 5 {
+		return errors.New("too many redirects")
+	}
+	if first := via[0].URL; next.URL.Host != first.Host || next.URL.Scheme != first.Scheme {
+		return errors.New("upstream redirects to another host")
+	}
+	return nil
+}
+
+func (t *httpTransport) open(ctx context.Context, service string) (session, error) {
+	if t.empty {
+		return nil, errors.New("the slot of this repository's token is empty: nothing is fetched and nothing forwarded")
+	}
+	s := &httpSession{ctx: ctx, transport: t, service: service, base: strings.TrimSuffix(t.url.String(), "/")}
+	body, final, err := s.do(http.MethodGet, "/info/refs?service="+service, nil, 0, "advertisement")
+	if err != nil {
+		return nil, err
+	}
+	s.base = strings.TrimSuffix(final, "/info/refs?service="+service)
+	s.body = body
+	s.greeting = bufio.NewReaderSize(body, 64<<10)
+	if line, err := readLine(s.greeting); err != nil || line != "# service="+service {
+		s.Close()
+		return nil, errors.New("upstream does not speak smart HTTP")
+	}
+	if _, err := readPkt(s.greeting); err != errFlush {
+		s.Close()
+		return nil, errors.New("upstream does not speak smart HTTP")
+	}
+	return s, nil
+}
+
+type httpSession struct {
+	ctx       context.Context
+	transport *httpTransport
+	service   string
+	base      string
+	body      io.Closer
+	greeting  *bufio.Reader
+}
+
+func (s *httpSession) Greeting() *bufio.Reader { return s.greeting }
+
+func (s *httpSession) Ask(body io.Reader, size int64) (*bufio.Reader, error) {
+	s.body.Close()
+	answer, _, err := s.do(http.MethodPost, "/"+s.service, body, size, "result")
+	if err != nil {
+		return nil, err
+	}
+	s.body = answer
+	return bufio.NewReaderSize(answer, 64<<10), nil
+}
+
+// do makes one request and returns the answer's body and the URL that gave it.
+func (s *httpSession) do(method, path string, body io.Reader, size int64, kind string) (io.ReadCloser, string, error) {
+	req, err := http.NewRequestWithContext(s.ctx, method, s.base+path, body)
+	if err != nil {
+		return nil, "", fmt.Errorf("asking upstream: %w", err)
+	}
+	req.ContentLength = size
+	req.Header.Set("User-Agent", "git/airlock")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-"+s.service+"-request")
+	}
+	if s.transport.token != "" {
+		req.SetBasicAuth("x-access-token", s.transport.token)
+	}
+	resp, err := s.transport.client.Do(req)
+	if err != nil {
+		return nil, "", fmt.Errorf("asking upstream: %w", err)
+	}
+	if err := checkAnswer(resp, "application/x-"+s.service+"-"+kind); err != nil {
+		resp.Body.Close()
+		return nil, "", err
+	}
+	return resp.Body, resp.Request.URL.String(), nil
+}
+
+func checkAnswer(resp *http.Response, contentType string) error {
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("upstream refuses the gate's credential (%s)", resp.Status)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("upstream answers %s", clean(resp.Status))
+	case resp.Header.Get("Content-Type") != contentType:
+		return errors.New("upstream does not speak smart HTTP")
+	}
+	return nil
+}
+
+func (s *httpSession) Close() error { return s.body.Close() }
