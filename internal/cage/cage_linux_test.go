@@ -109,6 +109,13 @@ func (c *caged) sh(script string) (int, string) {
 	return c.exec("", "sh", "-c", script)
 }
 
+// tool runs the test binary. The race detector would wait a second at its end.
+func (c *caged) tool(args ...string) string {
+	c.t.Helper()
+	_, out := c.exec("", append([]string{"env", "GORACE=atexit_sleep_ms=0", "/run/airlock/sidecars", "tool"}, args...)...)
+	return out
+}
+
 // TestView says what the agent sees, as scripts whose output is compared.
 func TestView(t *testing.T) {
 	c := start(t, nil)
@@ -273,7 +280,7 @@ func TestListenersAreInsideAndServedFromOutside(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	if _, got := c.exec("", "/run/airlock/sidecars", "tool", "dial", "egress:9099"); got != "from outside" {
+	if got := c.tool("dial", "egress:9099"); got != "from outside" {
 		t.Errorf("got %q", got)
 	}
 	if conn, err := net.DialTimeout("tcp", "127.0.0.1:9099", time.Second); err == nil {
@@ -312,7 +319,7 @@ func TestRefusedCalls(t *testing.T) {
 		"x32":           "function not implemented",
 		"ptrace-init":   "operation not permitted",
 	} {
-		if _, got := c.exec("", "/run/airlock/sidecars", "tool", "call", name); got != want {
+		if got := c.tool("call", name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
@@ -332,7 +339,7 @@ func TestTheInitRefusesItsOwnPeers(t *testing.T) {
 	// Give the agent what it never has: a way to the control socket.
 	must(t, os.Link(filepath.Join(c.run, "cage.sock"), filepath.Join(socket, "cage.sock")))
 	must(t, os.Chmod(filepath.Join(socket, "cage.sock"), 0o666))
-	if _, got := c.exec("", "/run/airlock/sidecars", "tool", "control", "/workspace/cage.sock"); !strings.Contains(got, "only the host may ask") {
+	if got := c.tool("control", "/workspace/cage.sock"); !strings.Contains(got, "only the host may ask") {
 		t.Errorf("the agent was answered %q", got)
 	}
 }
