@@ -26,10 +26,10 @@ func (m *mirror) forward(ctx context.Context, updates []update, pack *objects.Pa
 	defer cancel()
 	ctx, dog := watch(ctx, m.times.answer)
 	defer dog.stop()
-	f := &forwarding{mirror: m, dog: dog, updates: updates, pack: pack, atomic: atomic, say: say}
+	f := &forwarding{mirror: m, dog: dog, updates: updates, pack: pack, atomic: atomic, say: func(text string) { say(m.hide(text)) }}
 	said, err := f.run(ctx)
 	if err != nil {
-		return nil, cause(ctx, err)
+		return nil, m.explain(ctx, err)
 	}
 	return said, m.settle(updates, said, pack)
 }
@@ -197,12 +197,12 @@ func (f *forwarding) report(r *bufio.Reader, said map[string]string) error {
 		case word == "ok" && f.sent(name, said):
 			said[name] = ""
 		case word == "ng" && f.sent(name, said):
-			said[name] = "upstream: " + clean(why)
+			said[name] = "upstream: " + clean(f.mirror.hide(why))
 		}
 	}
 	for _, u := range f.updates {
 		if _, ok := said[u.ref]; !ok {
-			said[u.ref] = "upstream: " + clean(unpacked)
+			said[u.ref] = "upstream: " + clean(f.mirror.hide(unpacked))
 		}
 	}
 	return nil

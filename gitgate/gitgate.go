@@ -9,6 +9,7 @@ package gitgate
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"flag"
@@ -20,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"airlock/gitgate/objects"
@@ -29,6 +31,7 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -49,6 +52,7 @@ type Config struct {
 	Report   time.Duration // upstream's longest silence after a push; 0: 2 min
 	Transfer time.Duration // one exchange with upstream, all in all; 0: 30 min
 	ScanTime time.Duration // scan of one push; 0: 5 min
+	Idle     time.Duration // a client's longest silence; 0: 1 min
 	Drain    time.Duration // transfers in progress when the end comes; 0: 5 s
 
 	Log *slog.Logger // nil: nothing is logged
@@ -60,7 +64,7 @@ func (c Config) Validate() error {
 	if c.Dirs == (bundle.Dirs{}) {
 		errs = append(errs, errors.New("the folders of the bundle are needed"))
 	}
-	for _, d := range []time.Duration{c.Answer, c.Report, c.Transfer, c.ScanTime, c.Drain} {
+	for _, d := range []time.Duration{c.Answer, c.Report, c.Transfer, c.ScanTime, c.Idle, c.Drain} {
 		if d < 0 {
 			errs = append(errs, errors.New("a duration is negative"))
 		}
@@ -101,6 +105,7 @@ type gate struct {
 	log        *slog.Logger
 	pushLimits objects.Limits
 	scanTime   time.Duration
+	idle       time.Duration
 }
 
 // Run serves until ctx ends, then lets transfers in progress finish for Config.Drain.
@@ -141,7 +146,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	server := &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       clientIdle,
+		IdleTimeout:       g.idle,
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return clients },
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
@@ -149,7 +154,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.serveGit(clients, git) })
 	group.Go(func() error {
-		if err := server.Serve(web); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(netutil.LimitListener(web, maxConns)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving http: %w", err)
 		}
 		return nil
@@ -174,6 +179,7 @@ func newGate(c Config) (*gate, error) {
 		mirrors:  map[string]*mirror{},
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
+		idle:     cmp.Or(c.Idle, time.Minute),
 	}
 	g.pushLimits = objects.Limits{
 		PackBytes:   cmp.Or(int64(c.File.Limits.PushBytes), 1<<30),
@@ -195,9 +201,20 @@ func newGate(c Config) (*gate, error) {
 	return g, nil
 }
 
-// newScanner reads the operator's rules, if there are any.
+// newScanner reads the operator's rules, if there are any, and looks for the gate's own tokens too.
 func newScanner(c Config) (*secrets.Scanner, error) {
-	opts := secrets.Options{ArchiveDepth: 3}
+	opts := secrets.Options{ArchiveDepth: 3, Known: map[string]secrets.Digest{}}
+	for _, repo := range c.File.Repos {
+		token := c.token(repo)
+		if len(token) < secrets.MinLength {
+			continue
+		}
+		d, err := digest(token)
+		if err != nil {
+			return nil, err
+		}
+		opts.Known[repo.Token] = d
+	}
 	if c.File.Scan.Config != "" {
 		toml, err := os.ReadFile(c.Dirs.Path(c.File.Scan.Config))
 		if err != nil {
@@ -206,6 +223,23 @@ func newScanner(c Config) (*secrets.Scanner, error) {
 		opts.Config = string(toml)
 	}
 	return secrets.New(opts)
+}
+
+// token is the credential of an https upstream, empty when its slot is.
+func (c Config) token(repo bundle.Repo) string {
+	if repo.Token == "" || c.Slot == nil {
+		return ""
+	}
+	return c.Slot(repo.Token)
+}
+
+// digest makes a token recognisable under a key that nobody else has.
+func digest(token string) (secrets.Digest, error) {
+	text, err := secrets.NewDigest(token, rand.Text())
+	if err != nil {
+		return secrets.Digest{}, err
+	}
+	return secrets.ParseDigest(text)
 }
 
 func (g *gate) openMirrors(c Config) error {
@@ -228,6 +262,7 @@ func (g *gate) openMirrors(c Config) error {
 		if g.mirrors[name], err = openMirror(name, filepath.Join(root, name+".git"), up, limits, t); err != nil {
 			return err
 		}
+		g.mirrors[name].hide = redactor(c.token(repo))
 	}
 	return nil
 }
@@ -244,13 +279,20 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 		return &sshTransport{url: u, dial: d.dial, identity: c.Dirs.Path(repo.Identity), hostKey: repo.HostKey}, nil
 	case "https":
 		t := newHTTPTransport(u, d, c.Roots)
-		if repo.Token != "" && c.Slot != nil {
-			t.token = c.Slot(repo.Token)
-		}
+		t.token = c.token(repo)
 		t.empty = repo.Token != "" && t.token == ""
 		return t, nil
 	}
 	return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
+}
+
+// redactor takes a token, in every form, out of what upstream says: it may echo what we sent.
+func redactor(token string) func(string) string {
+	var pairs []string
+	for _, form := range secrets.Forms(token) {
+		pairs = append(pairs, string(form), "[redacted]")
+	}
+	return strings.NewReplacer(pairs...).Replace
 }
 
 // record writes a verdict down.

@@ -23,6 +23,7 @@ type mirror struct {
 	up     transport
 	limits objects.Limits // of what upstream sends
 	times  times
+	hide   func(string) string // takes the gate's credential out of upstream's words
 
 	turn chan struct{} // holds the right to talk upstream and to move references
 
@@ -43,6 +44,7 @@ type times struct {
 // openMirror opens the repository in dir, or makes it, and removes what an interrupted push has left.
 func openMirror(name, dir string, up transport, limits objects.Limits, t times) (*mirror, error) {
 	m := &mirror{name: name, dir: dir, up: up, limits: limits, times: t, turn: make(chan struct{}, 1)}
+	m.hide = func(s string) string { return s }
 	for _, sub := range []string{"refs/heads", "refs/tags", "objects/info", "quarantine"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("making mirror %s: %w", name, err)
@@ -192,18 +194,23 @@ func (m *mirror) fetch(ctx context.Context) (*snapshot, error) {
 	defer dog.stop()
 	s, err := m.fetchFrom(ctx, dog)
 	if err != nil {
-		return nil, cause(ctx, err)
+		return nil, m.explain(ctx, err)
 	}
 	return s, m.move(s)
 }
 
-// cause prefers why a context ended to what the connection made of it.
-func cause(ctx context.Context, err error) error {
+// upstreamError is what went wrong upstream, in words that the agent may read.
+type upstreamError string
+
+func (e upstreamError) Error() string { return string(e) }
+
+// explain prefers why a context ended to what the connection made of it.
+func (m *mirror) explain(ctx context.Context, err error) error {
 	var quiet silence
 	if c := context.Cause(ctx); errors.As(c, &quiet) {
-		return quiet
+		err = quiet
 	}
-	return err
+	return upstreamError(clean(m.hide(err.Error())))
 }
 
 func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error) {

@@ -12,6 +12,7 @@ import (
 
 	"airlock/gitgate/objects"
 	"airlock/internal/policy"
+	"airlock/internal/secrets"
 )
 
 // advertisePush is what a client that pushes is told first. Thin packs are declined: what comes must stand on its own.
@@ -57,7 +58,7 @@ func (p *pushing) run(ctx context.Context) error {
 	stop()
 	if err != nil {
 		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", clean(err.Error()))
-		p.refuseAll(explain(err))
+		p.fail(explain(err))
 	}
 	return errors.Join(p.report(), p.drain(err))
 }
@@ -232,6 +233,17 @@ func (p *pushing) forward(ctx context.Context) error {
 	return nil
 }
 
+// fail refuses all, and writes it down where there has been no verdict yet or a better one.
+func (p *pushing) fail(why string) {
+	p.refuseAll(why)
+	for _, u := range p.updates {
+		if err := p.gate.record(policy.Denied("push", p.said[u.ref]), "push", p.mirror.name, u.ref); err != nil {
+			p.gate.log.Error("writing the audit", "error", err)
+			return
+		}
+	}
+}
+
 // refuseAll refuses what was not refused before.
 func (p *pushing) refuseAll(why string) {
 	for _, u := range p.updates {
@@ -277,11 +289,17 @@ func (p *pushing) drain(failed error) error {
 
 // explain turns an error into what the agent may read.
 func explain(err error) string {
+	var upstream upstreamError
+	var refused errRefused
 	switch {
 	case errors.Is(err, objects.ErrLimit):
 		return "push is over a limit: " + clean(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return "push took too long to be looked at, so it was refused"
+	case errors.Is(err, secrets.ErrTooLarge):
+		return "an archive in the push inflates to more than can be looked at"
+	case errors.As(err, &upstream), errors.As(err, &refused), errors.Is(err, objects.ErrCorrupt), errors.Is(err, io.ErrUnexpectedEOF):
+		return clean(err.Error())
 	}
-	return clean(err.Error())
+	return "the gate failed; its log says why"
 }

@@ -19,8 +19,6 @@ import (
 const (
 	// maxConns bounds the clients of git:// at a time.
 	maxConns = 64
-	// clientIdle is how long a client may be silent.
-	clientIdle = time.Minute
 	// freshEnough is how old a refresh may be when a stateless client comes with its second request.
 	freshEnough = 30 * time.Second
 )
@@ -47,17 +45,20 @@ func (g *gate) serveGit(ctx context.Context, l net.Listener) error {
 }
 
 // idle gives a connection a new deadline with every use.
-type idle struct{ net.Conn }
+type idle struct {
+	net.Conn
+	limit time.Duration
+}
 
 func (c idle) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(clientIdle)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
 }
 
 func (c idle) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(clientIdle)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)
@@ -68,7 +69,8 @@ func (g *gate) client(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer g.survive("git")
-	in, out := bufio.NewReaderSize(idle{conn}, 64<<10), bufio.NewWriterSize(idle{conn}, 64<<10)
+	patient := idle{conn, g.idle}
+	in, out := bufio.NewReaderSize(patient, 64<<10), bufio.NewWriterSize(patient, 64<<10)
 	err := g.daemon(ctx, in, out)
 	var refused errRefused
 	if errors.As(err, &refused) {
@@ -232,12 +234,13 @@ func (g *gate) answer(w http.ResponseWriter, r *http.Request, q request) error {
 			return err
 		}
 	}
-	in, err := requestBody(w, r)
+	control := http.NewResponseController(w)
+	in, err := requestBody(r, slow{r.Body, control, g.idle})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/x-"+q.service+"-result")
-	out := bufio.NewWriterSize(flushing{w, http.NewResponseController(w)}, 64<<10)
+	out := bufio.NewWriterSize(flushing{w, control, g.idle}, 64<<10)
 	if q.service == receivePack {
 		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(r.Context())
 	} else {
@@ -251,8 +254,7 @@ func (g *gate) answer(w http.ResponseWriter, r *http.Request, q request) error {
 }
 
 // requestBody undoes gzip; what it inflates to is bounded by whoever reads it.
-func requestBody(w http.ResponseWriter, r *http.Request) (*bufio.Reader, error) {
-	body := io.Reader(slow{r.Body, http.NewResponseController(w)})
+func requestBody(r *http.Request, body io.Reader) (*bufio.Reader, error) {
 	switch r.Header.Get("Content-Encoding") {
 	case "", "identity":
 	case "gzip", "x-gzip":
@@ -271,23 +273,32 @@ func requestBody(w http.ResponseWriter, r *http.Request) (*bufio.Reader, error) 
 type slow struct {
 	io.Reader
 	control *http.ResponseController
+	limit   time.Duration
 }
 
 func (s slow) Read(p []byte) (int, error) {
-	if err := s.control.SetReadDeadline(time.Now().Add(clientIdle)); err != nil {
+	if err := s.control.SetReadDeadline(time.Now().Add(s.limit)); err != nil {
 		return 0, err
 	}
-	return s.Reader.Read(p)
+	n, err := s.Reader.Read(p)
+	if err == io.EOF {
+		// From now on the server itself watches the connection; a deadline would end the request while we work on it.
+		if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+			return n, err
+		}
+	}
+	return n, err
 }
 
 // flushing sends what it is given at once: messages must arrive while the work goes on.
 type flushing struct {
 	w       io.Writer
 	control *http.ResponseController
+	limit   time.Duration
 }
 
 func (f flushing) Write(p []byte) (int, error) {
-	if err := f.control.SetWriteDeadline(time.Now().Add(clientIdle)); err != nil {
+	if err := f.control.SetWriteDeadline(time.Now().Add(f.limit)); err != nil {
 		return 0, err
 	}
 	n, err := f.w.Write(p)

@@ -15,8 +15,11 @@ const MinLength = 8
 
 // Forms returns the ways in which value may appear in data: as it is, base64 (both alphabets, at each of the three
 // offsets inside a longer text), hex, percent-encoded, escaped for JSON or HTML, reversed. Doubles and forms shorter than MinLength are left
-// out; longer forms come first, so that a redaction replaces the most.
+// out; longer forms come first, so that a redaction replaces the most. A value shorter than MinLength has no forms.
 func Forms(value string) [][]byte {
+	if len(value) < MinLength {
+		return nil
+	}
 	forms := []string{value, reversed(value), url.QueryEscape(value), url.PathEscape(value), jsonEscaped(value)}
 	forms = append(forms, percent(value, "0123456789ABCDEF"), percent(value, "0123456789abcdef"))
 	forms = append(forms, hex.EncodeToString([]byte(value)), strings.ToUpper(hex.EncodeToString([]byte(value))))
