@@ -108,7 +108,7 @@ func (s Spec) build(setup conn) error {
 	if err := closeOnExecFrom(fdLog + 1); err != nil {
 		return err
 	}
-	err = unix.Exec(binaryPath, []string{"sidecars", "cage", "-init"}, nil)
+	err = unix.Exec(Binary, []string{"sidecars", "cage", "-init"}, nil)
 	return fmt.Errorf("starting the init: %w", err)
 }
 

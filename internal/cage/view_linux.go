@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// binaryPath is where the sidecars binary lies in the view: the init and the
+// Binary is where the sidecars binary lies in the view: the init and the
 // probe are executed from there, through a mount that nobody can write.
-const binaryPath = "/run/airlock/sidecars"
+const Binary = "/run/airlock/sidecars"
 
 // Folders of the system that the agent sees, where the host has them. A link
 // (/bin → usr/bin) stays a link.
@@ -109,7 +109,7 @@ func (s Spec) gather() ([]tree, error) {
 			g.take("/dev/null", path, device)
 		}
 	}
-	g.take("/proc/self/exe", binaryPath, readOnly)
+	g.take("/proc/self/exe", Binary, readOnly)
 	if s.Files != "" {
 		g.take(s.Files, "/etc/airlock", readOnly)
 	}
