@@ -6,8 +6,24 @@
 // ordinary user.
 package local
 
+import (
+	"errors"
+	"runtime"
+)
+
 // Backend keeps its pairs in one folder, which is the parent of each Plan.Dir.
 type Backend struct{ root string }
 
-// New returns the backend for the pairs below root.
-func New(root string) *Backend { return &Backend{root} }
+// Name is what Status and --backend call this backend.
+const Name = "local"
+
+// New returns the backend for the pairs below root. It fails where there is
+// no such backend: on anything but Linux.
+func New(root string) (*Backend, error) {
+	if runtime.GOOS != "linux" {
+		return nil, errLinux
+	}
+	return &Backend{root}, nil
+}
+
+var errLinux = errors.New("the local backend needs Linux: use --backend docker")

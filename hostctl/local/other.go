@@ -4,13 +4,10 @@ package local
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"airlock/hostctl/pair"
 )
-
-var errLinux = errors.New("the local backend needs Linux; use --backend docker")
 
 // Create fails: this is not Linux.
 func (b *Backend) Create(context.Context, pair.Plan) error { return errLinux }

@@ -16,9 +16,6 @@ import (
 	"airlock/internal/cage"
 )
 
-// Name is what Status and --backend call this backend.
-const Name = "local"
-
 // stopGrace is how long the sidecars may drain; they give their daemons 8 s.
 const stopGrace = 10 * time.Second
 
