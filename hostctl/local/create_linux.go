@@ -155,7 +155,7 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 	defer log.Close()
 	cmd := exec.Command(r.Plan.Sidecars, "cage", "-confine", "supervisor", "-secrets-stdin")
 	cmd.Args[0] = "sidecars"
-	cmd.Dir = "/"
+	cmd.Dir = r.Plan.Run()
 	cmd.Env = r.sidecarsEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = sockets
@@ -193,8 +193,11 @@ func (r *record) admit(pid int, stdin io.WriteCloser) (err error) {
 	return nil
 }
 
+// dirs are the sidecars' folders as seen from their working directory, which
+// is the one of the sockets: the whole path of a socket may have no more than
+// 107 bytes, and a home folder can be deep.
 func (r *record) dirs() bundle.Dirs {
-	return bundle.Dirs{Etc: r.Plan.Etc(), Run: r.Plan.Run(), State: r.Plan.State()}
+	return bundle.Dirs{Etc: r.Plan.Etc(), Run: ".", State: r.Plan.State()}
 }
 
 // sidecarsEnv is everything that the sidecars get of an environment.
@@ -266,7 +269,7 @@ func (r *record) withLog(err error) error {
 func (r *record) ctl(ctx context.Context, argv []string, streams pair.IO) (int, error) {
 	cmd := exec.CommandContext(ctx, r.Plan.Sidecars, append([]string{"ctl"}, argv...)...)
 	cmd.Args[0] = "sidecars"
-	cmd.Dir = "/"
+	cmd.Dir = r.Plan.Run()
 	cmd.Env = r.dirs().Env()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams.Stdin, streams.Stdout, streams.Stderr
 	cmd.WaitDelay = time.Second

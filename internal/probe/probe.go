@@ -166,7 +166,7 @@ func (c Config) attempts() []attempt {
 }
 
 // Want are the addresses that an agent must reach when these daemons run;
-// none means all of them.
+// none means all of them. Behind egress, pipelock's own port may be shut.
 func Want(daemons []string) []string {
 	ports := map[string][]string{
 		bundle.Egress:    {address("egress", bundle.PortEgress)},
@@ -179,6 +179,9 @@ func Want(daemons []string) []string {
 	}
 	var want []string
 	for _, d := range daemons {
+		if d == bundle.Pipelock && slices.Contains(daemons, bundle.Egress) {
+			continue
+		}
 		want = append(want, ports[d]...)
 	}
 	return want

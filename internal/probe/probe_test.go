@@ -158,10 +158,10 @@ func TestArguments(t *testing.T) {
 }
 
 func TestWant(t *testing.T) {
-	if got := strings.Join(probe.Want(nil), " "); got != "pipelock:8888 egress:9099 git-gate:9418 git-gate:9420 supervise:9100" {
+	if got := strings.Join(probe.Want(nil), " "); got != "egress:9099 git-gate:9418 git-gate:9420 supervise:9100" {
 		t.Error(got)
 	}
-	if got := strings.Join(probe.Want([]string{"egress"}), " "); got != "egress:9099" {
+	if got := strings.Join(probe.Want([]string{"pipelock"}), " "); got != "pipelock:8888" {
 		t.Error(got)
 	}
 }

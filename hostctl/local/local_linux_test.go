@@ -1,0 +1,197 @@
+package local_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"airlock/hostctl/local"
+	"airlock/hostctl/pair"
+	"airlock/hostctl/pair/pairtest"
+)
+
+// sidecars is the real binary, built once.
+var sidecars string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if sidecars = os.Getenv("TEST_SIDECARS"); sidecars == "" {
+		dir, err := os.MkdirTemp("", "sidecars")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		sidecars = filepath.Join(dir, "sidecars")
+		build := exec.Command("go", "build", "-o", sidecars, "airlock/cmd/sidecars")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+func suite(t *testing.T) pairtest.Suite {
+	t.Helper()
+	root := t.TempDir()
+	b, err := local.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pairtest.Suite{Backend: b, Root: root, Sidecars: sidecars}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestContract(t *testing.T) { suite(t).Run(t) }
+
+// pids reads the record as a tool of the operator's would.
+func pids(t *testing.T, p pair.Plan) (cage, supervisor int) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(p.Dir, "local.json"))
+	must(t, err)
+	var r struct{ Cage, Supervisor struct{ PID int } }
+	must(t, json.Unmarshal(data, &r))
+	return r.Cage.PID, r.Supervisor.PID
+}
+
+func TestBrokenPairIsSeenAndDeleted(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "broken", "true")
+	s.Create(t, p)
+	cage, supervisor := pids(t, p)
+	must(t, syscall.Kill(supervisor, syscall.SIGKILL))
+	pairtest.Eventually(t, func() bool {
+		all, err := s.Backend.List(t.Context())
+		must(t, err)
+		return len(all) == 1 && all[0].State == pair.Broken
+	})
+	must(t, s.Backend.Delete(t.Context(), p.Name))
+	pairtest.Eventually(t, func() bool { return state(cage) != 'S' && state(cage) != 'R' })
+	if left, _ := filepath.Glob(filepath.Join(p.Dir, "*")); len(left) != 4 {
+		t.Errorf("left over, beside agent, etc, logs and state: %q", left)
+	}
+}
+
+// state is 0 for a process that is gone, Z for one that nobody has waited for.
+func state(pid int) byte {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	return data[bytes.LastIndexByte(data, ')')+2]
+}
+
+func TestReusedNumberIsNeverSignalled(t *testing.T) {
+	s := suite(t)
+	bystander := exec.Command("sleep", "1000")
+	must(t, bystander.Start())
+	defer func() { _ = bystander.Process.Kill(); _ = bystander.Wait() }()
+	p := s.Plan(t, "reused", "true")
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	must(t, err)
+	id := fmt.Sprintf(`{"pid": %d, "start": 1, "boot": %q}`, bystander.Process.Pid, strings.TrimSpace(string(boot)))
+	must(t, os.WriteFile(filepath.Join(p.Dir, "local.json"), []byte(`{"Plan": {"Name": "reused"}, "Cage": `+id+`, "Supervisor": `+id+`}`), 0o600))
+	must(t, s.Backend.Delete(t.Context(), p.Name))
+	if st := state(bystander.Process.Pid); st != 'S' && st != 'R' {
+		t.Errorf("the bystander is in state %q", st)
+	}
+}
+
+// TestKilledStart leaves a start behind at its moments: a record that is
+// empty, and one whose processes wait for word from a starter that is gone.
+func TestKilledStart(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "killed", "true")
+	must(t, os.WriteFile(filepath.Join(p.Dir, "local.json"), nil, 0o600))
+	all, err := s.Backend.List(t.Context())
+	must(t, err)
+	if len(all) != 1 || all[0].State != pair.Creating {
+		t.Errorf("%+v", all)
+	}
+	if err := s.Backend.Start(t.Context(), p.Name); err == nil {
+		t.Error("half a pair was started")
+	}
+	must(t, s.Backend.Delete(t.Context(), p.Name))
+	s.Create(t, p)
+}
+
+func TestAgentSurvivesItsStarterAndDiesWithThePair(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "alive", "sh", "-c", "while true; do sleep 100; done")
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	again, err := local.New(s.Root) // nothing but the folder is known to it
+	must(t, err)
+	if code, err := again.Exec(t.Context(), p.Name, []string{"sh", "-c", "grep -l sleep /proc/[0-9]*/comm"}, pair.IO{}); code != 0 || err != nil {
+		t.Errorf("code %d, %v", code, err)
+	}
+	cage, _ := pids(t, p)
+	must(t, again.Delete(context.Background(), p.Name))
+	if st := state(cage); st != 0 && st != 'Z' {
+		t.Errorf("the cage is in state %q", st)
+	}
+}
+
+func TestFollowedLogsEndWithThePair(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "follow", "sh", "-c", "echo one; echo two")
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	var out bytes.Buffer
+	done := make(chan error, 1)
+	go func() { done <- s.Backend.Logs(t.Context(), p.Name, true, &out) }()
+	pairtest.Eventually(t, func() bool {
+		data, _ := os.ReadFile(filepath.Join(p.Logs(), "agent.log"))
+		return strings.Contains(string(data), "two")
+	})
+	must(t, s.Backend.Delete(t.Context(), p.Name))
+	must(t, <-done)
+	if !strings.Contains(out.String(), "agent    | one\nagent    | two\n") || !strings.Contains(out.String(), "sidecars | ") {
+		t.Errorf("got\n%s", &out)
+	}
+}
+
+// TestAsOrdinaryUser runs the other tests again as one, when we are root.
+func TestAsOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("we are one")
+	}
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	exe, err := os.Executable()
+	must(t, err)
+	tmp := filepath.Join(dir, "tmp")
+	must(t, os.Mkdir(tmp, 0o700))
+	must(t, os.Chown(tmp, 1001, 1001))
+	for name, path := range map[string]string{"test": exe, "sidecars": sidecars} {
+		data, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o755))
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v", "-test.skip=TestAsOrdinaryUser")
+	cmd.Dir = tmp
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, "TEST_SIDECARS="+filepath.Join(dir, "sidecars"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1001, Gid: 1001}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
