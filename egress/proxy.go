@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/elazarl/goproxy"
-	"golang.org/x/sync/errgroup"
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
@@ -62,13 +61,10 @@ func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	s.outer.OnRequest().HandleConnectFunc(func(host string, _ *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
 		return &goproxy.ConnectAction{Action: goproxy.ConnectHijack, Hijack: func(r *http.Request, c net.Conn, _ *goproxy.ProxyCtx) {
-			s.open(ctx, r, c)
+			s.open(r, c)
 		}}, host
 	})
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain) })
-	group.Go(func() error { return s.tunnels.Run(ctx, drain) })
-	return group.Wait()
+	return s.tunnels.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain)
 }
 
 // outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
@@ -100,7 +96,7 @@ func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
 // open answers a CONNECT, always with yes: an authority that is refused is
 // refused inside TLS, where ordinary clients show the reason. Nothing is
 // resolved or dialled for it.
-func (s *server) open(ctx context.Context, r *http.Request, c net.Conn) {
+func (s *server) open(r *http.Request, c net.Conn) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err == nil {
 		_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
@@ -109,7 +105,7 @@ func (s *server) open(ctx context.Context, r *http.Request, c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	s.tunnels.Intercept(ctx, c, authority)
+	s.tunnels.Intercept(c, authority)
 }
 
 // inside serves the requests of a tunnel, whose authority has been checked.

@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/httpd"
@@ -63,16 +61,12 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener) error {
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	group, ctx := errgroup.WithContext(ctx)
-	outside := func(w http.ResponseWriter, r *http.Request) { s.outside(ctx, w, r) }
-	group.Go(func() error { return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(outside), s.log), l, drain) })
-	group.Go(func() error { return t.Run(ctx, drain) })
-	return group.Wait()
+	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain)
 }
 
-func (s *server) outside(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
-		s.connect(ctx, w, r)
+		s.connect(w, r)
 		return
 	}
 	authority, err := policy.ParseAuthority(r.URL.Host, 80)
@@ -83,7 +77,7 @@ func (s *server) outside(ctx context.Context, w http.ResponseWriter, r *http.Req
 	s.judge(w, r, authority, "http", nil)
 }
 
-func (s *server) connect(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err != nil {
 		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "CONNECT: "+err.Error()), r.Host)
@@ -98,7 +92,7 @@ func (s *server) connect(ctx context.Context, w http.ResponseWriter, r *http.Req
 		_ = c.Close()
 		return
 	}
-	s.tunnels.Intercept(ctx, c, authority)
+	s.tunnels.Intercept(c, authority)
 }
 
 // inside serves the requests of a tunnel, whose authority has been checked.

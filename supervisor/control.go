@@ -113,7 +113,11 @@ func (s *supervisor) status() (st control.Status, err error) {
 	err = s.do(func(s *supervisor) {
 		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.dropped.Load()}
 		for _, name := range s.order {
-			st.Daemons = append(st.Daemons, s.daemons[name].status())
+			d := s.daemons[name].status()
+			for _, sock := range s.sockets[name] {
+				d.Listen[sock.name] = sock.address
+			}
+			st.Daemons = append(st.Daemons, d)
 		}
 	})
 	return st, err
@@ -121,11 +125,11 @@ func (s *supervisor) status() (st control.Status, err error) {
 
 func (d *daemon) status() control.Daemon {
 	st := control.Daemon{
-		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1), Generation: d.generation,
-		LastExit: d.lastExit, Digest: d.digest, Error: d.problem, Draining: len(d.draining),
+		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1),
+		LastExit: d.lastExit, Digest: d.digest, Error: d.problem, Draining: len(d.draining), Listen: map[string]string{},
 	}
 	if d.current != nil {
-		st.PID, st.Since, st.RSS = d.current.pid, d.current.since, rss(d.current.pid)
+		st.PID, st.Since, st.RSS, st.Generation = d.current.pid, d.current.since, rss(d.current.pid), d.current.generation
 	}
 	return st
 }

@@ -13,8 +13,9 @@ import (
 
 // socket is a listening socket that the supervisor keeps for a daemon.
 type socket struct {
-	name string
-	file *os.File
+	name    string
+	address string
+	file    *os.File
 }
 
 // want is a socket that a daemon's configuration asks for.
@@ -91,5 +92,5 @@ func openSocket(w want, inherited map[string]net.Listener) (socket, error) {
 	if err != nil {
 		return socket{}, fmt.Errorf("keeping socket %s: %w", w.name, err)
 	}
-	return socket{w.name, f}, nil
+	return socket{w.name, l.Addr().String(), f}, nil
 }

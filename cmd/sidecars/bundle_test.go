@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -74,42 +73,41 @@ func start(t *testing.T, h http.Handler, env ...string) *running {
 	must(t, err)
 	b.pairCA = x509.NewCertPool()
 	b.pairCA.AppendCertsFromPEM(cert)
-	b.egress, b.lock, b.mcp = freeAddr(t), freeAddr(t), freeAddr(t)
 	b.write("ca/ca.crt", string(cert))
 	b.write("ca/ca.key", string(key))
 	b.write("ca/upstream.crt", string(authority.PEM))
 	b.write("egress.yaml", b.egressYAML(""))
 	b.write("pipelock.yaml", b.pipelockYAML(""))
-	b.write("supervise.yaml", "version: 1\nlisten: "+b.mcp+"\nwait: 20s\n")
-	b.write("git-gate.yaml", "version: 1\nlisten: {git: '"+freeAddr(t)+"', http: '"+freeAddr(t)+"'}\nrepos: {}\n")
+	b.write("supervise.yaml", "version: 1\nlisten: 127.0.0.1:0\nwait: 20s\n")
+	b.write("git-gate.yaml", "version: 1\nlisten: {git: '127.0.0.1:0', http: '127.0.0.1:0'}\nrepos: {}\n")
 	b.run(env...)
 	return b
 }
 
 func (b *running) egressYAML(more string) string {
 	return fmt.Sprintf(`version: 1
-listen: %s
+listen: 127.0.0.1:0
 ca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}
 routes:
-  - host: api.ok.test:%[2]d
+  - host: api.ok.test:%[1]d
     paths: ["/v1/*"]
     auth: {type: bearer, slot: EGRESS_TOKEN_0}
-  - host: "*.cdn.test:%[2]d"
-%[3]s`, b.egress, b.origin.Port(), more)
+  - host: "*.cdn.test:%[1]d"
+%[2]s`, b.origin.Port(), more)
 }
 
 func (b *running) pipelockYAML(more string) string {
 	return fmt.Sprintf(`version: 1
-listen: %s
+listen: 127.0.0.1:0
 ca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}
 upstream_ca: /etc/airlock/ca/upstream.crt
 hosts: {api.ok.test: 127.0.0.1, new.ok.test: 127.0.0.1, a.cdn.test: 127.0.0.1}
 addresses: {allow: [127.0.0.1/32]}
 secrets: {values: [EGRESS_DIGEST_0]}
 allow:
-  - api.ok.test:%[2]d
-  - "*.cdn.test:%[2]d"
-%[3]s`, b.lock, b.origin.Port(), more)
+  - api.ok.test:%[1]d
+  - "*.cdn.test:%[1]d"
+%[2]s`, b.origin.Port(), more)
 }
 
 func (b *running) write(name, text string) {
@@ -157,6 +155,18 @@ func (b *running) run(env ...string) {
 	})
 	b.until("ready: ")
 	b.ctl = control.NewClient(b.dirs.Control())
+	st, err := b.ctl.Status(context.Background())
+	must(b.t, err)
+	for _, d := range st.Daemons {
+		switch d.Name {
+		case bundle.Egress:
+			b.egress = d.Listen[bundle.FDEgress]
+		case bundle.Pipelock:
+			b.lock = d.Listen[bundle.FDPipelock]
+		case bundle.Supervise:
+			b.mcp = d.Listen[bundle.FDSupervise]
+		}
+	}
 }
 
 // until waits for a line that holds the text.
@@ -215,7 +225,9 @@ func (b *running) send(c *http.Client, method, target string, body io.Reader, ch
 // refusal decodes the reason out of a refusal's body.
 func refusal(t *testing.T, body string) (by, rule, why string) {
 	t.Helper()
-	var r struct{ Error struct{ By, Rule, Why, Ask string } }
+	var r struct {
+		Error struct{ By, Rule, Why, Ask string }
+	}
 	if err := json.Unmarshal([]byte(body), &r); err != nil || r.Error.Ask == "" {
 		t.Fatalf("not a refusal: %q", body)
 	}
@@ -230,14 +242,6 @@ func (b *running) stop(sig syscall.Signal) {
 	case <-time.After(20 * time.Second):
 		b.t.Fatal("the supervisor does not end")
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func must(t *testing.T, err error) {

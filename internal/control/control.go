@@ -29,6 +29,8 @@ type Daemon struct {
 	Error      string    `json:"error,omitempty"`  // why a newer configuration does not run
 	RSS        int64     `json:"rss,omitempty"`    // bytes
 	Draining   int       `json:"draining,omitempty"`
+
+	Listen map[string]string `json:"listen"` // address of each socket, by its name
 }
 
 // Status is the answer to GET /status.

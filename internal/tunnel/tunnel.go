@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 )
@@ -26,12 +28,12 @@ const httpsPort = 443
 
 // Server intercepts any number of tunnels.
 type Server struct {
-	by      string
-	leaf    func(policy.Host) (*tls.Certificate, error)
-	log     *slog.Logger
-	inner   *http.Server
-	accepts chan net.Conn
-	tls     *tls.Config
+	by    string
+	leaf  func(policy.Host) (*tls.Certificate, error)
+	log   *slog.Logger
+	inner *http.Server
+	queue *queue
+	tls   *tls.Config
 
 	mu      sync.Mutex
 	open    map[*conn]struct{}
@@ -41,7 +43,7 @@ type Server struct {
 // New makes a server whose refusals name the daemon by. The handler finds the
 // tunnel's authority with Authority(r.Context()).
 func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Handler, log *slog.Logger) *Server {
-	s := &Server{by: by, leaf: leaf, log: log, accepts: make(chan net.Conn), open: map[*conn]struct{}{}}
+	s := &Server{by: by, leaf: leaf, log: log, queue: &queue{accepts: make(chan net.Conn), done: make(chan struct{})}, open: map[*conn]struct{}{}}
 	s.allGone = sync.NewCond(&s.mu)
 	s.inner = httpd.NewServer(s.guard(h), log)
 	s.inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -114,32 +116,39 @@ func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Ver
 	return 0, policy.Allowed("authority")
 }
 
-// Run serves what Intercept brings until ctx ends, then lets requests in
-// progress end for up to drain, upgraded connections among them, and cuts
-// the rest.
-func (s *Server) Run(ctx context.Context, drain time.Duration) error {
-	deadline := func() time.Time { return time.Now().Add(drain) }
-	end := make(chan time.Time, 1)
-	stop := context.AfterFunc(ctx, func() { end <- deadline() })
+// Behind serves the port that CONNECT comes to, and the tunnels behind it,
+// until ctx ends. Then no connection is accepted any more, what is in
+// progress may end for up to drain, upgraded connections among it, and the
+// rest is cut.
+func (s *Server) Behind(ctx context.Context, outer *http.Server, l net.Listener, drain time.Duration) error {
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	err := httpd.Serve(ctx, s.inner, &queue{accepts: s.accepts, done: make(chan struct{})}, drain)
-	if ctx.Err() == nil {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		// The tunnels outlive the port: a CONNECT that was accepted is served.
+		defer stop()
+		return httpd.Serve(ctx, outer, l, drain)
+	})
+	group.Go(func() error {
+		defer context.AfterFunc(inner, func() { s.cutAfter(drain) })()
+		err := httpd.Serve(inner, s.inner, s.queue, drain)
+		s.waitForTunnels()
 		return err
-	}
-	s.waitForTunnels(<-end)
-	return err
+	})
+	return group.Wait()
 }
 
 // waitForTunnels waits for tunnels that an upgrade took from the server.
-func (s *Server) waitForTunnels(until time.Time) {
-	cut := time.AfterFunc(time.Until(until), s.cutAll)
-	defer cut.Stop()
+func (s *Server) waitForTunnels() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.open) > 0 {
 		s.allGone.Wait()
 	}
 }
+
+// cutAfter ends the patience with what is left.
+func (s *Server) cutAfter(drain time.Duration) { time.AfterFunc(drain, s.cutAll) }
 
 func (s *Server) cutAll() {
 	s.mu.Lock()
@@ -161,15 +170,15 @@ func (s *Server) Open() int {
 }
 
 // Intercept takes a connection on which the CONNECT has been answered. It
-// returns at once; the connection is served and closed by Run.
-func (s *Server) Intercept(ctx context.Context, raw net.Conn, a policy.Authority) {
+// returns at once; the connection is served and closed by Behind.
+func (s *Server) Intercept(raw net.Conn, a policy.Authority) {
 	c := &conn{Conn: raw, authority: a, gone: s.forget}
 	s.mu.Lock()
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
 	select {
-	case s.accepts <- tls.Server(c, s.tls):
-	case <-ctx.Done():
+	case s.queue.accepts <- tls.Server(c, s.tls):
+	case <-s.queue.done:
 		_ = c.Close()
 	}
 }

@@ -1,0 +1,37 @@
+// Hostctl starts and runs pairs of an agent and its sidecars, from the host.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"airlock/hostctl"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	err := hostctl.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(report(err))
+}
+
+// report prints an error of ours and returns the exit code. The agent's own
+// exit code is passed on in silence.
+func report(err error) int {
+	if err == nil {
+		return 0
+	}
+	var agent *hostctl.ExitError
+	if !errors.As(err, &agent) {
+		fmt.Fprintf(os.Stderr, "hostctl: %v\n", err)
+	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return coded.ExitCode()
+	}
+	return 1
+}

@@ -1,0 +1,247 @@
+package hostctl
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"airlock/hostctl/pair"
+	"airlock/internal/bundle"
+	"airlock/internal/config"
+	"airlock/internal/policy"
+)
+
+// Manifest is airlock.yaml: what a person says about a pair.
+type Manifest struct {
+	Version   int               `yaml:"version"`
+	Name      string            `yaml:"name"`
+	Agent     ManifestAgent     `yaml:"agent"`
+	Egress    ManifestEgress    `yaml:"egress,omitempty"`
+	Pipelock  ManifestPipelock  `yaml:"pipelock,omitempty"`
+	Git       ManifestGit       `yaml:"git,omitempty"`
+	Supervise ManifestSupervise `yaml:"supervise,omitempty"`
+	Loader    ManifestLoader    `yaml:"loader,omitempty"`
+
+	path   string // absolute
+	digest string
+}
+
+// ManifestAgent is the untrusted half.
+type ManifestAgent struct {
+	Image     string            `yaml:"image,omitempty"` // docker only
+	Command   []string          `yaml:"command,omitempty,flow"`
+	Workspace ManifestWorkspace `yaml:"workspace,omitempty,flow"`
+	Env       map[string]string `yaml:"env,omitempty,flow"` // "${NAME}" is taken from the host's environment
+	Resources ManifestResources `yaml:"resources,omitempty,flow"`
+}
+
+// ManifestWorkspace is the folder that the agent works on; a relative path
+// starts at the manifest's folder.
+type ManifestWorkspace struct {
+	Path string    `yaml:"path,omitempty"`
+	Mode pair.Mode `yaml:"mode,omitempty"` // copy (default with a path), bind, none
+}
+
+// ManifestResources bound the agent; zero means the default of pair.Resources.
+type ManifestResources struct {
+	Memory config.Bytes `yaml:"memory,omitempty"`
+	CPUs   float64      `yaml:"cpus,omitempty"`
+	Pids   int          `yaml:"pids,omitempty"`
+}
+
+// ManifestEgress are the routes.
+type ManifestEgress struct {
+	Routes []ManifestRoute `yaml:"routes"`
+}
+
+// ManifestRoute is bundle.Route with references in the place of slots.
+type ManifestRoute struct {
+	Host    policy.Pattern       `yaml:"host"`
+	Methods []string             `yaml:"methods,omitempty,flow"`
+	Paths   []policy.PathPattern `yaml:"paths,omitempty,flow"`
+	Auth    *ManifestAuth        `yaml:"auth,omitempty,flow"`
+	Expires time.Time            `yaml:"expires,omitempty"`
+	Git     string               `yaml:"git,omitempty"`
+}
+
+// ManifestAuth says where the credential is on the host: "env:NAME",
+// "file:PATH" or "command:COMMAND LINE".
+type ManifestAuth struct {
+	Type        string   `yaml:"type"`
+	From        string   `yaml:"from"`
+	User        string   `yaml:"user,omitempty"`
+	Name        string   `yaml:"name,omitempty"`
+	Placeholder string   `yaml:"placeholder,omitempty"`
+	In          []string `yaml:"in,omitempty,flow"`
+}
+
+// ManifestPipelock adds to what the routes allow.
+type ManifestPipelock struct {
+	Allow      []policy.Pattern      `yaml:"allow,omitempty"`
+	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`
+	Addresses  bundle.Addresses      `yaml:"addresses,omitempty"`
+	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // a file of the host
+	Secrets    ManifestSecrets       `yaml:"secrets,omitempty"`
+	Limits     bundle.PipelockLimits `yaml:"limits,omitempty"`
+}
+
+// ManifestSecrets is the part of the scan that a person chooses.
+type ManifestSecrets struct {
+	Action      string           `yaml:"action,omitempty"`
+	Passthrough []policy.Pattern `yaml:"passthrough,omitempty"`
+}
+
+// ManifestGit are the mirrors.
+type ManifestGit struct {
+	Repos   map[string]ManifestRepo `yaml:"repos,omitempty"`
+	Hosts   map[string]netip.Addr   `yaml:"hosts,omitempty"`
+	Protect []string                `yaml:"protect,omitempty,flow"`
+	Limits  bundle.GitLimits        `yaml:"limits,omitempty"`
+}
+
+// ManifestRepo is bundle.Repo with references in the place of files and slots.
+type ManifestRepo struct {
+	URL      string `yaml:"url"`
+	Identity string `yaml:"identity,omitempty"` // "file:PATH" of a private key
+	HostKey  string `yaml:"host_key,omitempty"`
+	Token    string `yaml:"token,omitempty"` // "env:", "file:" or "command:"
+	Push     *bool  `yaml:"push,omitempty"`
+}
+
+// ManifestSupervise bounds the asking.
+type ManifestSupervise struct {
+	Wait   config.Duration        `yaml:"wait,omitempty"`
+	Limits bundle.SuperviseLimits `yaml:"limits,omitempty"`
+}
+
+// ManifestLoader lists what is fetched before the agent starts.
+type ManifestLoader struct {
+	Artifacts []Artifact `yaml:"artifacts,omitempty"`
+}
+
+// Artifact is one file to fetch.
+type Artifact struct {
+	URL    string       `yaml:"url"`
+	Bytes  config.Bytes `yaml:"bytes"`
+	SHA256 string       `yaml:"sha256"`
+	To     string       `yaml:"to"`
+}
+
+// LoadManifest reads a manifest strictly.
+func LoadManifest(path string) (*Manifest, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifest: %w", err)
+	}
+	var m Manifest
+	if m.digest, err = config.Load(path, &m); err != nil {
+		return nil, err
+	}
+	m.path = abs
+	return &m, nil
+}
+
+// Validate says everything that is wrong with the manifest.
+func (m *Manifest) Validate() error {
+	var errs []error
+	if m.Version != 1 {
+		errs = append(errs, config.At("version", "1 was wanted, this is %d", m.Version))
+	}
+	if err := pair.CheckName(m.Name); err != nil {
+		errs = append(errs, config.At("name", "%v", err))
+	}
+	if mode := m.Agent.Workspace.Mode; mode != "" && mode != pair.Copy && mode != pair.Bind && mode != pair.None {
+		errs = append(errs, config.At("agent.workspace.mode", "%q: one of copy, bind, none was wanted", mode))
+	}
+	for i, r := range m.Egress.Routes {
+		errs = append(errs, r.validate(fmt.Sprintf("egress.routes[%d]", i)))
+	}
+	for name, r := range m.Git.Repos {
+		errs = append(errs, r.validate("git.repos."+name))
+	}
+	if len(m.Loader.Artifacts) > 0 {
+		errs = append(errs, config.At("loader.artifacts", "the loader is not built yet"))
+	}
+	return errors.Join(errs...)
+}
+
+func (r ManifestRoute) validate(at string) error {
+	if r.Auth == nil {
+		return nil
+	}
+	if _, err := parseReference(r.Auth.From); err != nil {
+		return config.At(at+".auth.from", "%v", err)
+	}
+	return nil
+}
+
+func (r ManifestRepo) validate(at string) error {
+	var errs []error
+	if r.Identity != "" {
+		if ref, err := parseReference(r.Identity); err != nil || ref.kind != "file" {
+			errs = append(errs, config.At(at+".identity", "file:PATH of a private key was wanted"))
+		}
+	}
+	if r.Token != "" {
+		if _, err := parseReference(r.Token); err != nil {
+			errs = append(errs, config.At(at+".token", "%v", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// expandEnv replaces "${NAME}" from the host's environment; a variable that
+// is not set is an error, and so is any other use of the dollar sign's braces.
+func expandEnv(text string, lookup func(string) (string, bool)) (string, error) {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, "${")
+		b.WriteString(before)
+		if !found {
+			return b.String(), nil
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		value, set := lookup(name)
+		if !closed || !set {
+			return "", fmt.Errorf("${%s} is not set in the environment of hostctl", name)
+		}
+		b.WriteString(value)
+		text = after
+	}
+}
+
+// workspace is the folder, made absolute from the manifest's.
+func (m *Manifest) workspace() pair.Workspace {
+	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode}
+	if w.Path == "" {
+		return pair.Workspace{Mode: pair.None}
+	}
+	if w.Mode == "" {
+		w.Mode = pair.Copy
+	}
+	w.Path = filepath.Join(filepath.Dir(m.path), w.Path)
+	if filepath.IsAbs(m.Agent.Workspace.Path) {
+		w.Path = filepath.Clean(m.Agent.Workspace.Path)
+	}
+	return w
+}
+
+// inWorkspace tells whether the agent (or whoever wrote the workspace) could
+// have written the manifest.
+func (m *Manifest) inWorkspace() bool {
+	w := m.workspace()
+	if w.Mode == pair.None {
+		return false
+	}
+	root, err1 := filepath.EvalSymlinks(w.Path)
+	file, err2 := filepath.EvalSymlinks(m.path)
+	if err1 != nil || err2 != nil {
+		return true // unknown: as if it were
+	}
+	rel, err := filepath.Rel(root, file)
+	return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))
+}

@@ -1,0 +1,247 @@
+package hostctl
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"airlock/hostctl/pair"
+	"airlock/internal/bundle"
+	"airlock/internal/config"
+	"airlock/internal/policy"
+)
+
+// layout is all that a start will write and pass on; making one changes
+// nothing.
+type layout struct {
+	plan    pair.Plan
+	etc     map[string][]byte // the sidecars' files, by name below etc
+	files   map[string][]byte // the agent's, by name
+	secrets map[string]reference
+	copies  map[string]reference // files of the host that are copied into etc
+}
+
+// lay turns a manifest into a layout. The credentials are named, not read.
+func lay(m *Manifest, dir string, command []string, lookup func(string) (string, bool)) (layout, error) {
+	l := layout{
+		etc: map[string][]byte{}, files: map[string][]byte{},
+		secrets: map[string]reference{}, copies: map[string]reference{},
+	}
+	if len(command) == 0 {
+		command = m.Agent.Command
+	}
+	agentEnv, err := agentEnv(m, lookup)
+	if err != nil {
+		return layout{}, err
+	}
+	l.plan = pair.Plan{
+		Name: m.Name, Dir: dir,
+		Agent: pair.Agent{
+			Image: m.Agent.Image, Command: command, Env: agentEnv, Workspace: m.workspace(),
+			Resources: pair.Resources{Memory: int64(m.Agent.Resources.Memory), CPUs: m.Agent.Resources.CPUs, Pids: m.Agent.Resources.Pids},
+		},
+	}
+	if err := l.plan.Validate(); err != nil {
+		return layout{}, &config.Error{Where: m.path, What: err.Error()}
+	}
+	egress, err := l.egress(m)
+	if err != nil {
+		return layout{}, err
+	}
+	pipelock, err := l.pipelock(m, egress)
+	if err != nil {
+		return layout{}, err
+	}
+	all := map[string]config.Validator{
+		bundle.Egress: egress, bundle.Pipelock: pipelock, bundle.GitGate: l.git(m),
+		bundle.Supervise: bundle.SuperviseFile{Version: 1, Wait: m.Supervise.Wait, Limits: m.Supervise.Limits},
+	}
+	for name, file := range all {
+		data, err := render(m.path, file)
+		if err != nil {
+			return layout{}, err
+		}
+		l.etc[name+".yaml"] = data
+	}
+	l.files["mcp.json"] = mcpConfig()
+	return l, nil
+}
+
+// render writes a file of the bundle, once its own rules have accepted it.
+func render(where string, file config.Validator) ([]byte, error) {
+	if err := file.Validate(); err != nil {
+		return nil, &config.Error{Where: where, What: err.Error()}
+	}
+	return config.Encode(file)
+}
+
+var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.key"}
+
+// egress gives each credential a slot.
+func (l *layout) egress(m *Manifest) (bundle.EgressFile, error) {
+	f := bundle.EgressFile{Version: 1, CA: pairCA, Routes: []bundle.Route{}}
+	for i, r := range m.Egress.Routes {
+		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git}
+		if a := r.Auth; a != nil {
+			ref, err := parseReference(a.From)
+			if err != nil {
+				return f, &config.Error{Where: m.path, What: fmt.Sprintf("egress.routes[%d].auth.from: %v", i, err)}
+			}
+			slot := l.slot("EGRESS_TOKEN_", ref)
+			route.Auth = &bundle.Auth{Type: a.Type, Slot: slot, User: a.User, Name: a.Name, Placeholder: a.Placeholder, In: a.In}
+		}
+		f.Routes = append(f.Routes, route)
+	}
+	return f, nil
+}
+
+// slot is the slot of a reference: the same credential has the same one.
+func (l *layout) slot(prefix string, ref reference) string {
+	n := 0
+	for name, have := range l.secrets {
+		if strings.HasPrefix(name, prefix) {
+			if have == ref {
+				return name
+			}
+			n++
+		}
+	}
+	name := prefix + strconv.Itoa(n)
+	l.secrets[name] = ref
+	return name
+}
+
+// pipelock allows the hosts of the routes and what the manifest adds. The
+// port for agents stays shut: past egress, no route would bind the agent.
+func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) (bundle.PipelockFile, error) {
+	p := m.Pipelock
+	f := bundle.PipelockFile{
+		Version: 1, Allow: []policy.Pattern{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
+		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Passthrough: p.Secrets.Passthrough},
+	}
+	for _, r := range egress.Routes {
+		f.Allow = allow(f.Allow, r.Host)
+	}
+	for _, host := range p.Allow {
+		f.Allow = allow(f.Allow, host)
+	}
+	for _, slot := range slices.Sorted(maps.Keys(l.secrets)) {
+		if number, ok := strings.CutPrefix(slot, "EGRESS_TOKEN_"); ok {
+			f.Secrets.Values = append(f.Secrets.Values, "EGRESS_DIGEST_"+number)
+		}
+	}
+	if p.UpstreamCA != "" {
+		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}
+		f.UpstreamCA = "/etc/airlock/ca/upstream.crt"
+	}
+	return f, nil
+}
+
+// allow adds a pattern to a list that does not have it.
+func allow(list []policy.Pattern, p policy.Pattern) []policy.Pattern {
+	if slices.ContainsFunc(list, func(have policy.Pattern) bool { return have.String() == p.String() }) {
+		return list
+	}
+	return append(list, p)
+}
+
+func (l *layout) git(m *Manifest) bundle.GitGateFile {
+	f := bundle.GitGateFile{Version: 1, Hosts: m.Git.Hosts, Repos: map[string]bundle.Repo{}, Protect: m.Git.Protect, Limits: m.Git.Limits}
+	for _, name := range slices.Sorted(maps.Keys(m.Git.Repos)) {
+		r := m.Git.Repos[name]
+		repo := bundle.Repo{URL: r.URL, HostKey: r.HostKey, Push: r.Push}
+		if ref, err := parseReference(r.Identity); err == nil {
+			l.copies["git/"+name+".key"] = ref
+			repo.Identity = "/etc/airlock/git/" + name + ".key"
+		}
+		if ref, err := parseReference(r.Token); err == nil {
+			repo.Token = l.slot("GIT_TOKEN_", ref)
+		}
+		f.Repos[name] = repo
+	}
+	return f
+}
+
+// agentEnv is the agent's whole environment: how to reach the sidecars, and
+// what the manifest says. Nothing of the host's is in it by itself.
+func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]string, error) {
+	proxy := fmt.Sprintf("http://egress:%d", bundle.PortEgress)
+	ca := pair.FilesDir + "/ca.crt"
+	env := map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME": pair.HomeDir, "USER": "agent", "LANG": "C.UTF-8",
+		"NO_PROXY": noProxy, "no_proxy": noProxy,
+		"AIRLOCK_MCP_URL": fmt.Sprintf("http://supervise:%d/mcp", bundle.PortSupervise),
+		"GIT_SSL_CAINFO":  ca,
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
+		env[name] = proxy
+	}
+	// One variable a family: OpenSSL and Go, curl, Node, Python's requests
+	// and pip, cargo, the AWS tools, Deno.
+	for _, name := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT"} {
+		env[name] = ca
+	}
+	if term, ok := lookup("TERM"); ok {
+		env["TERM"] = term
+	}
+	gitEnv(env, m)
+	for name, text := range m.Agent.Env {
+		value, err := expandEnv(text, lookup)
+		if err != nil {
+			return nil, &config.Error{Where: m.path, What: "agent.env." + name + ": " + err.Error()}
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+const noProxy = "egress,pipelock,git-gate,supervise,localhost,127.0.0.1,::1"
+
+// gitEnv points git at the mirrors in the place of their upstreams, in each
+// spelling of the upstream that people use.
+func gitEnv(env map[string]string, m *Manifest) {
+	n := 0
+	set := func(key, value string) {
+		env[fmt.Sprintf("GIT_CONFIG_KEY_%d", n)], env[fmt.Sprintf("GIT_CONFIG_VALUE_%d", n)] = key, value
+		n++
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Git.Repos)) {
+		mirror := fmt.Sprintf("git://git-gate/%s.git", name)
+		for _, spelling := range spellings(m.Git.Repos[name].URL) {
+			set("url."+mirror+".insteadOf", spelling)
+		}
+	}
+	if n > 0 {
+		env["GIT_CONFIG_COUNT"] = strconv.Itoa(n)
+	}
+}
+
+func spellings(upstream string) []string {
+	u, err := url.Parse(upstream)
+	if err != nil {
+		return []string{upstream}
+	}
+	path := strings.TrimPrefix(u.Path, "/")
+	all := []string{upstream, "https://" + u.Hostname() + "/" + path}
+	if u.User != nil {
+		all = append(all, u.User.Username()+"@"+u.Hostname()+":"+path)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// mcpConfig registers the MCP server with agents that read such a file.
+func mcpConfig() []byte {
+	data, _ := json.MarshalIndent(map[string]any{"mcpServers": map[string]any{"supervise": map[string]string{
+		"type": "http", "url": fmt.Sprintf("http://supervise:%d/mcp", bundle.PortSupervise),
+	}}}, "", "  ") // strings only: it cannot fail
+	return append(data, '\n')
+}
+
+func osLookup(name string) (string, bool) { return os.LookupEnv(name) }
