@@ -96,7 +96,7 @@ func (p *process) kill() {
 }
 
 // inherited are the variables that every daemon gets, when they are set.
-var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR"}
+var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE"}
 
 // slots says which secrets a daemon gets, by the beginning of their names.
 var slots = map[string]string{"egress": "EGRESS_TOKEN_", "git-gate": "GIT_TOKEN_", "pipelock": "EGRESS_DIGEST_"}
