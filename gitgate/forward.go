@@ -134,8 +134,7 @@ func (f *forwarding) send(s session, caps string, said map[string]string) error 
 	if err != nil {
 		return fmt.Errorf("%w (%v)", errUnknownOutcome, err)
 	}
-	f.dog.limit = f.mirror.times.report
-	f.dog.touch()
+	f.dog.allow(f.mirror.times.report)
 	in := bufio.NewReader(touching{answer, f.dog})
 	if strings.Contains(caps, "side-band-64k") {
 		in = bufio.NewReader(&demux{r: in, say: f.say})

@@ -252,7 +252,7 @@ func (g *gate) openMirrors(c Config) error {
 		report:   cmp.Or(c.Report, 2*time.Minute),
 		transfer: cmp.Or(c.Transfer, 30*time.Minute),
 	}
-	limits := objects.Limits{PackBytes: 32 << 30, ObjectBytes: 2 << 30, TotalBytes: 512 << 30, Objects: 50_000_000}
+	limits := objects.Limits{PackBytes: 32 << 30, ObjectBytes: 512 << 20, TotalBytes: 512 << 30, Objects: 50_000_000}
 	for name, repo := range c.File.Repos {
 		up, err := newTransport(c, repo)
 		if err != nil {

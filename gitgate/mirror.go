@@ -207,7 +207,10 @@ func (e upstreamError) Error() string { return string(e) }
 // explain prefers why a context ended to what the connection made of it.
 func (m *mirror) explain(ctx context.Context, err error) error {
 	var quiet silence
-	if c := context.Cause(ctx); errors.As(c, &quiet) {
+	switch c := context.Cause(ctx); {
+	case errors.As(c, &quiet) && errors.Is(err, errUnknownOutcome):
+		err = fmt.Errorf("%w (%v)", errUnknownOutcome, quiet)
+	case errors.As(c, &quiet):
 		err = quiet
 	}
 	return upstreamError(clean(m.hide(err.Error())))

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -58,18 +59,25 @@ func (s silence) Error() string {
 // watchdog ends a context when nobody has touched it for a while.
 type watchdog struct {
 	timer  *time.Timer
-	limit  time.Duration
+	limit  atomic.Int64
 	cancel context.CancelCauseFunc
 }
 
 func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{limit: limit, cancel: cancel}
-	w.timer = time.AfterFunc(limit, func() { cancel(silence(limit)) })
+	w := &watchdog{cancel: cancel}
+	w.limit.Store(int64(limit))
+	w.timer = time.AfterFunc(limit, func() { cancel(silence(w.limit.Load())) })
 	return ctx, w
 }
 
-func (w *watchdog) touch() { w.timer.Reset(w.limit) }
+func (w *watchdog) touch() { w.timer.Reset(time.Duration(w.limit.Load())) }
+
+// allow changes how long nobody need touch it, from now on.
+func (w *watchdog) allow(limit time.Duration) {
+	w.limit.Store(int64(limit))
+	w.touch()
+}
 
 func (w *watchdog) stop() {
 	w.timer.Stop()

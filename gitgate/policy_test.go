@@ -1,0 +1,202 @@
+package gitgate
+
+import (
+	"bufio"
+	"bytes"
+	"strings"
+	"testing"
+
+	"airlock/gitgate/objects"
+	"airlock/internal/bundle"
+	"airlock/internal/policy"
+)
+
+func id(c string) objects.Hash {
+	h, err := objects.ParseHash(strings.Repeat(c, 40))
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
+
+func TestOpen(t *testing.T) {
+	no := false
+	r := rules{repos: map[string]bundle.Repo{"app": {}, "lib": {Push: &no}}}
+	cases := map[request]policy.Verdict{
+		{uploadPack, "app"}:     {Allow: true, Rule: "repos.app"},
+		{receivePack, "app"}:    {Allow: true, Rule: "repos.app"},
+		{uploadPack, "lib"}:     {Allow: true, Rule: "repos.lib"},
+		{receivePack, "lib"}:    {Rule: "repos.lib.push", Why: "this mirror is read-only: push is false"},
+		{uploadPack, ""}:        {Rule: "repos", Why: "there is no repository of that name here"},
+		{uploadPack, "APP"}:     {Rule: "repos", Why: "there is no repository of that name here"},
+		{receivePack, "../app"}: {Rule: "repos", Why: "there is no repository of that name here"},
+	}
+	for q, want := range cases {
+		if got := r.open(q); got != want {
+			t.Errorf("%v: got %+v, want %+v", q, got, want)
+		}
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	r := rules{protect: []string{"refs/heads/main", "refs/tags/*"}}
+	zero, a, b := objects.Hash{}, id("a"), id("b")
+	cases := []struct {
+		name string
+		u    update
+		f    facts
+		want policy.Verdict
+	}{
+		{"create", update{zero, a, "refs/heads/x"}, facts{known: true}, policy.Allowed("push")},
+		{"force", update{a, b, "refs/heads/x"}, facts{current: a, known: true}, policy.Allowed("push")},
+		{"delete", update{a, zero, "refs/heads/x"}, facts{current: a}, policy.Allowed("push")},
+		{"create what is protected", update{zero, a, "refs/heads/main"}, facts{known: true}, policy.Allowed("push")},
+		{"forward what is protected", update{a, b, "refs/heads/main"}, facts{current: a, known: true, forward: true}, policy.Allowed("push")},
+		{"force what is protected", update{a, b, "refs/heads/main"}, facts{current: a, known: true}, policy.Denied("protect: refs/heads/main", "protected: may not be forced")},
+		{"delete what is protected", update{a, zero, "refs/tags/v1"}, facts{current: a, known: true}, policy.Denied("protect: refs/tags/*", "protected: may not be deleted")},
+		{"nothing protects a longer name", update{a, zero, "refs/heads/main2"}, facts{current: a}, policy.Allowed("push")},
+		{"moved", update{a, b, "refs/heads/x"}, facts{current: b, known: true}, policy.Denied("old-value", "the reference has moved: fetch first")},
+		{"created meanwhile", update{zero, b, "refs/heads/x"}, facts{current: a, known: true}, policy.Denied("old-value", "the reference has moved: fetch first")},
+		{"delete nothing", update{zero, zero, "refs/heads/x"}, facts{}, policy.Denied("old-value", "nothing to delete")},
+		{"object missing", update{zero, a, "refs/heads/x"}, facts{}, policy.Denied("objects", "the new object did not come along")},
+		{"odd name", update{zero, a, "refs/heads/../x"}, facts{known: true}, policy.Denied("ref-name", "malformed name of a reference")},
+		{"HEAD", update{zero, a, "HEAD"}, facts{known: true}, policy.Denied("ref-name", "malformed name of a reference")},
+	}
+	for _, c := range cases {
+		if got := r.update(c.u, c.f); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestValidRef(t *testing.T) {
+	for name, want := range map[string]bool{
+		"refs/heads/main": true, "refs/heads/a/b-c_d.e": true, "refs/heads/ü": true, "refs/notes/commits": true,
+		"main": false, "refs/": false, "refs/heads/": false, "refs//x": false, "refs/heads/a..b": false, "refs/heads/a.lock": false, "refs/heads/.a": false,
+		"refs/heads/a b": false, "refs/heads/a\x00b": false, "refs/heads/a\nb": false, "refs/heads/a~1": false, "refs/heads/a^": false, "refs/heads/a:b": false,
+		"refs/heads/a*": false, "refs/heads/a[": false, "refs/heads/a\\b": false, "refs/heads/a@{1}": false, "refs/heads/a.": false,
+	} {
+		if got := validRef(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
+
+func TestParseRequest(t *testing.T) {
+	for line, want := range map[string]request{
+		"git-upload-pack /app.git\x00host=git-gate\x00":              {uploadPack, "app"},
+		"git-upload-pack /app\x00host=git-gate\x00\x00version=2\x00": {uploadPack, "app"},
+		"git-receive-pack app.git":                                   {receivePack, "app"},
+		"git-upload-pack /app.git/../..\x00":                         {uploadPack, "app.git/../.."},
+		"git-upload-pack /../../etc\x00":                             {uploadPack, "../../etc"},
+		"git-upload-archive /app.git\x00":                            {},
+		"git-upload-pack":                                            {},
+		"":                                                           {},
+	} {
+		got, err := parseRequest(line)
+		if got != want || (err != nil) != (want == request{}) {
+			t.Errorf("%q: %v, %v", line, got, err)
+		}
+	}
+}
+
+// No request line leads to anything but a name that is looked up.
+func FuzzParseRequest(f *testing.F) {
+	f.Add("git-upload-pack /app.git\x00host=x\x00")
+	f.Add("git-receive-pack /../x\x00")
+	r := rules{repos: map[string]bundle.Repo{"app": {}}}
+	f.Fuzz(func(t *testing.T, line string) {
+		q, err := parseRequest(line)
+		if err == nil && r.open(q).Allow && q.repo != "app" {
+			t.Fatalf("%q opens %q", line, q.repo)
+		}
+	})
+}
+
+func FuzzPktLine(f *testing.F) {
+	f.Add([]byte("0009hello0000"))
+	f.Add([]byte("0001"))
+	f.Add([]byte("fff0"))
+	f.Add([]byte("+009hello"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bufio.NewReader(bytes.NewReader(data))
+		for range 1000 {
+			pkt, err := readPkt(r)
+			if err == errFlush {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			var b bytes.Buffer
+			if err := writePkt(&b, string(pkt)); err != nil {
+				t.Fatal(err)
+			}
+			back, err := readPkt(bufio.NewReader(&b))
+			if err != nil || !bytes.Equal(back, pkt) {
+				t.Fatalf("%q comes back as %q, %v", pkt, back, err)
+			}
+		}
+	})
+}
+
+func FuzzCommands(f *testing.F) {
+	line := strings.Repeat("0", 40) + " " + strings.Repeat("a", 40) + " refs/heads/x\x00report-status"
+	var b bytes.Buffer
+	_ = writePkt(&b, line)
+	_ = writeFlush(&b)
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p := &pushing{in: bufio.NewReader(bytes.NewReader(data))}
+		if err := p.readCommands(); err != nil {
+			return
+		}
+		seen := map[string]bool{}
+		for _, u := range p.updates {
+			if seen[u.ref] {
+				t.Fatalf("%q twice", u.ref)
+			}
+			seen[u.ref] = true
+		}
+	})
+}
+
+func FuzzAdvertisement(f *testing.F) {
+	var b bytes.Buffer
+	_ = advertiseFetch(&b, &snapshot{head: "refs/heads/main", refs: []ref{{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")}}})
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, err := readAdvertisement(bufio.NewReader(bytes.NewReader(data)))
+		if err != nil {
+			return
+		}
+		for _, r := range a.snapshot().refs {
+			if !mirrored(r.name) {
+				t.Fatalf("%q got in", r.name)
+			}
+		}
+	})
+}
+
+func TestAdvertisementRoundTrip(t *testing.T) {
+	want := &snapshot{head: "refs/heads/main", refs: []ref{
+		{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/notes/commits", id("c"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")},
+	}}
+	var b bytes.Buffer
+	if err := advertiseFetch(&b, want); err != nil {
+		t.Fatal(err)
+	}
+	a, err := readAdvertisement(bufio.NewReader(&b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := a.snapshot()
+	if got.head != want.head || len(got.refs) != len(want.refs) {
+		t.Fatalf("%+v", got)
+	}
+	for i := range got.refs {
+		if got.refs[i] != want.refs[i] {
+			t.Errorf("%+v, want %+v", got.refs[i], want.refs[i])
+		}
+	}
+}
