@@ -99,16 +99,6 @@ type capabilities []string
 
 func (c capabilities) has(name string) bool { return slices.Contains(c, name) }
 
-// value returns what stands behind "name=".
-func (c capabilities) value(name string) string {
-	for _, item := range c {
-		if v, ok := strings.CutPrefix(item, name+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
 // advertisement is how an upstream introduces itself.
 type advertisement struct {
 	refs []ref

@@ -91,8 +91,14 @@ func newKey() (ssh.Signer, []byte, error) {
 	return signer, pem.EncodeToMemory(block), err
 }
 
-// AddHostKey gives the server one more host key, which nobody has pinned.
-func (s *GitSSH) AddHostKey(key ssh.Signer) { s.config.AddHostKey(key) }
+// AddHostKey gives the server one more host key, which HostKey does not name.
+func (s *GitSSH) AddHostKey(key ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := *s.config
+	changed.AddHostKey(key)
+	s.config = &changed
+}
 
 // Identity is the private key of the one client that may come in, in OpenSSH's PEM.
 func (s *GitSSH) Identity() []byte { return s.identity }
@@ -149,7 +155,10 @@ func (s *GitSSH) serve(conn net.Conn) {
 	if s.ctx.Err() != nil {
 		return
 	}
-	_, channels, requests, err := ssh.NewServerConn(conn, s.config)
+	s.mu.Lock()
+	config := s.config
+	s.mu.Unlock()
+	_, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		return
 	}
