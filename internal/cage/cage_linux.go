@@ -51,7 +51,8 @@ const (
 
 // Main is the applet: "cage" builds (only in fresh namespaces), "cage -init"
 // serves, and "cage -confine ARGS…" runs another applet of the same binary
-// with no capability, no_new_privs and seccomp.
+// with no capability, no_new_privs and seccomp; "cage -guard COMMAND…" does
+// so with a command of a container (and -guard-init is the second half of it).
 func Main(_ context.Context, args []string, _, _ io.Writer) error {
 	switch {
 	case len(args) == 0:
@@ -60,6 +61,10 @@ func Main(_ context.Context, args []string, _, _ io.Writer) error {
 		return initMain()
 	case len(args) > 1 && args[0] == "-confine":
 		return confine(args[1:])
+	case len(args) > 1 && args[0] == "-guard":
+		return guard(args[1:])
+	case len(args) > 1 && args[0] == "-guard-init":
+		return guardInit(args[1:])
 	}
 	return config.Usagef("cage is started by hostctl and takes no arguments of yours")
 }

@@ -400,3 +400,52 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestGuard is what a container of an engine runs: PID 1 of a pid namespace,
+// and one more process beside it.
+func TestGuard(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a pid namespace of its own takes root")
+	}
+	exe, err := os.Executable()
+	must(t, err)
+	for script, want := range map[string]int{
+		"exit 7":                     7,
+		"kill -9 $$":                 137,
+		"(true &); (true &); exit 0": 0,
+		`test "$$" != 1 && awk '/^Seccomp:/ {exit $2 != 2}' /proc/self/status`: 0,
+		"no-such-command": 127,
+	} {
+		cmd := exec.CommandContext(t.Context(), exe, "cage", "-guard", "sh", "-c", script)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+		out, err := cmd.CombinedOutput()
+		if got := cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("%s: code %d, want %d (%v, %s)", script, got, want, err, out)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "cage", "-guard", exe, "tool", "call", "vsock")
+	out, err := cmd.CombinedOutput()
+	if got := strings.TrimSpace(string(out)); got != "address family not supported by protocol" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestGuardPassesSignalsOn(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a pid namespace of its own takes root")
+	}
+	exe, err := os.Executable()
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), exe, "cage", "-guard", "sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	_, err = io.ReadFull(out, make([]byte, 3))
+	must(t, err)
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	_ = cmd.Wait() // the code tells
+	if got := cmd.ProcessState.ExitCode(); got != 9 {
+		t.Errorf("code %d", got)
+	}
+}

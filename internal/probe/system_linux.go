@@ -19,7 +19,7 @@ import (
 // system are the ways out that depend on the machine: its routes, neighbours
 // and kinds of sockets.
 func system(want []string) []attempt {
-	attempts := []attempt{defaultRoutes, rawSocket("raw-socket", unix.AF_INET, unix.IPPROTO_ICMP), rawSocket("raw-socket6", unix.AF_INET6, unix.IPPROTO_ICMPV6),
+	attempts := []attempt{defaultRoutes, linkLocal, rawSocket("raw-socket", unix.AF_INET, unix.IPPROTO_ICMP), rawSocket("raw-socket6", unix.AF_INET6, unix.IPPROTO_ICMPV6),
 		rawSocket("packet-socket", unix.AF_PACKET, 0), vsock}
 	for _, a := range bridges(want) {
 		attempts = append(attempts, unreachable("bridge", a))
@@ -33,6 +33,24 @@ func defaultRoutes(context.Context) Finding {
 		return Finding{"default-route", "", false, "by " + strings.Join(ways, ", ")}
 	}
 	return Finding{"default-route", "", true, "there is none"}
+}
+
+// linkLocal wants no interface on which every neighbour, the host's end of a
+// bridge among them, can be found by IPv6 without any address being given out.
+func linkLocal(context.Context) Finding {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return Finding{"ipv6-link", "", true, "no interfaces: " + err.Error()}
+	}
+	for _, i := range ifaces {
+		addrs, _ := i.Addrs() // none, then
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+				return Finding{"ipv6-link", i.Name, false, "has a link-local address: neighbours can be reached"}
+			}
+		}
+	}
+	return Finding{"ipv6-link", "", true, "no link-local address"}
 }
 
 // fields are the lines of a table in /proc, split.
