@@ -1,0 +1,33 @@
+# README.md says what each target is for. A line a target; the work is in Go.
+GO      ?= go
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'
+IMAGE   ?= airlock-sidecars:latest
+
+.PHONY: all build image demo test vet e2e bench clean
+
+all: build
+
+build:
+	$(BUILD) -o bin/ ./cmd/sidecars ./cmd/hostctl
+
+image: build
+	bin/hostctl image --tag $(IMAGE)
+
+demo: build
+	$(BUILD) -o bin/ ./e2e/demo
+	bin/demo -bin bin
+
+test:
+	$(GO) test -race ./...
+
+vet:
+	$(GO) vet ./... && $(GO) vet -tags e2e ./... && GOOS=darwin $(GO) vet ./cmd/hostctl && $(GO) tool staticcheck -tags e2e ./... && $(GO) mod tidy -diff && test -z "$$(gofmt -l .)"
+
+e2e: build
+	$(GO) test -race -tags e2e -count=1 ./e2e/... ./hostctl/docker/...
+
+bench: build
+	$(GO) test -run '^$$' -bench . -benchmem ./bench/...
+
+clean:
+	rm -rf bin
