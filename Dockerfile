@@ -1,12 +1,14 @@
 # The sidecars image: one static binary and the root certificates, nothing
-# else. Build with "make image", or: make build && docker build -t airlock-sidecars .
+# else, and no base image. "make image" lays the context out and builds it.
 FROM scratch
-COPY bin/sidecars /sidecars
-COPY --chown=65532:65532 image/ /
+COPY . /
+# A fresh volume and a tmpfs take the owner of the folder that they cover.
+COPY --chown=65532:65532 var/lib/airlock /var/lib/airlock
+COPY --chown=65532:65532 run/airlock /run/airlock
 USER 65532:65532
-ENV PATH=/
-STOPSIGNAL SIGTERM
 VOLUME ["/var/lib/airlock"]
 EXPOSE 8888 9099 9100 9418 9420
+STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/sidecars", "ctl", "health"]
 ENTRYPOINT ["/sidecars"]
+CMD ["supervisor"]
