@@ -11,6 +11,7 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/policy"
+	"airlock/internal/secrets"
 )
 
 // wallet holds the values of the slots. It never prints itself.
@@ -59,8 +60,11 @@ func users(routes []bundle.Route) map[string][]string {
 // missing is the verdict on a route whose credential is not there.
 func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 	for _, slot := range a.Slots() {
-		if w[slot] == "" {
+		switch value := w[slot]; {
+		case value == "":
 			return policy.Denied("credential", "slot "+slot+" holds no credential")
+		case len(value) < secrets.MinLength:
+			return policy.Denied("credential", "the value in slot "+slot+" is too short to be found again in an answer")
 		}
 	}
 	return policy.Allowed("credential")

@@ -47,6 +47,10 @@ var applets = []applet{
 }
 
 func main() {
+	if len(os.Args) == 2 && slices.Contains([]string{"help", "-h", "--help"}, os.Args[1]) {
+		fmt.Println(usage())
+		return
+	}
 	a, args, err := choose(os.Args, os.Getpid())
 	if err == nil {
 		err = run(a, args)
@@ -99,17 +103,21 @@ func (e usageErr) Error() string { return e.text }
 func (e usageErr) ExitCode() int { return 2 }
 
 func usageError(args []string) error {
-	var b strings.Builder
 	if len(args) > 0 {
-		fmt.Fprintf(&b, "no applet is named %q; ", args[0])
+		return usageErr{fmt.Sprintf("no applet is named %q; %s", args[0], usage())}
 	}
+	return usageErr{usage()}
+}
+
+func usage() string {
+	var b strings.Builder
 	b.WriteString("usage: sidecars APPLET [ARGUMENT...], or a link named like one:")
 	for _, a := range applets {
 		if a.help != "" {
 			fmt.Fprintf(&b, "\n  %-11s %s", a.name, a.help)
 		}
 	}
-	return usageErr{b.String()}
+	return b.String()
 }
 
 // exitCode is 0, the code that the error carries, or 1.

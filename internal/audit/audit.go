@@ -22,11 +22,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLine bounds an entry, in bytes; longer fields are cut before.
-const maxLine = 16 << 10
-
-// maxField bounds one field, in bytes.
+// maxField bounds one field, in bytes: longer ones are cut.
 const maxField = 1 << 10
+
+// maxLine bounds an entry, in bytes: nine fields, each byte of which JSON may
+// write as six, and what is fixed.
+const maxLine = 64 << 10
 
 // Entry is one verdict. It never holds a secret or the text of a finding.
 type Entry struct {

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/zricethezav/gitleaks/v8/config"
-	"github.com/zricethezav/gitleaks/v8/detect/codec"
 )
 
 const (
@@ -127,90 +127,87 @@ func notEncoded(c rune) bool {
 
 // chunk runs the rules over text, then over what it decodes to.
 func (r *run) chunk(text string) ([]span, error) {
-	spans, err := r.pass(text, nil)
+	spans, err := r.pass(text)
 	if err != nil {
 		return nil, err
 	}
-	decoder := codec.NewDecoder()
-	current, segments := text, []*codec.EncodedSegment{}
+	var layers []layer
 	for range decodeDepth {
-		current, segments = decoder.Decode(current, segments)
-		if len(segments) == 0 {
+		next, ok := decode(text)
+		if !ok {
 			break
 		}
-		found, err := r.pass(current, segments)
+		layers, text = append(layers, next), next.text
+		found, err := r.pass(text)
 		if err != nil {
 			return nil, err
 		}
-		spans = append(spans, found...)
-		for _, s := range r.scanner.known.findAll([]byte(current)) {
-			spans = append(spans, original(s, segments)...)
+		for _, s := range append(found, r.scanner.known.findAll([]byte(text))...) {
+			if next.touches(s) {
+				spans = append(spans, original(s, layers))
+			}
 		}
 	}
-	return clip(spans, len(text)), nil
+	return spans, nil
 }
 
-// original maps a span of decoded text to the encoded one; what was not decoded has been found already.
-func original(s span, segments []*codec.EncodedSegment) []span {
-	over := codec.SegmentsWithDecodedOverlap(segments, s.start, s.end)
-	if len(over) == 0 {
-		return nil
+// original maps a span back through every layer.
+func original(s span, layers []layer) span {
+	for _, l := range slices.Backward(layers) {
+		s = l.back(s)
 	}
-	at := codec.AdjustMatchIndex(over, []int{s.start, s.end})
-	return []span{{s.rule, max(at[0], 0), max(at[1], 0)}}
+	return s
 }
 
-// pass runs every rule whose keyword occurs in text.
-func (r *run) pass(text string, segments []*codec.EncodedSegment) ([]span, error) {
+// pass runs every rule near its keywords.
+func (r *run) pass(text string) ([]span, error) {
+	places := r.places(text)
 	var spans []span
-	for i, wanted := range r.wanted(text) {
-		if !wanted {
-			continue
-		}
-		if err := r.ctx.Err(); err != nil {
-			return nil, err
-		}
-		found := r.match(text, i)
-		if segments == nil {
-			spans = append(spans, found...)
-			continue
-		}
-		for _, s := range found {
-			spans = append(spans, original(s, segments)...)
+	for i := range r.rules.rules {
+		for _, w := range places[i] {
+			if err := r.ctx.Err(); err != nil {
+				return nil, err
+			}
+			for _, s := range r.match(text[w.start:w.end], i) {
+				spans = append(spans, span{s.rule, s.start + w.start, s.end + w.start})
+			}
 		}
 	}
 	return spans, r.ctx.Err()
 }
 
-// wanted marks the rules that may match text.
-func (r *run) wanted(text string) []bool {
-	wanted := make([]bool, len(r.rules.rules))
+// places lists, for each rule, the stretches of text that it must see. They do not overlap.
+func (r *run) places(text string) [][]stretch {
+	places := make([][]stretch, len(r.rules.rules))
 	for _, i := range r.rules.always {
-		wanted[i] = true
+		places[i] = []stretch{{0, len(text)}}
 	}
-	r.rules.words.Walk(lower(text), func(_, _, word int64) bool {
+	r.rules.words.each(text, func(word, start, end int) {
 		for _, i := range r.rules.byWord[word] {
-			wanted[i] = true
+			if reach := &r.rules.reach[i]; !reach.excluded(text, start, end) {
+				places[i] = join(places[i], reach.around(text, start, end))
+			}
 		}
-		return true
 	})
-	for i := range wanted {
+	for i := range places {
 		if rule := r.rules.rules[i]; rule.Regex == nil || rule.Path != nil && !r.wantsPath(i) {
-			wanted[i] = false
+			places[i] = nil
 		}
 	}
-	return wanted
+	return places
 }
 
-// lower is ASCII only, so that offsets and invalid bytes stay as they are.
-func lower(text string) []byte {
-	b := []byte(text)
-	for i, c := range b {
-		if c >= 'A' && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
+// stretch is a part of a text.
+type stretch struct{ start, end int }
+
+// join adds a stretch, in one with those that it touches. Keywords come in order of their ends.
+func join(all []stretch, next stretch) []stretch {
+	for len(all) > 0 && all[len(all)-1].end >= next.start {
+		before := all[len(all)-1]
+		next = stretch{min(next.start, before.start), max(next.end, before.end)}
+		all = all[:len(all)-1]
 	}
-	return b
+	return append(all, next)
 }
 
 // match runs one rule and drops what its entropy or allowlists excuse.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ func Forms(value string) [][]byte {
 		return nil
 	}
 	forms := []string{value, reversed(value), url.QueryEscape(value), url.PathEscape(value), jsonEscaped(value)}
+	forms = append(forms, strings.ReplaceAll(value, "/", `\/`), unicodeEscaped(value))
 	forms = append(forms, percent(value, "0123456789ABCDEF"), percent(value, "0123456789abcdef"))
 	forms = append(forms, hex.EncodeToString([]byte(value)), strings.ToUpper(hex.EncodeToString([]byte(value))))
 	for offset := range 3 {
@@ -49,6 +51,15 @@ func reversed(s string) string {
 func jsonEscaped(value string) string {
 	quoted := strconv.Quote(value)
 	return strings.NewReplacer("<", `\u003c`, ">", `\u003e`, "&", `\u0026`).Replace(quoted[1 : len(quoted)-1])
+}
+
+// unicodeEscaped is value with every byte as JSON's \u00xx.
+func unicodeEscaped(value string) string {
+	var b strings.Builder
+	for i := range len(value) {
+		fmt.Fprintf(&b, `\u%04x`, value[i])
+	}
+	return b.String()
 }
 
 func percent(value, digits string) string {

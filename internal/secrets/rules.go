@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	ahocorasick "github.com/BobuSumisu/aho-corasick"
 	"github.com/rs/zerolog"
 	"github.com/spf13/viper"
 	"github.com/zricethezav/gitleaks/v8/config"
@@ -19,8 +18,9 @@ import (
 // ruleset is gitleaks' configuration made ready for the engine. It is immutable.
 type ruleset struct {
 	rules      []config.Rule
+	reach      []reach // how far from a keyword each rule looks
 	byWord     [][]int // keyword → indexes of rules
-	words      *ahocorasick.Trie
+	words      *words
 	always     []int // rules without a keyword
 	allowlists []*config.Allowlist
 }
@@ -131,8 +131,15 @@ func newRuleset(cfg config.Config) (*ruleset, error) {
 
 // index builds the keyword automaton.
 func (rs *ruleset) index() {
+	for _, rule := range rs.rules {
+		var r reach
+		if rule.Regex != nil && len(rule.Keywords) > 0 {
+			r = reachOf(rule.Regex.String(), rule.Keywords)
+		}
+		rs.reach = append(rs.reach, r)
+	}
 	ids := map[string]int{}
-	var words []string
+	var all []string
 	for i, rule := range rs.rules {
 		if len(rule.Keywords) == 0 {
 			rs.always = append(rs.always, i)
@@ -141,13 +148,13 @@ func (rs *ruleset) index() {
 			word = strings.ToLower(word)
 			id, ok := ids[word]
 			if !ok {
-				id = len(words)
+				id = len(all)
 				ids[word] = id
-				words = append(words, word)
+				all = append(all, word)
 				rs.byWord = append(rs.byWord, nil)
 			}
 			rs.byWord[id] = append(rs.byWord[id], i)
 		}
 	}
-	rs.words = ahocorasick.NewTrieBuilder().AddStrings(words).Build()
+	rs.words = newWords(all)
 }

@@ -1,0 +1,125 @@
+// Package arch holds the shape of the house: which package may import which.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// floors gives every package its floor; imports go down, never sideways.
+// Floor 1 has a ground (bundle, which reads the files that several daemons
+// share) and a few packages that stand on another of the same floor.
+var floors = map[string]float64{
+	"internal/policy": 0, "internal/config": 0, "hostctl/pair": 0, "internal/websocket": 0,
+	"internal/bundle": 0.5,
+	"internal/audit":  1, "internal/ca": 1, "internal/handoff": 1, "internal/httpd": 1, "internal/control": 1,
+	"internal/proposal": 1, "internal/secrets": 1, "internal/probe": 1, "gitgate/objects": 1,
+	"internal/cage":   1.2,
+	"internal/tunnel": 1.5, "hostctl/local": 1.5, "hostctl/docker": 1.5,
+	"supervisor": 2, "egress": 2, "pipelock": 2, "gitgate": 2, "supervise": 2, "hostctl": 2,
+	"cmd/sidecars": 3, "cmd/hostctl": 3, "e2e/demo": 3,
+	"internal/lab": 1, "internal/arch": 3, "hostctl/pair/folder": 1, "hostctl/pair/pairtest": 2,
+}
+
+// owners says who alone may import a heavy library.
+var owners = map[string][]string{
+	"github.com/elazarl/goproxy":        {"egress"},
+	"github.com/go-git/go-git":          {"gitgate", "gitgate/objects"},
+	"github.com/zricethezav/gitleaks":   {"internal/secrets"},
+	"github.com/mark3labs/mcp-go":       {"supervise"},
+	"go.yaml.in/yaml":                   {"internal/config"},
+	"github.com/moby/moby/client":       {"hostctl/docker"},
+	"github.com/spf13/cobra":            {"hostctl"},
+	"github.com/landlock-lsm":           {"internal/cage"},
+	"golang.org/x/crypto/ssh":           {"gitgate", "internal/lab"},
+	"github.com/modelcontextprotocol/":  {"e2e/demo"},
+	"golang.org/x/crypto/x509roots":     {"cmd/sidecars"},
+	"golang.org/x/net/publicsuffix":     {"internal/policy"},
+	"github.com/andybalholm/brotli":     {"egress"},
+	"github.com/fsnotify/fsnotify":      {"internal/proposal"},
+	"github.com/containerd/errdefs":     {"hostctl/docker"},
+	"github.com/moby/moby/api/":         {"hostctl/docker"},
+	"github.com/pelletier/go-toml":      {"internal/secrets"},
+	"github.com/spf13/viper":            {"internal/secrets"},
+	"github.com/opencontainers/":        {"hostctl/docker"},
+	"github.com/docker/go-connections/": {"hostctl/docker"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Doc        string
+}
+
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "airlock/...").Output()
+	if err != nil {
+		t.Fatalf("listing the packages: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
+		var p listed
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 20 {
+		t.Fatalf("only %d packages were found", len(all))
+	}
+	return all
+}
+
+func TestImportsGoDown(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, "airlock/")
+		floor, known := floors[from]
+		if !known && !strings.HasPrefix(from, "bench") && !strings.HasPrefix(from, "e2e") {
+			t.Errorf("%s has no floor: say where it stands", from)
+			continue
+		}
+		for _, i := range p.Imports {
+			to, ours := strings.CutPrefix(i, "airlock/")
+			if ours && known && floors[to] >= floor {
+				t.Errorf("%s (floor %v) imports %s (floor %v)", from, floor, to, floors[to])
+			}
+			if ours && to == "internal/lab" && floor != 3 {
+				t.Errorf("%s imports internal/lab, which is for tests", from)
+			}
+		}
+	}
+}
+
+func TestHeavyLibrariesHaveOneOwner(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, "airlock/")
+		for _, i := range p.Imports {
+			for library, allowed := range owners {
+				if strings.HasPrefix(i, library) && !contains(allowed, from) {
+					t.Errorf("%s imports %s, which belongs to %v", from, i, allowed)
+				}
+			}
+		}
+	}
+}
+
+func TestPackagesAreDocumented(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.Doc == "" && !strings.HasSuffix(p.ImportPath, "/arch") {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, have := range list {
+		if have == s {
+			return true
+		}
+	}
+	return false
+}

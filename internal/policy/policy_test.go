@@ -1,0 +1,190 @@
+package policy
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestParseHost(t *testing.T) {
+	for in, want := range map[string]string{
+		"api.example.com": "api.example.com", "API.Example.COM": "api.example.com", "api.example.com.": "api.example.com",
+		"bücher.example": "xn--bcher-kva.example", "127.0.0.1": "127.0.0.1", "[::1]": "::1", "::1": "::1",
+		"[::ffff:127.0.0.1]": "127.0.0.1", "[2001:DB8::0:1]": "2001:db8::1", "_egress.local": "_egress.local", "a-b.c1": "a-b.c1",
+	} {
+		if h, err := ParseHost(in); err != nil || h.String() != want {
+			t.Errorf("ParseHost(%q) = %q, %v; want %q", in, h, err, want)
+		}
+	}
+	for name, in := range map[string]string{
+		"nothing": "", "a dot": ".", "two dots at the end": "a..", "an empty label": "a..b", "a dot first": ".a",
+		"a long label": strings.Repeat("a", 64) + ".test", "a long name": strings.Repeat("abcdefg.", 32) + "test",
+		"a zero byte": "a\x00b.test", "percent": "a%2eb.test", "user information": "ok.test@evil.test", "a path": "ok.test/x",
+		"a query": "ok.test?", "a space": "ok .test", "a fullwidth dot": "ok。test", "short": "127.1", "decimal": "2130706433",
+		"hexadecimal": "0x7f.1", "all hexadecimal": "0x7f000001", "octal": "0177.0.0.1", "a zone": "fe80::1%eth0",
+		"brackets around a name": "[ok.test]", "brackets around IPv4": "[127.0.0.1]", "a hyphen first": "-a.test", "a colon": "a:b:c.test",
+		"a line end": "a.test\n", "a backslash": `a\b.test`,
+	} {
+		if h, err := ParseHost(in); err == nil {
+			t.Errorf("%s: ParseHost(%q) = %q", name, in, h)
+		}
+	}
+}
+
+func TestParseAuthority(t *testing.T) {
+	for in, want := range map[string]string{
+		"a.test:443": "a.test:443", "a.test": "a.test:7", "[::1]:80": "[::1]:80", "[::1]": "[::1]:7", "::1": "[::1]:7", "A.test.:1": "a.test:1",
+	} {
+		if a, err := ParseAuthority(in, 7); err != nil || a.String() != want {
+			t.Errorf("ParseAuthority(%q) = %v, %v; want %s", in, a, err, want)
+		}
+	}
+	for _, in := range []string{"a.test:", "a.test:0", "a.test:65536", "a.test:+5", "a.test:http", ":443", "[::1]:", "[::1", "a.test:443:1"} {
+		if a, err := ParseAuthority(in, 7); err == nil {
+			t.Errorf("ParseAuthority(%q) = %v", in, a)
+		}
+	}
+	if _, err := ParseAuthority("a.test", 0); err == nil {
+		t.Error("a port was not asked for")
+	}
+}
+
+func FuzzParseHost(f *testing.F) {
+	for _, s := range []string{"a.test", "127.0.0.1", "[::1]", "bücher.example", "0x7f.1", "a..b", "*.a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		h, err := ParseHost(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseHost(h.String()); err != nil || again != h {
+			t.Errorf("%q → %q → %q, %v: not canonical", s, h, again, err)
+		}
+		if strings.ContainsAny(h.String(), "/@?#%\\ \x00*[]") || h.String() != strings.ToLower(h.String()) {
+			t.Errorf("%q → %q", s, h)
+		}
+	})
+}
+
+func TestPatterns(t *testing.T) {
+	allow, deny := true, false
+	for _, c := range []struct {
+		pattern, authority string
+		want               bool
+	}{
+		{"api.example.com", "api.example.com:443", allow},
+		{"API.example.com", "api.EXAMPLE.com.:443", allow},
+		{"api.example.com", "api.example.com:8443", deny},
+		{"api.example.com:8443", "api.example.com:8443", allow},
+		{"api.example.com:8443", "api.example.com:443", deny},
+		{"api.example.com", "evil-api.example.com:443", deny},
+		{"api.example.com", "api.example.com.evil.test:443", deny},
+		{"*.pkgs.example", "go.pkgs.example:443", allow},
+		{"*.pkgs.example", "a.b.pkgs.example:443", allow},
+		{"*.pkgs.example", "pkgs.example:443", deny},
+		{"*.pkgs.example", "evilpkgs.example:443", deny},
+		{"*.pkgs.example", "go.pkgs.example.evil.test:443", deny},
+		{"*.pkgs.example:81", "go.pkgs.example:81", allow},
+		{"192.0.2.1", "192.0.2.1:443", allow},
+		{"[2001:db8::1]:443", "[2001:db8::1]:443", allow},
+	} {
+		p, err := ParsePattern(c.pattern)
+		if err != nil {
+			t.Errorf("%s: %v", c.pattern, err)
+			continue
+		}
+		a, err := ParseAuthority(c.authority, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.MatchesAuthority(a, 443); got != c.want {
+			t.Errorf("%s against %s: %v", c.pattern, c.authority, got)
+		}
+	}
+	for _, bad := range []string{"", "*", "*.", "*.com", "*.co.uk", "*.github.io", "*.test", "ex*mple.com", "a.*.com", "**.a.com", "*.1.2.3.4", "a.test:", "a.test:x", "https://a.test", "a.test/x"} {
+		if p, err := ParsePattern(bad); err == nil {
+			t.Errorf("pattern %q was accepted as %v", bad, p)
+		}
+	}
+	if (Pattern{}).MatchesAuthority(Authority{}) {
+		t.Error("the zero pattern matches")
+	}
+}
+
+func TestCleanPath(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "/", "/": "/", "/v1/x": "/v1/x", "/v1/": "/v1/", "/v1": "/v1", "//v1//x": "/v1/x", "/v1/./x": "/v1/x",
+		"/v1/../admin": "/admin", "/v1/%2e%2e/admin": "/admin", "/v1//../admin": "/admin", "/v1%2f..%2fadmin": "/admin",
+		`/v1\..\admin`: "/admin", "/v1/%252e%252e/admin": "/admin", "/v1/%25252e%25252e/admin": "/admin", "/../../x": "/x",
+		"/v1/%5c..%5c../admin": "/admin", "/a%20b": "/a b", "/v1/..": "/", "/100%25": "/100%",
+	} {
+		if got, err := CleanPath(in); err != nil || got != want {
+			t.Errorf("CleanPath(%q) = %q, %v; want %q", in, got, err, want)
+		}
+	}
+	for _, bad := range []string{"/%", "/%zz", "/a%00b", "/a%0ab", "/v1/..;x/admin", "/v1/.;/x", "/%252525252525252525252e"} {
+		if got, err := CleanPath(bad); err == nil {
+			t.Errorf("CleanPath(%q) = %q", bad, got)
+		}
+	}
+}
+
+func FuzzCleanPath(f *testing.F) {
+	for _, s := range []string{"/v1/%2e%2e/admin", `/v1\..\x`, "/%25", "//", "/a;b/../c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := CleanPath(s)
+		if err != nil {
+			return
+		}
+		if !strings.HasPrefix(got, "/") || strings.Contains(got, "/../") || strings.Contains(got, "//") || strings.Contains(got, `\`) {
+			t.Errorf("CleanPath(%q) = %q", s, got)
+		}
+	})
+}
+
+func TestPathPattern(t *testing.T) {
+	for _, c := range []struct {
+		pattern PathPattern
+		path    string
+		want    bool
+	}{
+		{"/v1/*", "/v1/x", true}, {"/v1/*", "/v1/", true}, {"/v1/*", "/v1", false}, {"/v1/*", "/v10", false}, {"/v1/*", "/V1/x", false},
+		{"/v1", "/v1", true}, {"/v1", "/v10", false}, {"/v1", "/v1/", false}, {"/*", "/anything", true},
+	} {
+		if got := c.pattern.Matches(c.path); got != c.want {
+			t.Errorf("%s against %s: %v", c.pattern, c.path, got)
+		}
+	}
+	for _, bad := range []PathPattern{"", "v1", "/v1/../x", "/a*b", "/%41", "//x", "/**"} {
+		if bad.Validate() == nil {
+			t.Errorf("path %q was accepted", bad)
+		}
+	}
+}
+
+func TestJudgeAddr(t *testing.T) {
+	for _, in := range []string{
+		"127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1", "198.18.0.1",
+		"240.0.0.1", "255.255.255.255", "224.0.0.1", "0.0.0.0", "192.0.2.1", "168.63.129.16", "::", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
+		"::7f00:1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001::1", "fe80::1", "fec0::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1",
+	} {
+		if v := JudgeAddr(netip.MustParseAddr(in), nil); v.Allow || v.Why == "" {
+			t.Errorf("%s: %+v", in, v)
+		}
+	}
+	for _, in := range []string{"1.1.1.1", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"} {
+		if v := JudgeAddr(netip.MustParseAddr(in), nil); !v.Allow {
+			t.Errorf("%s: %+v", in, v)
+		}
+	}
+	exempt := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if v := JudgeAddr(netip.MustParseAddr("127.0.0.1"), exempt); v != Allowed("addresses.allow: 127.0.0.0/8") {
+		t.Errorf("an exception: %+v", v)
+	}
+	if v := JudgeAddr(netip.Addr{}, exempt); v.Allow {
+		t.Error("no address at all is allowed")
+	}
+}

@@ -1,0 +1,332 @@
+package secrets
+
+import (
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// reach tells how far from a keyword the match of an expression can extend. The zero value says that the expression must see
+// everything, because a match need not contain a keyword.
+type reach struct {
+	bounded int // bytes that everything but its endless repetitions can match
+	loops   int // how many endless repetitions there are
+	loop    [256]bool
+	// A cheap look before the whole expression runs: what must begin with a keyword, or follow it. nil when not known.
+	head, tail *regexp.Regexp
+}
+
+// excluded tells that no match can have this keyword in its place.
+func (r *reach) excluded(text string, start, end int) bool {
+	return r.head != nil && !r.head.MatchString(text[start:]) || r.tail != nil && !r.tail.MatchString(text[end:])
+}
+
+// maxLoops is how many endless repetitions are worth following.
+const maxLoops = 8
+
+// reachOf reads an expression.
+func reachOf(expression string, keywords []string) reach {
+	re, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil || !demands(re, keywords) {
+		return reach{}
+	}
+	var r reach
+	r.bounded, r.loops = r.measure(re)
+	if r.loops > maxLoops || r.bounded > overlap {
+		return reach{}
+	}
+	r.bounded += 8 // so that no match that counts touches the edge
+	if r.head = headOf(re, keywords); r.head == nil {
+		r.tail = tailOf(re, keywords)
+	}
+	return r
+}
+
+// around is the stretch of text that holds every match with the keyword text[start:end] in it.
+func (r *reach) around(text string, start, end int) stretch {
+	if r.bounded == 0 {
+		return stretch{0, len(text)}
+	}
+	start, end = start-r.bounded, end+r.bounded
+	for range r.loops {
+		for start > 0 && r.loop[text[start-1]] {
+			start--
+		}
+		for end < len(text) && r.loop[text[end]] {
+			end++
+		}
+		start, end = start-r.bounded, end+r.bounded
+	}
+	return stretch{max(0, start), min(len(text), end)}
+}
+
+// measure adds up the longest match, in bytes, and collects what endless repetitions may run over.
+func (r *reach) measure(re *syntax.Regexp) (bounded, loops int) {
+	switch re.Op {
+	case syntax.OpLiteral:
+		return 4 * len(re.Rune), 0
+	case syntax.OpCharClass:
+		return widest(re.Rune), 0
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		return 4, 0
+	case syntax.OpStar, syntax.OpPlus:
+		return r.endless(re.Sub[0])
+	case syntax.OpRepeat:
+		if re.Max < 0 {
+			return r.endless(re.Sub[0])
+		}
+		bounded, loops = r.measure(re.Sub[0])
+		return bounded * re.Max, loops * re.Max
+	}
+	for _, sub := range re.Sub {
+		b, l := r.measure(sub)
+		if re.Op == syntax.OpAlternate {
+			bounded, loops = max(bounded, b), max(loops, l)
+		} else {
+			bounded, loops = bounded+b, loops+l
+		}
+	}
+	return bounded, loops
+}
+
+// endless notes every byte that a repetition without end can run over.
+func (r *reach) endless(re *syntax.Regexp) (bounded, loops int) {
+	r.collect(re)
+	return 0, 1
+}
+
+func (r *reach) collect(re *syntax.Regexp) {
+	switch re.Op {
+	case syntax.OpCharClass:
+		for i := 0; i+1 < len(re.Rune); i += 2 {
+			r.add(re.Rune[i], re.Rune[i+1])
+		}
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		r.add(0, utf8.MaxRune)
+	case syntax.OpLiteral:
+		for _, c := range re.Rune {
+			r.add(unicode.ToLower(c), unicode.ToLower(c))
+			r.add(unicode.ToUpper(c), unicode.ToUpper(c))
+		}
+	}
+	for _, sub := range re.Sub {
+		r.collect(sub)
+	}
+}
+
+// add marks the bytes of a range of characters; of those beyond ASCII, every byte.
+func (r *reach) add(from, to rune) {
+	for c := from; c <= min(to, 0x7f); c++ {
+		r.loop[c] = true
+	}
+	for c := 0x80; c < 256 && to > 0x7f; c++ {
+		r.loop[c] = true
+	}
+}
+
+// widest is how many bytes a character of the class may take. The long s and the Kelvin sign, which case folding adds to every
+// class of letters, do not count: no secret is made of them.
+func widest(ranges []rune) int {
+	for i := 0; i+1 < len(ranges); i += 2 {
+		if c := ranges[i+1]; c >= 0x80 && c != 'ſ' && c != 'K' {
+			return 4
+		}
+	}
+	return 1
+}
+
+// headOf is the expression anchored at a keyword, if every match begins with one.
+func headOf(re *syntax.Regexp, keywords []string) *regexp.Regexp {
+	if !begins(re, keywords) {
+		return nil
+	}
+	return anchored(re)
+}
+
+// begins tells whether every match begins with a keyword whose first byte is a word character: a \b before it then holds at the
+// start of a text whenever it holds inside one.
+func begins(re *syntax.Regexp, keywords []string) bool {
+	if words, ok := spell(re); ok {
+		return len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !startsWith(w, keywords) })
+	}
+	switch re.Op {
+	case syntax.OpCapture, syntax.OpPlus:
+		return begins(re.Sub[0], keywords)
+	case syntax.OpAlternate:
+		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !begins(s, keywords) })
+	case syntax.OpConcat:
+		return rowBegins(re.Sub, keywords)
+	}
+	return false
+}
+
+// rowBegins looks at the first part, and at as many neighbours as can be spelled out together with it.
+func rowBegins(subs []*syntax.Regexp, keywords []string) bool {
+	for len(subs) > 0 && subs[0].Op == syntax.OpWordBoundary {
+		subs = subs[1:]
+	}
+	if len(subs) == 0 {
+		return false
+	}
+	for i := 1; i <= len(subs); i++ {
+		words, ok := spellRow(subs[:i])
+		if !ok {
+			break
+		}
+		if !slices.ContainsFunc(words, func(w string) bool { return !startsWith(w, keywords) }) {
+			return true
+		}
+	}
+	return begins(subs[0], keywords)
+}
+
+func startsWith(word string, keywords []string) bool {
+	return slices.ContainsFunc(keywords, func(k string) bool {
+		return k != "" && class[k[0]]&isB64 != 0 && !strings.ContainsRune("+-/", rune(k[0])) && strings.HasPrefix(word, strings.ToLower(k))
+	})
+}
+
+func anchored(re *syntax.Regexp) *regexp.Regexp {
+	r, err := regexp.Compile(`\A(?:` + re.String() + `)`)
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+// tailOf is what must follow a keyword's end for a match, anchored there; nil when the expression does not have that form.
+func tailOf(re *syntax.Regexp, keywords []string) *regexp.Regexp {
+	if re.Op != syntax.OpConcat {
+		return nil
+	}
+	for i, sub := range re.Sub {
+		words, ok := spell(sub)
+		if !ok || len(words) == 0 || slices.ContainsFunc(words, func(w string) bool { return !endsIn(w, keywords) }) {
+			continue
+		}
+		rest := &syntax.Regexp{Op: syntax.OpConcat, Sub: re.Sub[i+1:]}
+		if looksBack(rest) {
+			return nil
+		}
+		return anchored(rest)
+	}
+	return nil
+}
+
+// looksBack tells whether an expression may depend on what stands before it.
+func looksBack(re *syntax.Regexp) bool {
+	switch re.Op {
+	case syntax.OpWordBoundary, syntax.OpNoWordBoundary, syntax.OpBeginLine, syntax.OpBeginText:
+		return true
+	}
+	return slices.ContainsFunc(re.Sub, looksBack)
+}
+
+func endsIn(word string, keywords []string) bool {
+	return slices.ContainsFunc(keywords, func(k string) bool { return strings.HasSuffix(word, strings.ToLower(k)) })
+}
+
+// demands tells whether every match must contain a keyword.
+func demands(re *syntax.Regexp, keywords []string) bool {
+	if words, ok := spell(re); ok {
+		return len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !containsAny(w, keywords) })
+	}
+	switch re.Op {
+	case syntax.OpCapture, syntax.OpPlus:
+		return demands(re.Sub[0], keywords)
+	case syntax.OpRepeat:
+		return re.Min > 0 && demands(re.Sub[0], keywords)
+	case syntax.OpAlternate:
+		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !demands(s, keywords) })
+	case syntax.OpConcat:
+		return concatDemands(re.Sub, keywords)
+	}
+	return false
+}
+
+// concatDemands looks at every row of neighbours that can be spelled out, and at each part by itself.
+func concatDemands(subs []*syntax.Regexp, keywords []string) bool {
+	for i := range subs {
+		if demands(subs[i], keywords) {
+			return true
+		}
+		for j := i + 2; j <= len(subs); j++ {
+			row := &syntax.Regexp{Op: syntax.OpConcat, Sub: subs[i:j]}
+			words, ok := spell(row)
+			if !ok {
+				break
+			}
+			if !slices.ContainsFunc(words, func(w string) bool { return !containsAny(w, keywords) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func containsAny(word string, keywords []string) bool {
+	return slices.ContainsFunc(keywords, func(k string) bool { return strings.Contains(word, strings.ToLower(k)) })
+}
+
+// maxSpelled bounds the words that an expression is spelled out into.
+const maxSpelled = 2048
+
+// spell lists everything that an expression can match, in lower case, if that is not much.
+func spell(re *syntax.Regexp) (words []string, ok bool) {
+	switch re.Op {
+	case syntax.OpEmptyMatch, syntax.OpWordBoundary, syntax.OpNoWordBoundary, syntax.OpBeginLine, syntax.OpEndLine, syntax.OpBeginText, syntax.OpEndText:
+		return []string{""}, true
+	case syntax.OpLiteral:
+		return []string{strings.ToLower(string(re.Rune))}, true
+	case syntax.OpCharClass:
+		return spellClass(re.Rune)
+	case syntax.OpCapture:
+		return spell(re.Sub[0])
+	case syntax.OpQuest:
+		words, ok = spell(re.Sub[0])
+		return append(words, ""), ok
+	case syntax.OpAlternate:
+		for _, sub := range re.Sub {
+			more, ok := spell(sub)
+			if words = append(words, more...); !ok || len(words) > maxSpelled {
+				return nil, false
+			}
+		}
+		return words, true
+	case syntax.OpConcat:
+		return spellRow(re.Sub)
+	}
+	return nil, false
+}
+
+func spellClass(ranges []rune) (words []string, ok bool) {
+	for i := 0; i+1 < len(ranges); i += 2 {
+		for c := ranges[i]; c <= ranges[i+1]; c++ {
+			if words = append(words, strings.ToLower(string(c))); len(words) > 64 {
+				return nil, false
+			}
+		}
+	}
+	return words, true
+}
+
+func spellRow(subs []*syntax.Regexp) (words []string, ok bool) {
+	words = []string{""}
+	for _, sub := range subs {
+		tails, ok := spell(sub)
+		if !ok || len(words)*len(tails) > maxSpelled {
+			return nil, false
+		}
+		var next []string
+		for _, w := range words {
+			for _, tail := range tails {
+				next = append(next, w+tail)
+			}
+		}
+		words = next
+	}
+	return words, true
+}

@@ -1,0 +1,31 @@
+package pipelock
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"airlock/internal/lab"
+)
+
+func TestConfigSamples(t *testing.T) {
+	samples, err := lab.Samples("testdata/config", 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range samples {
+		if err := s.Check((Config{File: s.Path}).Validate()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestMainRefusesBadArguments(t *testing.T) {
+	for _, args := range [][]string{{"-nope"}, {"extra"}, {"-config", "testdata/config/absent.yaml"}} {
+		err := Main(t.Context(), args, &bytes.Buffer{}, &bytes.Buffer{})
+		var coded interface{ ExitCode() int }
+		if !errors.As(err, &coded) || coded.ExitCode() != 2 {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
