@@ -26,7 +26,7 @@ const (
 const (
 	isB64 = 1 << iota
 	isHex
-	isEscape // begins an escape
+	isEscape // may begin an escape
 )
 
 var class = func() (t [256]byte) {
@@ -40,28 +40,34 @@ var class = func() (t [256]byte) {
 	}
 	t['%'] |= isEscape
 	t['\\'] |= isEscape
+	t['U'] |= isEscape
 	return t
 }()
 
-// decode undoes one layer of base64 (both alphabets), hex, percent, \x, \u and U+ escapes, wherever they stand in text. It
-// returns false when there is nothing to undo.
-func decode(text string) (layer, bool) {
+// unescape undoes percent, \x, \u and U+ escapes, wherever they stand in text. It returns false when there are none.
+func unescape(text string) (layer, bool) {
 	d := &decoder{text: text}
 	for i := 0; i < len(text); {
-		switch c := class[text[i]]; {
-		case c&isEscape != 0 || text[i] == 'U' && i+1 < len(text) && text[i+1] == '+':
+		if class[text[i]]&isEscape != 0 {
 			i = d.escapes(i)
-		case c&isB64 != 0:
-			i = d.run(i)
-		default:
+		} else {
 			i++
 		}
 	}
-	if len(d.parts) == 0 {
-		return layer{}, false
+	return d.layer()
+}
+
+// unwrap undoes runs of base64 (both alphabets) and hex. It returns false when there are none.
+func unwrap(text string) (layer, bool) {
+	d := &decoder{text: text}
+	for i := 0; i < len(text); {
+		if class[text[i]]&isB64 != 0 {
+			i = d.run(i)
+		} else {
+			i++
+		}
 	}
-	d.out = append(d.out, text[d.done:]...)
-	return layer{string(d.out), d.parts}, true
+	return d.layer()
 }
 
 type decoder struct {
@@ -69,6 +75,13 @@ type decoder struct {
 	out   []byte
 	done  int // text up to here is in out
 	parts []part
+}
+
+func (d *decoder) layer() (layer, bool) {
+	if len(d.parts) == 0 {
+		return layer{}, false
+	}
+	return layer{string(append(d.out, d.text[d.done:]...)), d.parts}, true
 }
 
 // replace puts value in place of text[from:to].
@@ -150,7 +163,7 @@ func escape(s string) (value rune, length int) {
 	case s[0] == '%':
 	case len(s) > 2 && s[0] == '\\' && s[1] == '\\' && s[2] == 'u':
 		prefix, digits = 3, 4
-	case len(s) > 1 && s[0] == '\\' && s[1] == 'u', len(s) > 1 && s[0] == 'U':
+	case len(s) > 1 && (s[0] == '\\' && s[1] == 'u' || s[0] == 'U' && s[1] == '+'):
 		prefix, digits = 2, 4
 	case len(s) > 1 && s[0] == '\\' && s[1] == 'x':
 		prefix = 2

@@ -133,19 +133,38 @@ func (r *run) chunk(text string) ([]span, error) {
 	}
 	var layers []layer
 	for range decodeDepth {
-		next, ok := decode(text)
-		if !ok {
+		before := len(layers)
+		// Escapes first: they cut runs of base64 into pieces that decode to nonsense.
+		for _, undo := range []func(string) (layer, bool){unescape, unwrap} {
+			next, ok := undo(text)
+			if !ok {
+				continue
+			}
+			layers, text = append(layers, next), next.text
+			found, err := r.decoded(layers)
+			if err != nil {
+				return nil, err
+			}
+			spans = append(spans, found...)
+		}
+		if len(layers) == before {
 			break
 		}
-		layers, text = append(layers, next), next.text
-		found, err := r.pass(text)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range append(found, r.scanner.known.findAll([]byte(text))...) {
-			if next.touches(s) {
-				spans = append(spans, original(s, layers))
-			}
+	}
+	return spans, nil
+}
+
+// decoded runs the rules over the last layer and returns what has to do with what was decoded there.
+func (r *run) decoded(layers []layer) ([]span, error) {
+	last := layers[len(layers)-1]
+	found, err := r.pass(last.text)
+	if err != nil {
+		return nil, err
+	}
+	var spans []span
+	for _, s := range append(found, r.scanner.known.findAll([]byte(last.text))...) {
+		if last.touches(s) {
+			spans = append(spans, original(s, layers))
 		}
 	}
 	return spans, nil
