@@ -82,13 +82,20 @@ func dropCapabilities() error {
 	return nil
 }
 
-// dropBounding needs CAP_SETPCAP; an ordinary process has not got it, and no
-// use for the set either once no_new_privs is set.
+// dropBounding needs CAP_SETPCAP. An ordinary process has not got it, and the
+// set means nothing to it once no_new_privs is set.
 func dropBounding() error {
 	for c := 0; c < 64; c++ {
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) && os.Geteuid() != 0 && os.Getpid() != 1 {
+		held, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
 			return nil // the kernel knows no more of them
+		}
+		if err == nil && held == 0 {
+			continue
+		}
+		err = unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+			return nil
 		}
 		if err != nil {
 			return err

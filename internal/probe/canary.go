@@ -8,13 +8,17 @@ import (
 
 // Canary listens on every address of this machine, so that "the host was not
 // reached" is shown against a port that is surely open. Addresses are for
-// Config.Forbid. Stop it when the probe is over.
-func Canary() (addresses []string, stop func(), err error) {
+// Config.Forbid; more are hosts to forbid with the same port. Stop it when the
+// probe is over.
+func Canary(more ...string) (addresses []string, stop func(), err error) {
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening a port to probe against: %w", err)
 	}
 	port := l.Addr().(*net.TCPAddr).Port
+	for _, host := range more {
+		addresses = append(addresses, address(host, port))
+	}
 	ifaces, err := net.InterfaceAddrs()
 	if err != nil {
 		l.Close()

@@ -27,12 +27,48 @@ func system(want []string) []attempt {
 	return attempts
 }
 
-func defaultRoutes(context.Context) Finding {
-	ways := slices.Concat(defaults4(), defaults6())
-	if len(ways) > 0 {
+// defaultRoutes wants none, or none that leads to anybody: an engine may set
+// one by way of a gateway that does not exist.
+func defaultRoutes(ctx context.Context) Finding {
+	if ways := defaults6(); len(ways) > 0 {
 		return Finding{"default-route", "", false, "by " + strings.Join(ways, ", ")}
 	}
-	return Finding{"default-route", "", true, "there is none"}
+	detail := "there is none"
+	for _, r := range defaults4() {
+		if !r.gateway.IsValid() || r.gateway.IsUnspecified() {
+			return Finding{"default-route", "", false, "by " + r.iface}
+		}
+		if isNeighbour(ctx, r.gateway) {
+			return Finding{"default-route", "", false, "by " + r.iface + " via " + r.gateway.String()}
+		}
+		detail = "leads nowhere: no neighbour has the address " + r.gateway.String()
+	}
+	return Finding{"default-route", "", true, detail}
+}
+
+// isNeighbour makes the kernel look for the address on the wire and waits for
+// an answer until ctx ends. Neighbours answer within milliseconds.
+func isNeighbour(ctx context.Context, a netip.Addr) bool {
+	conn, err := net.Dial("udp", netip.AddrPortFrom(a, 9).String())
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, _ = conn.Write([]byte{0}) // the discard port; an error says no more than the table
+		for _, row := range fields("/proc/net/arp") {
+			if len(row) >= 3 && row[0] == a.String() && row[2] != "0x0" {
+				return true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
 }
 
 // linkLocal wants no interface on which every neighbour, the host's end of a
@@ -67,12 +103,17 @@ func fields(path string) [][]string {
 	return rows
 }
 
-// defaults4 are the interfaces and gateways of IPv4's default routes.
-func defaults4() []string {
-	var ways []string
+// route is a default route of IPv4.
+type route struct {
+	iface   string
+	gateway netip.Addr
+}
+
+func defaults4() []route {
+	var ways []route
 	for _, row := range fields("/proc/net/route") {
 		if len(row) >= 8 && row[1] == "00000000" && row[7] == "00000000" {
-			ways = append(ways, row[0]+" via "+addr4(row[2]).String())
+			ways = append(ways, route{row[0], addr4(row[2])})
 		}
 	}
 	return ways

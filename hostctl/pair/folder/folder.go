@@ -14,7 +14,14 @@ import (
 
 // MakeReadable lets every user read the files below dir: the agent may be
 // another user than the one who wrote them.
-func MakeReadable(dir string) error {
+func MakeReadable(dir string) error { return open(dir, 0o444) }
+
+// MakeWritable lets every user read and write below dir.
+func MakeWritable(dir string) error { return open(dir, 0o666) }
+
+// open adds the bits, and with them the right to enter folders and to execute
+// what somebody may execute.
+func open(dir string, bits fs.FileMode) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {
 			return err
@@ -23,7 +30,7 @@ func MakeReadable(dir string) error {
 		if err != nil {
 			return err
 		}
-		mode := info.Mode().Perm() | 0o444
+		mode := info.Mode().Perm() | bits
 		if d.IsDir() || mode&0o100 != 0 {
 			mode |= 0o111
 		}

@@ -1,0 +1,344 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"airlock/hostctl/pair"
+	"airlock/hostctl/pair/folder"
+	"airlock/internal/probe"
+)
+
+const (
+	readyWithin = 20 * time.Second // for the sidecars
+	probeWithin = 20 * time.Second // container and all
+)
+
+// making is one Create on its way.
+type making struct {
+	*Backend
+	plan            pair.Plan
+	image           string // of the sidecars
+	agent           agentImage
+	sidecars, ours  user
+	sidecarsAddress netip.Addr // on the internal network
+}
+
+// Create makes a pair whose sidecars serve and whose agent's container has not
+// started. Any error leaves nothing behind.
+func (b *Backend) Create(ctx context.Context, p pair.Plan) (err error) {
+	if err := b.check(p); err != nil {
+		return err
+	}
+	if _, err := b.engine.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return fmt.Errorf("reaching the Docker engine: %w", err)
+	}
+	if err := b.mustBeNew(ctx, p.Name); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && !errors.Is(err, pair.ErrExists) {
+			// Deleting is the undoing of every step, in reverse.
+			err = errors.Join(err, b.Delete(context.WithoutCancel(ctx), p.Name))
+		}
+	}()
+	m := &making{Backend: b, plan: p}
+	m.sidecars, m.ours = users()
+	for _, step := range []func(context.Context) error{m.images, m.folders, m.networks, m.startSidecars, m.waitReady, m.probe, m.makeAgent} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mustBeNew refuses a name that any pair of this engine has, ours or not.
+func (b *Backend) mustBeNew(ctx context.Context, name string) error {
+	found, err := b.engine.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", labelPair+"="+name)})
+	if err != nil {
+		return fmt.Errorf("looking for pairs: %w", err)
+	}
+	if len(found.Items) > 0 {
+		return fmt.Errorf("pair %s: %w", name, pair.ErrExists)
+	}
+	return nil
+}
+
+func (m *making) images(ctx context.Context) (err error) {
+	if m.agent, err = m.Backend.image(ctx, m.plan.Agent.Image); err != nil {
+		return err
+	}
+	m.image, err = m.sidecarsImage(ctx, m.plan)
+	return err
+}
+
+// folders hands each half of the pair what it may see.
+func (m *making) folders(ctx context.Context) error {
+	p := m.plan
+	for _, dir := range []string{p.Etc(), p.Run(), p.State(), p.Files()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the pair's folders: %w", err)
+		}
+	}
+	if err := giveToSidecars(p.Dir, m.sidecars); err != nil {
+		return err
+	}
+	if err := folder.MakeReadable(p.Files()); err != nil {
+		return fmt.Errorf("opening the agent's files to it: %w", err)
+	}
+	if err := copyGuard(p.Sidecars, guardFile(p)); err != nil {
+		return fmt.Errorf("copying the sidecars binary for the agent's container: %w", err)
+	}
+	if p.Agent.Workspace.Mode != pair.Copy {
+		return nil
+	}
+	if err := folder.Copy(ctx, p.Agent.Workspace.Path, workspaceCopy(p), m.root); err != nil {
+		return fmt.Errorf("copying the workspace: %w", err)
+	}
+	return m.giveWorkspace()
+}
+
+// giveToSidecars is repeated before each use of ctl: hostctl replaces files
+// under etc, and they are the sidecars' to read.
+func giveToSidecars(dir string, u user) error {
+	p := pair.Plan{Dir: dir}
+	if err := errors.Join(folder.Give(p.Etc(), u.uid, u.gid), folder.Give(p.State(), u.uid, u.gid)); err != nil {
+		return fmt.Errorf("handing the sidecars their files: %w", err)
+	}
+	return nil
+}
+
+// giveWorkspace makes the copy the agent's. Who a name of the image's is,
+// only the image knows: then everybody may write, within the pair's folder,
+// which nobody else can enter.
+func (m *making) giveWorkspace() error {
+	dir := workspaceCopy(m.plan)
+	u, known := numeric(agentUser(m.agent, m.ours))
+	err := folder.Give(dir, u.uid, u.gid)
+	if !known {
+		err = folder.MakeWritable(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("giving the workspace to the agent: %w", err)
+	}
+	return nil
+}
+
+// copyGuard makes a copy that can be executed and not be read, not even by
+// its owner: no process can be traced that was executed from it.
+func copyGuard(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o111)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chmod(0o111), out.Close())
+}
+
+func (m *making) networks(ctx context.Context) error {
+	_, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleInternal), internalNetwork(m.plan, m.root, m.engine.ClientVersion()))
+	if err != nil {
+		return fmt.Errorf("making the internal network: %w", err)
+	}
+	if _, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleEgress), egressNetwork(m.plan, m.root)); err != nil {
+		return fmt.Errorf("making the egress network: %w", err)
+	}
+	return nil
+}
+
+func (m *making) startSidecars(ctx context.Context) error {
+	name := objectName(m.plan.Name, roleSidecars)
+	if err := m.makeContainer(ctx, sidecarsContainer(m.plan, m.root, m.image, m.sidecars)); err != nil {
+		return err
+	}
+	internal := objectName(m.plan.Name, roleInternal)
+	if _, err := m.engine.NetworkConnect(ctx, internal, client.NetworkConnectOptions{Container: name, EndpointConfig: sidecarsEndpoint()}); err != nil {
+		return fmt.Errorf("connecting the sidecars to the internal network: %w", err)
+	}
+	stdin, err := m.engine.ContainerAttach(ctx, name, client.ContainerAttachOptions{Stream: true, Stdin: true})
+	if err != nil {
+		return fmt.Errorf("attaching to the sidecars: %w", err)
+	}
+	defer stdin.Close()
+	if _, err := m.engine.ContainerStart(ctx, name, client.ContainerStartOptions{}); err != nil {
+		return fmt.Errorf("starting the sidecars: %w", err)
+	}
+	secrets := m.plan.Secrets
+	if secrets == nil {
+		secrets = map[string]string{}
+	}
+	if err := errors.Join(json.NewEncoder(stdin.Conn).Encode(secrets), stdin.CloseWrite()); err != nil {
+		return fmt.Errorf("handing the secrets to the sidecars: %w", err)
+	}
+	return nil
+}
+
+// makeContainer creates a container; a name that is taken is a pair's.
+func (b *Backend) makeContainer(ctx context.Context, options client.ContainerCreateOptions) error {
+	_, err := b.engine.ContainerCreate(ctx, options)
+	if errdefs.IsConflict(err) {
+		return fmt.Errorf("container %s: %w", options.Name, pair.ErrExists)
+	}
+	if err != nil {
+		return fmt.Errorf("making container %s: %w", options.Name, err)
+	}
+	return nil
+}
+
+func (m *making) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := m.inspect(ctx, m.plan.Name, roleSidecars)
+		if err != nil {
+			return err
+		}
+		if !c.State.Running {
+			return m.withLog(ctx, errors.New("the sidecars ended instead of serving"))
+		}
+		var out bytes.Buffer
+		code, err := m.exec(ctx, c.ID, []string{binary, "ctl", "health"}, pair.IO{Stdout: &out, Stderr: &out})
+		if err == nil && code == 0 {
+			m.sidecarsAddress = c.NetworkSettings.Networks[objectName(m.plan.Name, roleInternal)].IPAddress
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return m.withLog(context.WithoutCancel(ctx), fmt.Errorf("the sidecars are not ready after %v: %s", readyWithin, strings.TrimSpace(out.String())))
+		case <-tick.C:
+		}
+	}
+}
+
+// withLog adds the last lines of the sidecars to the error.
+func (m *making) withLog(ctx context.Context, err error) error {
+	text, logErr := m.output(ctx, objectName(m.plan.Name, roleSidecars), "20")
+	if logErr != nil || text == "" {
+		return err
+	}
+	return fmt.Errorf("%w; its last lines:\n%s", err, text)
+}
+
+// output is what a container without a terminal has printed.
+func (b *Backend) output(ctx context.Context, name, tail string) (string, error) {
+	logs, err := b.engine.ContainerLogs(ctx, name, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Tail: tail})
+	if err != nil {
+		return "", err
+	}
+	defer logs.Close()
+	var out bytes.Buffer
+	_, err = stdcopy.StdCopy(&out, &out, logs)
+	return strings.TrimSpace(out.String()), err
+}
+
+// probe refuses a place from which the agent could reach more than it should.
+func (m *making) probe(ctx context.Context) error {
+	found, err := m.probeFrom(ctx, objectName(m.plan.Name, roleInternal), probe.Want(m.plan.Daemons))
+	if err != nil {
+		return err
+	}
+	if found != "" {
+		return fmt.Errorf("refusing to make the agent: from its place\n%s", found)
+	}
+	return nil
+}
+
+// probeFrom runs the probe on the network and returns what it complains of.
+func (m *making) probeFrom(ctx context.Context, network string, want []string) (complaint string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	gateways, err := m.gateways(ctx)
+	if err != nil {
+		return "", err
+	}
+	forbid, stop, err := probe.Canary(gateways...)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	o := probeContainer(m.plan, m.root, m.image, network, m.sidecarsAddress, want, forbid, m.ours)
+	if err := m.makeContainer(ctx, o); err != nil {
+		return "", err
+	}
+	defer func() {
+		_, rmErr := m.engine.ContainerRemove(context.WithoutCancel(ctx), o.Name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		err = errors.Join(err, gone(rmErr))
+	}()
+	code, err := m.runToEnd(ctx, o.Name)
+	if err != nil {
+		return "", fmt.Errorf("probing from the agent's place: %w", err)
+	}
+	out, err := m.output(ctx, o.Name, "all")
+	if err != nil {
+		return "", fmt.Errorf("probing from the agent's place: %w", err)
+	}
+	if code == 0 {
+		return "", nil
+	}
+	return out + fmt.Sprintf("\n(exit code %d)", code), nil
+}
+
+func (b *Backend) runToEnd(ctx context.Context, name string) (int, error) {
+	wait := b.engine.ContainerWait(ctx, name, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	if _, err := b.engine.ContainerStart(ctx, name, client.ContainerStartOptions{}); err != nil {
+		return 0, err
+	}
+	return ended(wait)
+}
+
+func ended(wait client.ContainerWaitResult) (int, error) {
+	select {
+	case r := <-wait.Result:
+		if r.Error != nil {
+			return 1, errors.New(r.Error.Message)
+		}
+		return int(r.StatusCode), nil
+	case err := <-wait.Error:
+		return 1, err
+	}
+}
+
+// gateways are the addresses that the engine keeps for itself on the networks
+// of the pair: the host would have them if it had any.
+func (m *making) gateways(ctx context.Context) ([]string, error) {
+	var all []string
+	for _, role := range []string{roleInternal, roleEgress} {
+		n, err := m.engine.NetworkInspect(ctx, objectName(m.plan.Name, role), client.NetworkInspectOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("looking at the %s network: %w", role, err)
+		}
+		for _, c := range n.Network.IPAM.Config {
+			if c.Gateway.IsValid() {
+				all = append(all, c.Gateway.String())
+			}
+		}
+	}
+	return all, nil
+}
+
+func (m *making) makeAgent(ctx context.Context) error {
+	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.sidecarsAddress, m.ours))
+}

@@ -1,0 +1,222 @@
+//go:build e2e
+
+package docker
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/client"
+
+	"airlock/hostctl/pair"
+	"airlock/hostctl/pair/pairtest"
+)
+
+// sidecars is the real binary, built once; agentRef an image of busybox.
+var (
+	sidecars string
+	agentRef = "airlock-test-agent:busybox"
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sidecars")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	sidecars = filepath.Join(dir, "sidecars")
+	build := exec.Command("go", "build", "-o", sidecars, "airlock/cmd/sidecars")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+		return 1
+	}
+	b, err := New(dir)
+	if err == nil {
+		err = b.importImage(context.Background(), agentRef, []string{`ENTRYPOINT ["/bin/env", "FROM_ENTRYPOINT=1"]`}, busybox)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "making the agent's image:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// busybox is the smallest system that an agent can live in.
+func busybox(w *tar.Writer) error {
+	const path = "/bin/busybox"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("the package busybox-static is needed: %w", err)
+	}
+	list, err := exec.Command(path, "--list").Output()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{"bin/", "tmp/", "etc/", "proc/", "dev/", "sys/"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755}); err != nil {
+			return err
+		}
+	}
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755, Size: int64(len(data))}); err != nil {
+		return err
+	}
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(list)) {
+		if name == "busybox" {
+			continue
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox", Mode: 0o777}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func suite(t *testing.T) (pairtest.Suite, *Backend) {
+	t.Helper()
+	root := t.TempDir()
+	b, err := New(root)
+	must(t, err)
+	return pairtest.Suite{Backend: b, Root: root, Sidecars: sidecars, Image: agentRef}, b
+}
+
+func TestContract(t *testing.T) {
+	s, _ := suite(t)
+	s.Run(t)
+}
+
+// TestNetworks shows both directions: on a network that is merely internal,
+// the agent reaches the host, and on ours it does not.
+func TestNetworks(t *testing.T) {
+	s, b := suite(t)
+	p := s.Plan(t, "networks", "sleep", "1000")
+	s.Create(t, p)
+	m := &making{Backend: b, plan: p, sidecarsAddress: netip.MustParseAddr("127.0.0.1")}
+	m.sidecars, m.ours = users()
+	var err error
+	m.image, err = b.sidecarsImage(t.Context(), p)
+	must(t, err)
+	found, err := m.probeFrom(t.Context(), objectName(p.Name, roleInternal), nil)
+	must(t, err)
+	if found != "" {
+		t.Errorf("from our network:\n%s", found)
+	}
+	plain := "airlock-networks-plain"
+	_, err = b.engine.NetworkCreate(t.Context(), plain, client.NetworkCreateOptions{Driver: "bridge", Internal: true, Labels: networkLabels(p, b.root, "plain")})
+	must(t, err)
+	t.Cleanup(func() { _, _ = b.engine.NetworkRemove(context.Background(), plain, client.NetworkRemoveOptions{}) })
+	found, err = m.probeFrom(t.Context(), plain, nil)
+	must(t, err)
+	if !strings.Contains(found, "OPEN forbidden") || !strings.Contains(found, "connected") {
+		t.Errorf("a plain internal network was not found to be open:\n%s", found)
+	}
+	t.Logf("a plain internal network:\n%s", found)
+}
+
+// TestAgentReachesTheSidecarsAndNobodyElse looks from the agent itself, with
+// tools of its own.
+func TestAgentReachesTheSidecarsAndNobodyElse(t *testing.T) {
+	s, _ := suite(t)
+	l, err := net.Listen("tcp", ":0")
+	must(t, err)
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	p := s.Plan(t, "reach", "sleep", "1000")
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	for _, at := range []string{"egress 9099", "git-gate 9418", "git-gate 9420", "supervise 9100"} {
+		if code, out := s.Sh(t, p.Name, "nc -w 2 "+at+" -e /bin/true"); code != 0 {
+			t.Errorf("%s: %d %s", at, code, out)
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	must(t, err)
+	for _, a := range addrs {
+		ip, _, _ := net.ParseCIDR(a.String())
+		if ip.IsLoopback() || ip.To4() == nil {
+			continue
+		}
+		if code, _ := s.Sh(t, p.Name, fmt.Sprintf("nc -w 1 %s %s -e /bin/true", ip, port)); code == 0 {
+			t.Errorf("the host was reached at %s", ip)
+		}
+	}
+	if code, out := s.Sh(t, p.Name, "nslookup -timeout=1 example.com"); code == 0 {
+		t.Errorf("a name of the outside was found: %s", out)
+	}
+	if _, out := s.Sh(t, p.Name, "echo $FROM_ENTRYPOINT; cat /proc/1/cmdline | tr '\\0' ' '"); !strings.Contains(out, "cage -guard-init /bin/env FROM_ENTRYPOINT=1 sleep 1000") {
+		t.Errorf("the image's entry point is lost: %s", out)
+	}
+	for _, path := range []string{"/proc/1/exe", "/proc/1/environ", guardPath} {
+		if code, _ := s.Sh(t, p.Name, "cat "+path+" >/dev/null 2>&1"); code == 0 {
+			t.Errorf("%s can be read", path)
+		}
+	}
+}
+
+func TestKilledStart(t *testing.T) {
+	s, b := suite(t)
+	p := s.Plan(t, "killed", "true")
+	m := &making{Backend: b, plan: p}
+	m.sidecars, m.ours = users()
+	must(t, m.images(t.Context()))
+	must(t, m.folders(t.Context()))
+	must(t, m.networks(t.Context()))
+	status := func() string {
+		all, err := b.List(t.Context())
+		must(t, err)
+		if len(all) == 0 {
+			return ""
+		}
+		return all[0].Name + " " + all[0].State
+	}
+	if got := status(); got != "killed "+pair.Creating {
+		t.Errorf("after the networks: %q", got)
+	}
+	must(t, m.startSidecars(t.Context()))
+	if got := status(); got != "killed "+pair.Creating {
+		t.Errorf("after the sidecars: %q", got)
+	}
+	must(t, b.Delete(t.Context(), p.Name))
+	if got := status(); got != "" {
+		t.Errorf("after the deletion: %q", got)
+	}
+}
+
+func TestAnotherRootsPairIsLeftAlone(t *testing.T) {
+	s, _ := suite(t)
+	other, _ := suite(t)
+	s.Create(t, s.Plan(t, "shared", "true"))
+	if err := other.Backend.Create(t.Context(), other.Plan(t, "shared", "true")); err == nil {
+		t.Error("two pairs have one name")
+	}
+	must(t, other.Backend.Delete(t.Context(), "shared"))
+	all, err := s.Backend.List(t.Context())
+	must(t, err)
+	if len(all) != 1 || all[0].State != pair.Created {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestMissingImageIsNamed(t *testing.T) {
+	s, b := suite(t)
+	p := s.Plan(t, "no-image", "true")
+	p.Image = "airlock-no-such-image:1"
+	err := b.Create(t.Context(), p)
+	if err == nil || !strings.Contains(err.Error(), "airlock-no-such-image:1") {
+		t.Errorf("got %v", err)
+	}
+}
