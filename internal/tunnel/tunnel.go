@@ -87,7 +87,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if status, v := checkRequest(r, Authority(r.Context())); !v.Allow {
 			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).String(), "why", v.Why)
-			w.Header().Set("Connection", "close")
+			if r.ProtoMajor == 1 {
+				w.Header().Set("Connection", "close")
+			}
 			httpd.Refuse(w, status, httpd.Refusal{By: s.by, Rule: v.Rule, Why: v.Why, URL: "https://" + Authority(r.Context()).HostFor(httpsPort) + "/", Ask: httpd.AskOperator})
 			return
 		}

@@ -51,6 +51,13 @@ func NewInspector(inspect func(Frame) error) *Inspector { return &Inspector{insp
 // Feed takes the next bytes and returns the frames that are whole now. After
 // an error nothing more may be given on.
 func (i *Inspector) Feed(p []byte) (out []byte, err error) {
+	// The copying happens in goroutines of net/http/httputil, where a panic
+	// would end the daemon and not just this connection.
+	defer func() {
+		if r := recover(); r != nil {
+			out, err = nil, fmt.Errorf("%w: %v", ErrProtocol, r)
+		}
+	}()
 	i.pending = append(i.pending, p...)
 	done := 0
 	for {
@@ -111,16 +118,12 @@ func parse(p []byte) (header, length int, err error) {
 
 func (i *Inspector) show(frame []byte, header int) error {
 	payload := frame[header:]
-	masked := frame[1]&0x80 != 0
-	mask := frame[header-4 : header]
-	if masked {
+	if masked := frame[1]&0x80 != 0; masked {
+		mask := frame[header-4 : header]
 		xor(payload, mask)
+		defer xor(payload, mask)
 	}
-	err := i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload})
-	if masked {
-		xor(payload, mask)
-	}
-	return err
+	return i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload})
 }
 
 func xor(payload, mask []byte) {
