@@ -165,8 +165,10 @@ func TestFollowedLogsEndWithThePair(t *testing.T) {
 	})
 	must(t, s.Backend.Delete(t.Context(), p.Name))
 	must(t, <-done)
-	if !strings.Contains(out.String(), "agent    | one\nagent    | two\n") || !strings.Contains(out.String(), "sidecars | ") {
-		t.Errorf("got\n%s", &out)
+	for _, want := range []string{"agent    | one\n", "agent    | two\n", "sidecars | "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
+		}
 	}
 }
 
