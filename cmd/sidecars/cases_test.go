@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // dial is a connection to egress that gives up after a while.
@@ -220,21 +218,20 @@ func (s *skipAnswer) Read(p []byte) (int, error) {
 func TestHTTP2(t *testing.T) {
 	b := start(t, nil)
 	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
-	conn, err := b.tunnel(ok, "api.ok.test", "h2")
-	must(t, err)
-	client, err := (&http2.Transport{}).NewClientConn(conn)
-	must(t, err)
+	client := b.client(b.egress)
+	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true
 	for _, c := range []struct {
 		authority string
 		want      int
 	}{{ok, 200}, {"evil.test", 421}, {"api.ok.test:1", 421}} {
-		req, err := http.NewRequest(http.MethodGet, "https://"+c.authority+"/v1/x", nil)
+		req, err := http.NewRequest(http.MethodGet, "https://"+ok+"/v1/x", nil)
 		must(t, err)
-		res, err := client.RoundTrip(req)
+		req.Host = c.authority
+		res, err := client.Do(req)
 		must(t, err)
 		res.Body.Close()
-		if res.StatusCode != c.want {
-			t.Errorf("authority %s: status %d, want %d", c.authority, res.StatusCode, c.want)
+		if res.StatusCode != c.want || res.Proto != "HTTP/2.0" {
+			t.Errorf("authority %s: status %d in %s, want %d", c.authority, res.StatusCode, res.Proto, c.want)
 		}
 	}
 	if seen := b.origin.Seen(); len(seen) != 1 || seen[0].Proto != "HTTP/2.0" {
