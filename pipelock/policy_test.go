@@ -1,0 +1,196 @@
+package pipelock
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/config"
+	"airlock/internal/policy"
+)
+
+func parse(t *testing.T, text string) bundle.PipelockFile {
+	t.Helper()
+	var f bundle.PipelockFile
+	if err := config.Decode("sample", []byte(text), &f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+const sample = `version: 1
+allow:
+  - api.ok.test
+  - "*.cdn.test"
+  - git.test:8443
+  - 93.184.216.34
+hosts: {pinned.cdn.test: 93.184.216.35, inside.cdn.test: 10.0.0.1}
+addresses: {allow: [192.0.2.0/24]}
+secrets: {passthrough: [chat.cdn.test]}
+`
+
+func TestDecide(t *testing.T) {
+	r := newRules(parse(t, sample))
+	for authority, want := range map[string]policy.Verdict{
+		"api.ok.test:443":      policy.Allowed("allow[0] api.ok.test"),
+		"api.ok.test:80":       policy.Allowed("allow[0] api.ok.test"),
+		"api.ok.test:22":       policy.Denied("allow", "the allowlist does not have api.ok.test:22"),
+		"a.cdn.test:443":       policy.Allowed("allow[1] *.cdn.test"),
+		"cdn.test:443":         policy.Denied("allow", "the allowlist does not have cdn.test:443"),
+		"evilcdn.test:443":     policy.Denied("allow", "the allowlist does not have evilcdn.test:443"),
+		"cdn.test.evil.test:1": policy.Denied("allow", "the allowlist does not have cdn.test.evil.test:1"),
+		"git.test:8443":        policy.Allowed("allow[2] git.test:8443"),
+		"git.test:443":         policy.Denied("allow", "the allowlist does not have git.test:443"),
+		"93.184.216.34:443":    policy.Allowed("allow[3] 93.184.216.34"),
+		"127.0.0.1:443":        policy.Denied("allow", "the allowlist does not have 127.0.0.1:443"),
+	} {
+		a, err := policy.ParseAuthority(authority, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.decide(a); got != want {
+			t.Errorf("%s: %+v, want %+v", authority, got, want)
+		}
+	}
+	if v := (rules{}).decide(policy.Authority{}); v.Allow {
+		t.Error("no rules allow something")
+	}
+}
+
+// resolver counts and answers.
+type resolver struct {
+	asked   []string
+	answers [][]netip.Addr
+}
+
+func (r *resolver) lookup(_ context.Context, _, host string) ([]netip.Addr, error) {
+	r.asked = append(r.asked, host)
+	if len(r.answers) == 0 {
+		return nil, errors.New("no such host")
+	}
+	answer := r.answers[0]
+	r.answers = r.answers[1:]
+	return answer, nil
+}
+
+func addrs(list ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, s := range list {
+		all = append(all, netip.MustParseAddr(s))
+	}
+	return all
+}
+
+func TestResolveJudgesEveryAddress(t *testing.T) {
+	for _, c := range []struct {
+		name, host string
+		found      []netip.Addr
+		want       []netip.Addr
+		why        string
+	}{
+		{"public", "api.ok.test", addrs("1.1.1.1", "2606:4700::1"), addrs("1.1.1.1", "2606:4700::1"), ""},
+		{"private", "api.ok.test", addrs("10.1.2.3"), nil, "10.1.2.3 is in a special range (private 10.0.0.0/8)"},
+		{"metadata", "api.ok.test", addrs("169.254.169.254"), nil, "metadata"},
+		{"mapped", "api.ok.test", addrs("::ffff:127.0.0.1"), nil, "loopback"},
+		{"one of each", "api.ok.test", addrs("127.0.0.1", "1.1.1.1"), addrs("1.1.1.1"), ""},
+		{"an exception", "api.ok.test", addrs("192.0.2.7"), addrs("192.0.2.7"), ""},
+		{"from hosts", "pinned.cdn.test", nil, addrs("93.184.216.35"), ""},
+		{"from hosts, private", "inside.cdn.test", nil, nil, "private"},
+		{"nothing", "api.ok.test", addrs(), nil, "has no address"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			res := &resolver{answers: [][]netip.Addr{c.found}}
+			g := newGuard(newRules(parse(t, sample)))
+			g.lookup = res.lookup
+			host, err := policy.ParseHost(c.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := g.resolve(t.Context(), host)
+			var refused *refusedError
+			if c.why != "" {
+				if !errors.As(err, &refused) || !strings.Contains(refused.v.Why, c.why) || refused.v.Rule != "address" {
+					t.Errorf("%v, want %q", err, c.why)
+				}
+				return
+			}
+			if err != nil || len(got) != len(c.want) || got[0] != c.want[0] {
+				t.Errorf("%v, %v; want %v", got, err, c.want)
+			}
+		})
+	}
+}
+
+// TestDialGoesToWhatWasJudged is invariant 4: the second answer of a name
+// that changes is never asked for.
+func TestDialGoesToWhatWasJudged(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan struct{}, 1)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			c.Close()
+			accepted <- struct{}{}
+		}
+	}()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := &resolver{answers: [][]netip.Addr{addrs("127.0.0.1"), addrs("10.0.0.1")}}
+	g := newGuard(newRules(parse(t, "version: 1\nallow: ['api.ok.test:"+port+"']\naddresses: {allow: [127.0.0.1/32]}\n")))
+	g.lookup = res.lookup
+	c, err := g.DialContext(t.Context(), "tcp", "api.ok.test:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	<-accepted
+	if len(res.asked) != 1 || res.asked[0] != "api.ok.test." {
+		t.Errorf("asked %v", res.asked)
+	}
+}
+
+// TestUnlistedNameIsNotResolved is invariant 3.
+func TestUnlistedNameIsNotResolved(t *testing.T) {
+	res := &resolver{}
+	g := newGuard(newRules(parse(t, sample)))
+	g.lookup = res.lookup
+	for _, address := range []string{"evil.test:443", "127.0.0.1:80", "api.ok.test:22", "[::1]:443", "api.ok.test"} {
+		if c, err := g.DialContext(t.Context(), "tcp", address); err == nil {
+			c.Close()
+			t.Errorf("%s was dialled", address)
+		}
+	}
+	if len(res.asked) != 0 {
+		t.Errorf("the resolver was asked for %v", res.asked)
+	}
+}
+
+func TestBudget(t *testing.T) {
+	b := budget{perMinute: 2}
+	h, _ := policy.ParseHost("a.test")
+	other, _ := policy.ParseHost("b.test")
+	now := time.Unix(1000, 0)
+	for i, c := range []struct {
+		host  policy.Host
+		after time.Duration
+		want  bool
+	}{{h, 0, true}, {h, time.Second, true}, {h, 2 * time.Second, false}, {other, 2 * time.Second, true}, {h, time.Minute, true}} {
+		ok, retry := b.take(c.host, now.Add(c.after))
+		if ok != c.want || (!ok && retry != 58*time.Second) {
+			t.Errorf("%d: %v, retry after %v", i, ok, retry)
+		}
+	}
+	if ok, _ := (&budget{}).take(h, now); !ok {
+		t.Error("no budget is no limit")
+	}
+}

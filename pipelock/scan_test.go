@@ -1,0 +1,139 @@
+package pipelock
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"airlock/internal/lab"
+	"airlock/internal/policy"
+)
+
+func testScanner(t *testing.T, more string) *scanner {
+	t.Helper()
+	s, err := newScanner(parse(t, "version: 1\nallow: []\n"+more), func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func zipped(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := io.WriteString(z, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// outcome sends a body through the scan and says what became of it.
+func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string) {
+	t.Helper()
+	v, err := s.body(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.Allow {
+		return v, ""
+	}
+	got, err := io.ReadAll(r.Body)
+	if refused, ok := err.(*refusedError); ok {
+		return refused.v, string(got)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, string(got)
+}
+
+func TestBodies(t *testing.T) {
+	s := testScanner(t, "limits: {body_bytes: 8MiB}\n")
+	token := lab.Token()
+	filler := strings.Repeat("the quick brown fox jumps over the lazy dog\n", 60_000) // 2.6 MB
+	for _, c := range []struct {
+		name, body, encoding string
+		chunked              bool
+		rule                 string // empty: passes
+	}{
+		{name: "nothing to find", body: `{"a": "b"}`},
+		{name: "a token", body: "x " + token + " y", rule: "secret: github-pat"},
+		{name: "a token in base64", body: base64.StdEncoding.EncodeToString([]byte("my key is " + token + " ok")), rule: "secret: "},
+		{name: "a token, chunked", body: "x " + token + " y", chunked: true, rule: "secret: github-pat"},
+		{name: "long and clean", body: filler},
+		{name: "long and clean, chunked", body: filler, chunked: true},
+		{name: "a token behind the first window", body: filler + token, rule: "secret: github-pat"},
+		{name: "a token over the border of a window", body: filler[:wholeBody-20] + " " + token + " " + filler[:1000], rule: "secret: github-pat"},
+		{name: "gzip, clean", body: zipped(t, "hello"), encoding: "gzip"},
+		{name: "gzip, a token", body: zipped(t, "x "+token+" y"), encoding: "gzip", rule: "secret: github-pat"},
+		{name: "not gzip", body: "hello", encoding: "gzip", rule: "scan"},
+		{name: "an encoding that is not known", body: "hello", encoding: "magic", rule: "scan"},
+		{name: "a bomb", body: zipped(t, strings.Repeat("\x00", maxInflate+1)), encoding: "gzip", rule: "scan"},
+		{name: "too long", body: strings.Repeat("a", 9<<20), rule: "limits.body_bytes"},
+		{name: "too long, chunked", body: strings.Repeat("a b ", 9<<18), chunked: true, rule: "limits.body_bytes"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.body))
+			if c.chunked {
+				r.ContentLength = -1
+				r.Body = io.NopCloser(iotest.HalfReader(strings.NewReader(c.body)))
+			}
+			if c.encoding != "" {
+				r.Header.Set("Content-Encoding", c.encoding)
+			}
+			v, got := outcome(t, s, r)
+			if c.rule == "" {
+				if !v.Allow || got != c.body {
+					t.Errorf("%+v, %d bytes of %d", v, len(got), len(c.body))
+				}
+				return
+			}
+			if v.Allow || !strings.HasPrefix(v.Rule, c.rule) || strings.Contains(got, token) || strings.Contains(v.Why, token) {
+				t.Errorf("%+v, want %s", v, c.rule)
+			}
+		})
+	}
+}
+
+func TestHeads(t *testing.T) {
+	s := testScanner(t, "")
+	token := lab.Token()
+	host, err := policy.ParseHost("api.ok.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, target string
+		header       http.Header
+		injected     []string
+		want         bool
+	}{
+		{name: "clean", target: "https://api.ok.test/v1/x?a=b", header: http.Header{"Accept": {"*/*"}}, want: true},
+		{name: "a token in the path", target: "https://api.ok.test/v1/" + token},
+		{name: "a token in the query, percent-encoded", target: "https://api.ok.test/?q=%67" + token[1:]},
+		{name: "a token in a header", target: "https://api.ok.test/", header: http.Header{"X": {token}}},
+		{name: "a token in a cookie", target: "https://api.ok.test/", header: http.Header{"Cookie": {"s=" + token}}},
+		{name: "the injected one is no leak", target: "https://api.ok.test/?key=" + token, header: http.Header{"Authorization": {"Bearer " + token}}, injected: []string{"Authorization", "query:key"}, want: true},
+		{name: "beside the injected one", target: "https://api.ok.test/", header: http.Header{"Authorization": {"Bearer " + token}, "X": {token}}, injected: []string{"Authorization"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodGet, c.target, nil)
+			if c.header != nil {
+				r.Header = c.header
+			}
+			if v := s.head(r, host, c.injected); v.Allow != c.want {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
