@@ -170,3 +170,37 @@ func TestUpstreamFailuresAreTold(t *testing.T) {
 		})
 	}
 }
+
+func TestShallowClones(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		for i := range 6 {
+			r.seed("main", map[string]string{"a": fmt.Sprint(i), fmt.Sprintf("dir/f%d", i): "x"})
+		}
+		dir := t.TempDir()
+		w := filepath.Join(dir, "w")
+		count := func(want string) {
+			t.Helper()
+			if n := r.run(w, "git", "rev-list", "--count", "HEAD"); n != want {
+				t.Errorf("%s commits, want %s", n, want)
+			}
+			r.run(w, "git", "fsck", "--full")
+		}
+		r.run(dir, "git", "clone", "-q", "--depth", "2", r.url(protocol, "app"), "w")
+		count("2")
+		r.seed("main", map[string]string{"a": "later"})
+		r.run(w, "git", "pull", "-q", "--ff-only")
+		count("3")
+		r.run(w, "git", "fetch", "-q", "--depth", "4")
+		count("4")
+		r.commit(w, "mine", map[string]string{"b": "1"})
+		r.run(w, "git", "push", "-q", "origin", "HEAD:topic")
+		r.agree()
+		r.run(w, "git", "fetch", "-q", "--unshallow")
+		count("8")
+		r.run(dir, "git", "clone", "-q", "--depth", "1", r.url(protocol, "app"), "x")
+		r.seed("main", map[string]string{"a": "latest"})
+		r.run(filepath.Join(dir, "x"), "git", "fetch", "-q", "--depth", "1")
+		r.run(filepath.Join(dir, "x"), "git", "fsck", "--full")
+	})
+}

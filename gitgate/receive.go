@@ -92,6 +92,9 @@ func (p *pushing) readCommands() error {
 		if first && len(p.updates) == 0 {
 			p.caps = strings.Fields(caps)
 		}
+		if strings.HasPrefix(line, "shallow ") {
+			continue // the mirror has all of what the client lacks
+		}
 		u, err := parseUpdate(line)
 		if err != nil {
 			return err
@@ -106,7 +109,7 @@ func (p *pushing) readCommands() error {
 
 func parseUpdate(line string) (u update, err error) {
 	if len(line) < 83 || line[40] != ' ' || line[81] != ' ' {
-		return u, errRefused("malformed command; push certificates and shallow pushes are not taken")
+		return u, errRefused("malformed command; push certificates are not taken")
 	}
 	u.old, err = objects.ParseHash(line[:40])
 	if err == nil {

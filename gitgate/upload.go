@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"airlock/gitgate/objects"
@@ -15,7 +16,7 @@ const agentName = "agent=airlock"
 
 // advertiseFetch is what a client that fetches is told first.
 func advertiseFetch(w io.Writer, s *snapshot) error {
-	caps := "multi_ack_detailed side-band-64k ofs-delta no-progress include-tag"
+	caps := "multi_ack_detailed side-band-64k ofs-delta shallow no-progress include-tag"
 	head := s.get(s.head)
 	if !head.IsZero() {
 		caps += " symref=HEAD:" + s.head
@@ -70,6 +71,9 @@ type fetching struct {
 
 	caps   capabilities
 	wants  []objects.Hash
+	cut    map[objects.Hash]bool // commits whose parents the client lacks
+	depth  int                   // how much of the histories is wanted; 0 is all
+	bounds objects.Shallow
 	common []objects.Hash
 	seen   map[objects.Hash]bool
 	ready  bool
@@ -89,6 +93,9 @@ func (f *fetching) run(ctx context.Context) error {
 		return err
 	}
 	f.seen = map[objects.Hash]bool{}
+	if err := f.bound(ctx); err != nil {
+		return err
+	}
 	done, err := f.negotiate(ctx)
 	if err != nil || !done {
 		return errors.Join(err, f.out.Flush())
@@ -97,6 +104,7 @@ func (f *fetching) run(ctx context.Context) error {
 }
 
 func (f *fetching) readWants() error {
+	f.cut = map[objects.Hash]bool{}
 	for {
 		line, err := readLine(f.in)
 		if err == errFlush || err == io.EOF && len(f.wants) == 0 {
@@ -105,22 +113,72 @@ func (f *fetching) readWants() error {
 		if err != nil {
 			return fmt.Errorf("reading wants: %w", unexpectedEOF(err))
 		}
-		rest, ok := strings.CutPrefix(line, "want ")
-		if !ok {
-			return errRefused("this mirror takes wants only: no shallow or partial clones yet")
+		if err := f.want(line); err != nil {
+			return err
 		}
-		id, caps, _ := strings.Cut(rest, " ")
-		if len(f.wants) == 0 {
-			f.caps = strings.Fields(caps)
-		}
-		h, err := objects.ParseHash(id)
-		if err != nil || !f.offered(h) {
-			return errRefused("not our ref " + clean(id))
-		}
-		if f.wants = append(f.wants, h); len(f.wants) > maxWants {
+		if len(f.wants)+len(f.cut) > maxWants {
 			return errRefused("too many wants")
 		}
 	}
+}
+
+// want reads one line of the request.
+func (f *fetching) want(line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	id, caps, _ := strings.Cut(rest, " ")
+	h, err := objects.ParseHash(id)
+	switch {
+	case word == "deepen":
+		f.depth, err = strconv.Atoi(rest)
+		if err != nil || f.depth < 1 {
+			return errRefused("deepen wants a number")
+		}
+	case word == "shallow" && err == nil:
+		f.cut[h] = f.set.Has(h)
+	case word == "want" && err == nil && f.offered(h):
+		if len(f.wants) == 0 {
+			f.caps = strings.Fields(caps)
+		}
+		f.wants = append(f.wants, h)
+	case word == "want":
+		return errRefused("not our ref " + clean(id))
+	default:
+		return errRefused("neither want nor shallow nor deepen: " + clean(word))
+	}
+	return nil
+}
+
+// bound works out where the histories are cut, and tells the client what changes for it.
+func (f *fetching) bound(ctx context.Context) error {
+	f.bounds = objects.Shallow{Client: f.cut, Border: f.cut}
+	if f.depth == 0 {
+		return nil
+	}
+	border, within, err := f.set.Border(ctx, f.wants, f.depth)
+	if err != nil {
+		return err
+	}
+	f.bounds.Border = border
+	for h := range border {
+		if !f.cut[h] {
+			if err := writePktf(f.out, "shallow %s", h); err != nil {
+				return err
+			}
+		}
+	}
+	var opened []objects.Hash
+	for h, known := range f.cut {
+		if known && within[h] {
+			opened = append(opened, h)
+			if err := writePktf(f.out, "unshallow %s", h); err != nil {
+				return err
+			}
+		}
+	}
+	// The client has these commits, but lacks what is behind them.
+	parents, err := f.set.Parents(opened)
+	f.wants = append(f.wants, parents...)
+	return errors.Join(err, writeFlush(f.out), f.out.Flush())
 }
 
 // negotiate reads haves until both sides know enough: done, or the end of a stateless request.
@@ -202,7 +260,7 @@ func (f *fetching) acknowledge() error {
 
 // send packs what the client lacks.
 func (f *fetching) send(ctx context.Context) error {
-	wanted, err := f.set.Missing(ctx, f.wants, f.common)
+	wanted, err := f.set.Missing(ctx, f.wants, f.common, f.bounds)
 	if err != nil {
 		return err
 	}

@@ -159,7 +159,7 @@ func TestMissingAndWriteAgreeWithGit(t *testing.T) {
 				haves = append(haves, named(t, repo, h))
 				revs = append(revs, "^"+h)
 			}
-			got, err := set.Missing(t.Context(), wants, haves)
+			got, err := set.Missing(t.Context(), wants, haves, Shallow{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -99,9 +99,66 @@ func (s Set) reaches(ctx context.Context, want Hash, haves map[Hash]bool) (bool,
 	return false, nil
 }
 
+// Shallow says where histories end: commits whose parents the client lacks, and commits whose parents it does not want.
+type Shallow struct {
+	Client map[Hash]bool
+	Border map[Hash]bool
+}
+
+// Border lists the commits that stand depth steps behind the wants (the wants themselves are the first step), and the commits before
+// them.
+func (s Set) Border(ctx context.Context, wants []Hash, depth int) (border, within map[Hash]bool, err error) {
+	border, within = map[Hash]bool{}, map[Hash]bool{}
+	var level []Hash
+	for _, h := range wants {
+		o, err := s.Peel(h)
+		if err != nil {
+			return nil, nil, err
+		}
+		if o.Type == plumbing.CommitObject {
+			level = append(level, o.Hash)
+		}
+	}
+	for ; len(level) > 0; depth-- {
+		var next []Hash
+		for _, h := range level {
+			if border[h] || within[h] {
+				continue
+			}
+			if depth <= 1 {
+				border[h] = true
+				continue
+			}
+			within[h] = true
+			c, err := s.commit(h)
+			if err != nil {
+				return nil, nil, err
+			}
+			next = append(next, c.Parents...)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		level = next
+	}
+	return border, within, nil
+}
+
+// Parents lists the parents of some commits.
+func (s Set) Parents(commits []Hash) (parents []Hash, err error) {
+	for _, h := range commits {
+		c, err := s.commit(h)
+		if err != nil {
+			return nil, err
+		}
+		parents = append(parents, c.Parents...)
+	}
+	return parents, nil
+}
+
 // Missing lists what somebody who has everything behind haves lacks of everything behind wants.
-func (s Set) Missing(ctx context.Context, wants, haves []Hash) (map[Hash]bool, error) {
-	w := &walk{ctx: ctx, set: s, send: map[Hash]bool{}, skip: map[Hash]bool{}, commits: map[Hash]*node{}}
+func (s Set) Missing(ctx context.Context, wants, haves []Hash, shallow Shallow) (map[Hash]bool, error) {
+	w := &walk{ctx: ctx, set: s, shallow: shallow, send: map[Hash]bool{}, skip: map[Hash]bool{}, commits: map[Hash]*node{}}
 	for _, h := range haves {
 		if err := w.have(h); err != nil {
 			return nil, err
@@ -125,6 +182,7 @@ func (s Set) Missing(ctx context.Context, wants, haves []Hash) (map[Hash]bool, e
 type walk struct {
 	ctx     context.Context
 	set     Set
+	shallow Shallow
 	send    map[Hash]bool
 	skip    map[Hash]bool // trees and blobs at the border
 	commits map[Hash]*node
@@ -159,6 +217,16 @@ func (w *walk) have(h Hash) error {
 	o, err := w.set.Peel(h)
 	if err != nil || o.Type != plumbing.CommitObject {
 		return err
+	}
+	if len(w.shallow.Border)+len(w.shallow.Client) > 0 {
+		// Where histories are cut, what the client has may be nobody's parent.
+		c, err := ParseCommit(o.Data)
+		if err != nil {
+			return err
+		}
+		if err := w.tree(c.Tree, w.skip, nil); err != nil {
+			return err
+		}
 	}
 	return w.visit(o.Hash, true)
 }
@@ -231,13 +299,21 @@ func (w *walk) history() error {
 		if !n.dull {
 			w.open--
 		}
-		for _, p := range n.commit.Parents {
+		for _, p := range w.parents(n) {
 			if err := w.visit(p, n.dull); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// parents leaves out those behind a cut.
+func (w *walk) parents(n *node) []Hash {
+	if n.dull && w.shallow.Client[n.hash] || !n.dull && w.shallow.Border[n.hash] {
+		return nil
+	}
+	return n.commit.Parents
 }
 
 // contents collects the trees of the interesting commits, without what the border has.

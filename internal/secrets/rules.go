@@ -70,7 +70,7 @@ func compileCustom(toml string) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newRuleset(merge(base, custom))
+	return newRuleset(overlay(base, custom))
 }
 
 // translate parses one TOML without following its extend section: gitleaks counts extensions in a package variable and
@@ -103,8 +103,8 @@ func translate(toml string) (cfg config.Config, err error) {
 	return cfg, err
 }
 
-// merge lays the operator's rules over the built-in ones: same id replaces, disabled ones go.
-func merge(base, custom config.Config) config.Config {
+// overlay lays the operator's rules over the built-in ones: same id replaces, disabled ones go.
+func overlay(base, custom config.Config) config.Config {
 	for _, id := range custom.Extend.DisabledRules {
 		delete(base.Rules, id)
 	}

@@ -117,7 +117,7 @@ func locate(data []byte, spans []span) []Finding {
 	slices.SortFunc(spans, func(a, b span) int {
 		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end), cmp.Compare(a.rule, b.rule))
 	})
-	spans = withoutGeneric(slices.Compact(spans))
+	spans = withoutGeneric(merge(spans))
 	found := make([]Finding, 0, len(spans))
 	line, at := 1, 0
 	for _, s := range spans {
@@ -127,6 +127,21 @@ func locate(data []byte, spans []span) []Finding {
 		found = append(found, Finding{Rule: s.rule, Line: line, Offset: start, Start: s.start, End: s.end})
 	}
 	return found
+}
+
+// merge joins what one rule says of places that overlap.
+func merge(spans []span) []span {
+	last := map[string]int{}
+	out := spans[:0]
+	for _, s := range spans {
+		if i, ok := last[s.rule]; ok && s.start < out[i].end {
+			out[i].end = max(out[i].end, s.end)
+			continue
+		}
+		last[s.rule] = len(out)
+		out = append(out, s)
+	}
+	return out
 }
 
 // withoutGeneric drops what a generic rule says of a place that a precise rule names too. The spans are sorted by start.
