@@ -153,7 +153,8 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(r.Plan.Sidecars, "cage", "-confine", "supervisor", "-secrets-stdin")
+	p := r.Plan
+	cmd := exec.Command(p.Sidecars, "cage", "-confine", "-read", p.Etc(), "-write", p.Run(), "-write", p.State(), "supervisor", "-secrets-stdin")
 	cmd.Args[0] = "sidecars"
 	cmd.Dir = r.Plan.Run()
 	cmd.Env = r.sidecarsEnv()
@@ -206,7 +207,7 @@ func (r *record) sidecarsEnv() []string {
 	for _, l := range listeners(r.Plan.Daemons) {
 		names = append(names, l.Name)
 	}
-	env := append(r.dirs().Env(), "PATH=/usr/local/bin:/usr/bin:/bin", "AIRLOCK_PAIR="+r.Plan.Name,
+	env := append(r.dirs().Env(), "PATH=/usr/local/bin:/usr/bin:/bin", "TMPDIR="+r.Plan.Run(), "AIRLOCK_PAIR="+r.Plan.Name,
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	if len(r.Plan.Daemons) > 0 {
 		env = append(env, "SIDECAR_DAEMONS="+strings.Join(r.Plan.Daemons, ","))

@@ -3,13 +3,16 @@ package cage
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -171,15 +174,24 @@ func loopbackUp() error {
 }
 
 // confine executes the binary again as another applet, without privileges:
-// the sidecars need none, even when root starts them.
+// the sidecars need none, even when root starts them. With -read and -write
+// they see nothing of the host's files but those folders and the system's.
 func confine(args []string) error {
+	flags := flag.NewFlagSet("cage -confine", flag.ContinueOnError)
+	var read, write paths
+	flags.Var(&read, "read", "a `folder` that may be read")
+	flags.Var(&write, "write", "a `folder` that may be written")
+	if err := flags.Parse(args); err != nil || flags.NArg() == 0 {
+		return config.Usagef("cage -confine [-read FOLDER] [-write FOLDER] APPLET [ARGUMENT...]")
+	}
 	runtime.LockOSThread()
-	if err := noCore(); err != nil {
+	if err := errors.Join(noCore(), dropCapabilities()); err != nil {
 		return err
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := confineFiles(read, write); err != nil {
 		return err
 	}
+	// A kernel without seccomp is for the cage to refuse, not for the sidecars.
 	if err := applySeccomp(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
@@ -187,8 +199,34 @@ func confine(args []string) error {
 	if err := closeOnExecFrom(3 + sockets); err != nil {
 		return err
 	}
-	err := unix.Exec("/proc/self/exe", append([]string{"sidecars"}, args...), os.Environ())
-	return fmt.Errorf("starting %s: %w", args[0], err)
+	err := unix.Exec("/proc/self/exe", append([]string{"sidecars"}, flags.Args()...), os.Environ())
+	return fmt.Errorf("starting %s: %w", flags.Arg(0), err)
+}
+
+type paths []string
+
+func (p *paths) String() string     { return strings.Join(*p, ",") }
+func (p *paths) Set(s string) error { *p = append(*p, s); return nil }
+
+// systemRead is what a static network program reads of the system: how to
+// look names up, root certificates, time zones, and its own processes.
+var systemRead = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/services", "/etc/protocols",
+	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
+	"/etc/localtime", "/usr/share/zoneinfo", "/etc/mime.types", "/usr/lib", "/lib", "/lib64", "/proc", "/sys/kernel/mm", "/sys/fs/cgroup", "/dev/urandom"}
+
+func confineFiles(read, write []string) error {
+	if len(read)+len(write) == 0 {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this binary: %w", err)
+	}
+	err = applyLandlock(slices.Concat(systemRead, read, []string{self}), append(write, "/dev/null"))
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // for the cage to refuse, as above
+	}
+	return err
 }
 
 // closeOnExecFrom keeps what our starter's starters left open from going on.

@@ -24,7 +24,7 @@ func (s Spec) restrict() (missing []string, err error) {
 	for _, layer := range []struct {
 		name  string
 		apply func() error
-	}{{"landlock", applyLandlock}, {"seccomp", applySeccomp}} {
+	}{{"landlock", func() error { return applyLandlock([]string{"/"}, writable) }}, {"seccomp", applySeccomp}} {
 		err := layer.apply()
 		switch {
 		case errors.Is(err, errors.ErrUnsupported) && slices.Contains(s.Missing, layer.name):
@@ -104,9 +104,11 @@ func dropBounding() error {
 	return nil
 }
 
-// Landlock's rights by the version of its ABI.
+// Landlock's rights: to read, those that make sense for a file, all of the
+// first version, and to write.
 const (
 	landlockRead  = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
+	landlockFile  = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 	landlockABI1  = 1<<13 - 1
 	landlockWrite = landlockABI1 &^ (unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK)
 )
@@ -116,8 +118,9 @@ const (
 var writable = []string{"/workspace", "/home/agent", "/tmp", "/dev", "/proc"}
 
 // applyLandlock confines the thread to a domain: no mounts, no ptrace and no
-// signal out of it, and writing only where it belongs.
-func applyLandlock() error {
+// signal out of it, and only these files and folders, to read and execute or
+// to write, too. Those that do not exist are left out.
+func applyLandlock(read, write []string) error {
 	abi, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if e != 0 {
 		return errors.ErrUnsupported
@@ -128,12 +131,14 @@ func applyLandlock() error {
 		return e
 	}
 	defer unix.Close(int(fd))
-	if err := allowBeneath(int(fd), "/", landlockRead); err != nil {
-		return err
-	}
-	for _, path := range writable {
-		if err := allowBeneath(int(fd), path, landlockWrite|extra); err != nil {
-			return err
+	for _, rule := range []struct {
+		paths  []string
+		access uint64
+	}{{read, landlockRead}, {write, landlockWrite | extra}} {
+		for _, path := range rule.paths {
+			if err := allowBeneath(int(fd), path, rule.access); err != nil {
+				return fmt.Errorf("allowing %s: %w", path, err)
+			}
 		}
 	}
 	if _, _, e := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); e != 0 {
@@ -165,15 +170,25 @@ func landlockRuleset(abi int) (attr rulesetAttr, extra uint64) {
 }
 
 func allowBeneath(ruleset int, path string, access uint64) error {
-	dir, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	defer unix.Close(dir)
-	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(dir)}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		access &= landlockFile
+	}
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(fd)}
 	_, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if e != 0 {
-		return fmt.Errorf("allowing %s: %w", path, e)
+		return e
 	}
 	return nil
 }
