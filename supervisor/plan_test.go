@@ -1,0 +1,156 @@
+package supervisor
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// picture draws the transitions as a Mermaid diagram.
+func picture() string {
+	var b strings.Builder
+	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> down\n")
+	for _, from := range slices.Sorted(maps.Keys(transitions)) {
+		for _, e := range slices.Sorted(maps.Keys(transitions[from])) {
+			fmt.Fprintf(&b, "    %s --> %s: %s\n", from, transitions[from][e], e)
+		}
+	}
+	b.WriteString("    stopped --> [*]\n```\n")
+	return b.String()
+}
+
+func TestPictureInTheDocs(t *testing.T) {
+	doc, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(doc), picture()) {
+		t.Errorf("docs/architecture.md does not show the table as it is; put this there:\n%s", picture())
+	}
+}
+
+func TestEveryStateCanStop(t *testing.T) {
+	for s := range transitions {
+		seen := map[State]bool{}
+		at := s
+		for at != Stopped {
+			if seen[at] {
+				t.Fatalf("from %s there is no way to the end", s)
+			}
+			seen[at] = true
+			for _, e := range []Event{Stop, Exits} {
+				if to, ok := next(at, e); ok && (e == Stop || at == Stopping) {
+					at = to
+					break
+				}
+			}
+		}
+	}
+}
+
+func TestEveryStateIsReached(t *testing.T) {
+	reached := map[State]bool{Down: true}
+	for range transitions {
+		for from, events := range transitions {
+			for _, to := range events {
+				if reached[from] {
+					reached[to] = true
+				}
+			}
+		}
+	}
+	for s := range transitions {
+		if !reached[s] {
+			t.Errorf("nothing leads to %s", s)
+		}
+	}
+}
+
+func TestWait(t *testing.T) {
+	for n, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 5: 1600 * time.Millisecond, 9: 25600 * time.Millisecond, 10: longest, 1000: longest} {
+		if got := wait(n, 0); got != want {
+			t.Errorf("after %d ends: %v, want %v", n, got, want)
+		}
+		if got := wait(n, 1); got != want/2 {
+			t.Errorf("after %d ends, with jitter: %v, want %v", n, got, want/2)
+		}
+	}
+}
+
+func TestAfterExit(t *testing.T) {
+	for _, c := range []struct {
+		uptime time.Duration
+		before int
+		event  Event
+		ends   int
+	}{
+		{time.Second, 0, Exits, 1}, {time.Second, 6, Exits, 7}, {time.Second, 7, Flaps, 8}, {stable, 7, Exits, 1},
+	} {
+		if e, n := afterExit(c.uptime, c.before); e != c.event || n != c.ends {
+			t.Errorf("after %v and %d ends: %s, %d", c.uptime, c.before, e, n)
+		}
+	}
+}
+
+func TestChosen(t *testing.T) {
+	for in, want := range map[string]string{"": "pipelock egress git-gate supervise", "supervise, egress": "egress supervise", "pipelock": "pipelock"} {
+		if got, err := chosen(in); err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, bad := range []string{"egres", "egress,", ",", "all"} {
+		if got, err := chosen(bad); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
+
+func TestOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOutput(map[string]string{"EGRESS_TOKEN_0": "a-long-secret"})
+	long := strings.Repeat("x", 3*maxLine)
+	go func() {
+		fmt.Fprintf(w, "one\nwith a-long-secret in it\n%s\nno end", long)
+		w.Close()
+	}()
+	o.copy("egress", r)
+	close(o.lines)
+	var got strings.Builder
+	o.write(&got)
+	lines := strings.Split(got.String(), "\n")
+	if len(lines) != 5 || lines[0] != "[egress] one" || lines[1] != "[egress] with [masked] in it" || lines[3] != "[egress] no end" {
+		t.Fatalf("%d lines: %.200q", len(lines), lines)
+	}
+	if !strings.HasSuffix(lines[2], "… (cut)") || len(lines[2]) > maxLine+100 {
+		t.Errorf("the long line has %d bytes", len(lines[2]))
+	}
+}
+
+func TestStalledReaderBlocksNobody(t *testing.T) {
+	o := newOutput(nil)
+	for range ringLines + 10 {
+		o.put("egress", []byte("x"))
+	}
+	if got := o.dropped.Load(); got != 10 {
+		t.Errorf("%d lines dropped", got)
+	}
+}
+
+func TestSecretsFromStandardInput(t *testing.T) {
+	held, err := readSecrets(true, strings.NewReader(`{"EGRESS_TOKEN_0": "value"}`))
+	if err != nil || held["EGRESS_TOKEN_0"] != "value" {
+		t.Errorf("%v", err)
+	}
+	for _, bad := range []string{"", "EGRESS_TOKEN_0=value", `{"A": 1}`, `["value"]`} {
+		if _, err := readSecrets(true, strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "value\"") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
