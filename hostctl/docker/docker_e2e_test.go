@@ -211,6 +211,22 @@ func TestAnotherRootsPairIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestRefusedPlaceLeavesNothing(t *testing.T) {
+	s, b := suite(t)
+	p := s.Plan(t, "refused", "true")
+	// A port that the agent is promised and does not get.
+	must(t, os.WriteFile(filepath.Join(p.Etc(), "supervise.yaml"), []byte("version: 1\nlisten: 0.0.0.0:9999\n"), 0o600))
+	err := b.Create(t.Context(), p)
+	if err == nil || !strings.Contains(err.Error(), "refusing to make the agent") || !strings.Contains(err.Error(), "OPEN wanted supervise:9100") {
+		t.Errorf("got %v", err)
+	}
+	all, err := b.List(t.Context())
+	must(t, err)
+	if len(all) != 0 {
+		t.Errorf("left over: %+v", all)
+	}
+}
+
 func TestMissingImageIsNamed(t *testing.T) {
 	s, b := suite(t)
 	p := s.Plan(t, "no-image", "true")

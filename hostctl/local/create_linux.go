@@ -125,7 +125,8 @@ func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
 	spec := cage.Spec{
 		Pair: r.Plan.Name, HostUID: uid, HostGID: gid, Listeners: listeners(r.Plan.Daemons),
 		Workspace: workspaceSource(r.Plan), Files: r.Plan.Files(),
-		Memory: res.Memory, Pids: res.Pids, Missing: r.Plan.AllowMissing,
+		MapOwner: os.Geteuid() == 0 && r.Plan.Agent.Workspace.Mode == pair.Bind,
+		Memory:   res.Memory, Pids: res.Pids, Missing: r.Plan.AllowMissing,
 	}
 	started, err := cage.Start(ctx, r.Plan.Sidecars, spec, r.Plan.Run(), log, func(pid int) (err error) {
 		if r.Cage, err = identify(pid); err != nil {

@@ -172,6 +172,60 @@ func TestFollowedLogsEndWithThePair(t *testing.T) {
 	}
 }
 
+// TestBoundWorkspaceOfAnotherUser: what root binds belongs to somebody, and the
+// agent works on it as that user would.
+func TestBoundWorkspaceOfAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root has another user's folder to bind")
+	}
+	s := suite(t)
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "theirs"), []byte("old"), 0o600))
+	must(t, os.Chown(filepath.Join(dir, "theirs"), 12345, 12346))
+	must(t, os.Chown(dir, 12345, 12346))
+	must(t, os.Chmod(dir, 0o700))
+	p := s.Plan(t, "bound", "true")
+	p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
+	s.Create(t, p)
+	if code, out := s.Sh(t, p.Name, "cat theirs && echo new >ours && ls -ln ours | cut -d' ' -f3,4"); code != 0 || out != "old1000 1000" {
+		t.Errorf("code %d, %q", code, out)
+	}
+	info, err := os.Stat(filepath.Join(dir, "ours"))
+	must(t, err)
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 12346 {
+		t.Errorf("the new file belongs to %d:%d", st.Uid, st.Gid)
+	}
+}
+
+func TestPlaceThatIsNotAsPromisedIsRefused(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "refused", "true")
+	p.Daemons = []string{"supervise"}
+	s.Create(t, p)
+	b := s.Backend.(*local.Backend)
+	must(t, b.ProbeAs(t, p.Name, "supervise"))
+	if err := b.ProbeAs(t, p.Name, "supervise", "egress"); err == nil || !strings.Contains(err.Error(), "OPEN wanted egress:9099") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAgentIsAskedBeforeItIsKilled(t *testing.T) {
+	s := suite(t)
+	p := s.Plan(t, "asked", "sh", "-c", "trap 'echo saved >/workspace/state; exit' TERM; echo up; while :; do sleep 0.01; done")
+	p.Agent.Workspace = pair.Workspace{Path: t.TempDir(), Mode: pair.Bind}
+	must(t, os.Chmod(p.Agent.Workspace.Path, 0o777))
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	pairtest.Eventually(t, func() bool {
+		data, _ := os.ReadFile(filepath.Join(p.Logs(), "agent.log"))
+		return strings.Contains(string(data), "up")
+	})
+	must(t, s.Backend.Delete(t.Context(), p.Name))
+	if data, err := os.ReadFile(filepath.Join(p.Agent.Workspace.Path, "state")); string(data) != "saved\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
 // TestAsOrdinaryUser runs the other tests again as one, when we are root.
 func TestAsOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {

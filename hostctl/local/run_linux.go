@@ -133,6 +133,9 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	// The agent first: then there is nobody left whom the sidecars could serve.
+	if r.Cage.alive() {
+		_ = cage.Stop(r.Plan.Run()) // what does not listen is killed next
+	}
 	if err := r.Cage.end(ctx, unix.SIGKILL, stopGrace); err != nil {
 		return err
 	}

@@ -33,10 +33,12 @@ type Spec struct {
 	HostGID   int        //
 	Listeners []Listener // opened on the cage's loopback
 	Workspace string     // the host's folder at /workspace; empty: in memory
+	MapOwner  bool       // root only: the workspace's owner and the agent are one
 	Files     string     // the host's folder at /etc/airlock; empty: none
 	Memory    int64      // bytes: the bound of each folder in memory; 0: 2 GiB
 	Pids      int        // processes and threads
 	Missing   []string   // layers that may be missing: landlock, seccomp
+	Mapped    bool       // set by Start: fdMapped is there
 }
 
 // Listener is one listening socket of the sidecars.
@@ -50,18 +52,22 @@ const (
 	fdSetup   = 3 // socket pair with hostctl, until the init runs
 	fdControl = 4 // listening unix socket
 	fdLog     = 5 // the agent's log
+	fdMapped  = 6 // the mount of the workspace, if Spec.Mapped
 )
 
 // Main is the applet: "cage" builds (only in fresh namespaces), "cage -init"
 // serves, and "cage -confine ARGS…" runs another applet of the same binary
 // with no capability, no_new_privs and seccomp; "cage -guard COMMAND…" does
-// so with a command of a container (and -guard-init is the second half of it).
+// so with a command of a container (and -guard-init is the second half of it);
+// "cage -hold" keeps a namespace open.
 func Main(_ context.Context, args []string, _, _ io.Writer) error {
 	switch {
 	case len(args) == 0:
 		return build()
 	case len(args) == 1 && args[0] == "-init":
 		return initMain()
+	case len(args) == 1 && args[0] == "-hold":
+		return hold()
 	case len(args) > 1 && args[0] == "-confine":
 		return confine(args[1:])
 	case len(args) > 1 && args[0] == "-guard":
@@ -92,7 +98,9 @@ func build() error {
 	if _, err := setup.receive(&spec); err != nil {
 		return fmt.Errorf("reading the spec: %w", err)
 	}
-	err = spec.build(setup)
+	if err = spec.build(setup); errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w (some systems let anybody make a user namespace but do nothing in it: see kernel.apparmor_restrict_unprivileged_userns)", err)
+	}
 	_ = setup.send(reply{Err: err.Error()}) // the same error is returned
 	return err
 }

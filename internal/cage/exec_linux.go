@@ -64,6 +64,22 @@ func Ask(run string) (Status, error) {
 	return Status{Started: r.Started, Exited: r.Exited, Exit: r.Exit}, err
 }
 
+// Stop asks every process in the cage to end and returns when they have, or
+// after two seconds. The cage stays.
+func Stop(run string) error {
+	c, err := dial(run)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(stopAllGrace + time.Second)) // a socket can
+	if err := c.send(request{Op: opStop}); err != nil {
+		return fmt.Errorf("asking the cage: %w", err)
+	}
+	_, err = c.answer()
+	return err
+}
+
 // Detach starts the command and leaves it to itself; its output goes into
 // the cage's log.
 func Detach(run string, cmd Command) error {

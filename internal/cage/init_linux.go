@@ -89,6 +89,9 @@ func (s *initServer) handle(c conn) {
 		_ = c.send(reply{Started: s.state != mainCreated, Exited: s.state == mainExited, Exit: s.exit})
 	case opRun:
 		s.run(c, r, files)
+	case opStop:
+		s.reaper.stopAll(stopAllGrace)
+		_ = c.send(reply{})
 	default:
 		_ = c.send(reply{Err: "unknown operation"})
 	}

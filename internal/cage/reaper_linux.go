@@ -6,6 +6,9 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // reaper owns every child of PID 1, its own and adopted ones. Processes are
@@ -72,6 +75,29 @@ func (r *reaper) signal(pid int, sig syscall.Signal) {
 	if _, ok := r.waiting[pid]; ok {
 		_ = syscall.Kill(-pid, sig) // gone already: nothing to do
 	}
+}
+
+// stopAllGrace is how long processes may take to end after SIGTERM.
+const stopAllGrace = 2 * time.Second
+
+// stopAll asks every process of the namespace to end and waits until all have,
+// or the time is over.
+func (r *reaper) stopAll(within time.Duration) {
+	_ = syscall.Kill(-1, syscall.SIGTERM) // nobody there: so much the better
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); <-tick.C {
+		if alone() {
+			return
+		}
+	}
+}
+
+// alone tells whether PID 1 has no child, dead or alive. Orphans are its
+// children, too.
+func alone() bool {
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return errors.Is(err, unix.ECHILD)
 }
 
 // exitCode is the status as a shell says it.

@@ -42,7 +42,16 @@ func Start(ctx context.Context, binary string, s Spec, run string, log *os.File,
 		return nil, err
 	}
 	defer ours.Close()
+	mapped, err := s.mappedWorkspace(binary)
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
 	cmd := s.command(binary, log, theirs, control)
+	if s.Mapped = mapped != nil; s.Mapped {
+		defer mapped.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, mapped)
+	}
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {

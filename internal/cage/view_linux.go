@@ -113,7 +113,11 @@ func (s Spec) gather() ([]tree, error) {
 	if s.Files != "" {
 		g.take(s.Files, "/etc/airlock", readOnly)
 	}
-	if s.Workspace != "" {
+	switch {
+	case s.Mapped:
+		unix.CloseOnExec(fdMapped)
+		g.trees = append(g.trees, tree{fd: fdMapped, target: "/workspace", dir: true})
+	case s.Workspace != "":
 		g.take(s.Workspace, "/workspace", private)
 	}
 	return g.trees, errors.Join(g.errs...)

@@ -19,6 +19,7 @@ const maxMessage = 192 << 10
 const (
 	opRun    = "run"
 	opStatus = "status"
+	opStop   = "stop"
 )
 
 // request is what hostctl asks of the init, one a connection. A run without a
