@@ -141,9 +141,11 @@ func TestAgentSurvivesItsStarterAndDiesWithThePair(t *testing.T) {
 	must(t, s.Backend.Start(t.Context(), p.Name))
 	again, err := local.New(s.Root) // nothing but the folder is known to it
 	must(t, err)
-	if code, err := again.Exec(t.Context(), p.Name, []string{"sh", "-c", "grep -l sleep /proc/[0-9]*/comm"}, pair.IO{}); code != 0 || err != nil {
-		t.Errorf("code %d, %v", code, err)
-	}
+	pairtest.Eventually(t, func() bool {
+		code, err := again.Exec(t.Context(), p.Name, []string{"sh", "-c", "grep -q sleep /proc/[0-9]*/comm"}, pair.IO{})
+		must(t, err)
+		return code == 0
+	})
 	cage, _ := pids(t, p)
 	must(t, again.Delete(context.Background(), p.Name))
 	if st := state(cage); st != 0 && st != 'Z' {
