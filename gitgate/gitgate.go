@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"airlock/gitgate/objects"
@@ -143,8 +144,14 @@ func listen(given net.Listener, name, address string) (net.Listener, error) {
 func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Duration) error {
 	clients, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	var busy sync.WaitGroup
+	defer busy.Wait()
 	server := &http.Server{
-		Handler:           g,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			busy.Add(1)
+			defer busy.Done()
+			g.web(clients, w, r)
+		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       g.idle,
 		MaxHeaderBytes:    64 << 10,
@@ -163,8 +170,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		<-ctx.Done()
 		handoff.Stopping()
 		git.Close()
-		timer := time.AfterFunc(drain, cut)
-		defer timer.Stop()
+		time.AfterFunc(drain, cut) // for both protocols; to call it once more later is harmless
 		if server.Shutdown(clients) != nil {
 			return server.Close()
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -282,6 +283,16 @@ func TestPushLimits(t *testing.T) {
 			})
 		})
 	}
+	t.Run("archive", func(t *testing.T) {
+		each(t, func(t *testing.T, protocol string) {
+			r := newRig(t)
+			r.seed("main", map[string]string{"a": "1"})
+			w := r.clone(protocol)
+			r.commit(w, "bomb", map[string]string{"bomb.zip": zipped(strings.Repeat("\x00", 70<<20))})
+			r.fails(w, []string{"cannot be looked at", "bomb.zip", "inflates to more"}, "git", "push", "origin", "HEAD")
+			r.agree()
+		})
+	})
 	t.Run("references", func(t *testing.T) {
 		each(t, func(t *testing.T, protocol string) {
 			r := newRig(t, func(c *Config) { c.File.Limits.Refs = 3 })
@@ -363,5 +374,34 @@ func TestUpstreamThatHangs(t *testing.T) {
 		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("took %s", took)
 		}
+	})
+}
+
+// A client that hangs up while upstream judges its push does not change what becomes of it.
+func TestClientLeavesDuringThePush(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		w := r.clone(protocol)
+		dir := t.TempDir()
+		begun, goOn := filepath.Join(dir, "begun"), filepath.Join(dir, "go-on")
+		r.run(w, "mkfifo", begun, goOn)
+		r.hook("pre-receive", "echo x >"+begun+"\nread line <"+goOn+"\n")
+		r.commit(w, "mine", map[string]string{"b": "1"})
+		push := exec.Command("git", "push", "-q", "origin", "HEAD")
+		push.Dir, push.Env = w, gitEnv
+		if err := push.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.ReadFile(begun); err != nil { // returns when the hook runs
+			t.Fatal(err)
+		}
+		_ = push.Process.Kill()
+		_ = push.Wait()
+		if err := os.WriteFile(goOn, []byte("x\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+		r.run(r.clone(protocol), "git", "cat-file", "-e", "HEAD:b") // waits for its turn behind the push
+		r.agreeRefs()
 	})
 }

@@ -300,7 +300,7 @@ func explain(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "push took too long to be looked at, so it was refused"
 	case errors.Is(err, secrets.ErrTooLarge):
-		return "an archive in the push inflates to more than can be looked at"
+		return "cannot be looked at, so it was refused: " + clean(err.Error())
 	case errors.As(err, &upstream), errors.As(err, &refused), errors.Is(err, objects.ErrCorrupt), errors.Is(err, io.ErrUnexpectedEOF):
 		return clean(err.Error())
 	}

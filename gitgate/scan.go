@@ -149,7 +149,8 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 	}
 	found, err := s.scanner.ScanFile(ctx, s.paths[o.Hash], text)
 	if err != nil {
-		return err
+		where, placeErr := s.place(ctx, o.Hash, where)
+		return errors.Join(placeErr, fmt.Errorf("%s: %w", where, err))
 	}
 	for _, f := range found {
 		line := f.Line
@@ -198,18 +199,26 @@ func treeNames(data []byte) ([]byte, error) {
 	return names.Bytes(), nil
 }
 
-// add notes a hit. A path that holds a secret itself is not shown.
-func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
-	if path, ok := s.paths[o.Hash]; ok {
-		found, err := s.scanner.Scan(ctx, []byte(path))
-		if err != nil {
-			return err
-		}
-		h.where = clean(path)
-		if len(found) > 0 {
-			h.where = "blob " + o.Hash.String()[:8]
-		}
+// place names an object by its path, if the path holds no secret itself.
+func (s *inspection) place(ctx context.Context, h objects.Hash, where string) (string, error) {
+	path, ok := s.paths[h]
+	if !ok {
+		return where, nil
 	}
+	found, err := s.scanner.Scan(ctx, []byte(path))
+	if err != nil || len(found) > 0 {
+		return "blob " + h.String()[:8], err
+	}
+	return clean(path), nil
+}
+
+// add notes a hit.
+func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
+	where, err := s.place(ctx, o.Hash, h.where)
+	if err != nil {
+		return err
+	}
+	h.where = where
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Contains(s.hits, h) {

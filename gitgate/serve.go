@@ -158,8 +158,9 @@ func (g *gate) fetch(ctx context.Context, m *mirror, snap *snapshot, in *bufio.R
 	return f.run(ctx)
 }
 
-// ServeHTTP speaks smart HTTP. Errors are plain text, which git shows to the person.
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// web speaks smart HTTP. Errors are plain text, which git shows to the person. A push that has been read goes on until ctx
+// ends, whether its client waits for the outcome or not.
+func (g *gate) web(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	defer g.survive("http")
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
 	q, greeting, ok := route(r)
@@ -171,7 +172,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if greeting {
 		err = g.greet(w, r, q)
 	} else {
-		err = g.answer(w, r, q)
+		err = g.answer(ctx, w, r, q)
 	}
 	var refused errRefused
 	switch {
@@ -224,7 +225,7 @@ func (g *gate) greet(w http.ResponseWriter, r *http.Request, q request) error {
 }
 
 // answer runs a service on a request's body.
-func (g *gate) answer(w http.ResponseWriter, r *http.Request, q request) error {
+func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Request, q request) error {
 	if v := g.rules.open(q); !v.Allow {
 		return errRefused(v.Why)
 	}
@@ -242,7 +243,7 @@ func (g *gate) answer(w http.ResponseWriter, r *http.Request, q request) error {
 	w.Header().Set("Content-Type", "application/x-"+q.service+"-result")
 	out := bufio.NewWriterSize(flushing{w, control, g.idle}, 64<<10)
 	if q.service == receivePack {
-		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(r.Context())
+		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
 	} else {
 		err = g.fetch(r.Context(), m, m.current(), in, out, true)
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
@@ -220,4 +221,24 @@ func TestDrain(t *testing.T) {
 	}
 	conn.Close()
 	<-stopped
+}
+
+// A client that never comes to an end is cut when the drain is over.
+func TestDrainEnds(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Drain = 100_000_000 })
+	r.seed("main", map[string]string{"a": "1"})
+	conn, err := net.Dial("tcp", r.git)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = writePkt(conn, "git-upload-pack /app.git\x00host=x\x00")
+	if _, err := conn.Read(make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %s", took)
+	}
 }

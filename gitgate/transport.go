@@ -43,7 +43,7 @@ func (d dialer) dial(ctx context.Context, network, address string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	if addr, ok := d[host]; ok {
+	if addr, ok := d[strings.ToLower(host)]; ok {
 		address = net.JoinHostPort(addr.String(), port)
 	}
 	return new(net.Dialer).DialContext(ctx, network, address)
