@@ -242,7 +242,7 @@ func (c *controller) stop(ctx context.Context, name string) error {
 
 // keepAudit moves what a person may want to read later out of the folder.
 func (s store) keepAudit(name string, now time.Time) error {
-	kept := filepath.Join(s.root, "ended", name+"-"+now.UTC().Format("20060102T150405Z"))
+	kept := filepath.Join(s.root, "ended", name+"-"+now.UTC().Format("20060102T150405.000Z"))
 	for from, to := range map[string]string{
 		filepath.Join(s.dir(name), "state", "audit"): filepath.Join(kept, "audit"),
 		filepath.Join(s.dir(name), "audit"):          filepath.Join(kept, "host"),

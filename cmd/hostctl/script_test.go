@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes the test binary hostctl, beside real sidecars.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "hostctl" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// TestScripts speaks with the binary as people do, on the local backend.
+func TestScripts(t *testing.T) {
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "airlock/cmd/sidecars")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(bin, "hostctl")); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_STATE_HOME", filepath.Join(filepath.Dir(env.WorkDir), filepath.Base(env.WorkDir)+"-state"))
+			env.Setenv("PATH", fmt.Sprintf("%s:%s", bin, env.Getenv("PATH")))
+			env.Setenv("SIDECARS", filepath.Join(bin, "sidecars"))
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Defer(func() { _ = os.RemoveAll(env.Getenv("XDG_STATE_HOME")) })
+			return nil
+		},
+	})
+}
