@@ -5,6 +5,7 @@ package docker
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -29,6 +31,9 @@ var (
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if root := os.Getenv("TEST_START_IN"); root != "" {
+		return startOnly(root)
+	}
 	dir, err := os.MkdirTemp("", "sidecars")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -193,6 +198,50 @@ func TestKilledStart(t *testing.T) {
 	must(t, b.Delete(t.Context(), p.Name))
 	if got := status(); got != "" {
 		t.Errorf("after the deletion: %q", got)
+	}
+}
+
+// startOnly is hostctl in its own process, which can be killed.
+func startOnly(root string) int {
+	data, err := os.ReadFile(filepath.Join(root, "plan.json"))
+	if err != nil {
+		return 1
+	}
+	var p pair.Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return 1
+	}
+	b, err := New(root)
+	if err != nil || b.Create(context.Background(), p) != nil {
+		return 1
+	}
+	return 0
+}
+
+// TestStartKilledAtAnyMoment spreads SIGKILL over the whole of a start: what
+// is left is found and removed.
+func TestStartKilledAtAnyMoment(t *testing.T) {
+	s, b := suite(t)
+	for i := range 7 {
+		p := s.Plan(t, fmt.Sprintf("moment-%d", i), "true")
+		data, err := json.Marshal(p)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(s.Root, "plan.json"), data, 0o600))
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), "TEST_START_IN="+s.Root)
+		must(t, cmd.Start())
+		after := time.AfterFunc(time.Duration(50+i*350)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // killed, or just done
+		after.Stop()
+		// What the engine was doing when its client died, it brings to an end.
+		pairtest.Eventually(t, func() bool {
+			must(t, b.Delete(t.Context(), p.Name))
+			containers, err := b.engine.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: b.filter(p.Name)})
+			must(t, err)
+			networks, err := b.engine.NetworkList(t.Context(), client.NetworkListOptions{Filters: b.filter(p.Name)})
+			must(t, err)
+			return len(containers.Items) == 0 && len(networks.Items) == 0
+		})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"airlock/hostctl/local"
 	"airlock/hostctl/pair"
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	if root := os.Getenv("TEST_START_IN"); root != "" {
+		return startOnly(root)
+	}
 	if sidecars = os.Getenv("TEST_SIDECARS"); sidecars == "" {
 		dir, err := os.MkdirTemp("", "sidecars")
 		if err != nil {
@@ -134,6 +138,67 @@ func TestKilledStart(t *testing.T) {
 	s.Create(t, p)
 }
 
+// startOnly is hostctl in its own process, which can be killed.
+func startOnly(root string) int {
+	data, err := os.ReadFile(filepath.Join(root, "plan.json"))
+	if err != nil {
+		return 1
+	}
+	var p pair.Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return 1
+	}
+	p.Secrets = map[string]string{"EGRESS_TOKEN_0": pairtest.Secret}
+	b, err := local.New(root)
+	if err != nil || b.Create(context.Background(), p) != nil {
+		return 1
+	}
+	return 0
+}
+
+// TestStartKilledAtAnyMoment spreads SIGKILL over the whole of a start: what
+// is left is found and removed, and no process stays.
+func TestStartKilledAtAnyMoment(t *testing.T) {
+	s := suite(t)
+	for i := range 16 {
+		p := s.Plan(t, fmt.Sprintf("moment-%d", i), "true")
+		data, err := json.Marshal(p)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(s.Root, "plan.json"), data, 0o600))
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), "TEST_START_IN="+s.Root)
+		must(t, cmd.Start())
+		after := time.AfterFunc(time.Duration(i)*12*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // killed, or just done
+		after.Stop()
+		must(t, s.Backend.Delete(t.Context(), p.Name))
+		pairtest.Eventually(t, func() bool { return len(processesOf(p)) == 0 })
+		if _, err := os.Stat(filepath.Join(p.Dir, "local.json")); err == nil {
+			t.Errorf("moment %d: the record is still there", i)
+		}
+	}
+}
+
+// processesOf finds the pair's processes by their environment, their working
+// folder or, for a cage, the log that it holds.
+func processesOf(p pair.Plan) []string {
+	var found []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		env, _ := os.ReadFile(filepath.Join(dir, "environ"))
+		links, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
+		mine := bytes.Contains(env, []byte(p.Dir+"/"))
+		for _, l := range append(links, filepath.Join(dir, "cwd")) {
+			target, _ := os.Readlink(l)
+			mine = mine || strings.HasPrefix(target, p.Dir+"/")
+		}
+		if mine {
+			found = append(found, dir)
+		}
+	}
+	return found
+}
+
 func TestAgentSurvivesItsStarterAndDiesWithThePair(t *testing.T) {
 	s := suite(t)
 	p := s.Plan(t, "alive", "sh", "-c", "while true; do sleep 100; done")
@@ -146,6 +211,9 @@ func TestAgentSurvivesItsStarterAndDiesWithThePair(t *testing.T) {
 		must(t, err)
 		return code == 0
 	})
+	if len(processesOf(p)) == 0 {
+		t.Error("the tests would not see what is left over")
+	}
 	cage, _ := pids(t, p)
 	must(t, again.Delete(context.Background(), p.Name))
 	if st := state(cage); st != 0 && st != 'Z' {

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -220,6 +219,7 @@ func (p *paths) Set(s string) error { *p = append(*p, s); return nil }
 // look names up, root certificates, time zones, and its own processes.
 var systemRead = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/services", "/etc/protocols",
 	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
+	"/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
 	"/etc/localtime", "/usr/share/zoneinfo", "/etc/mime.types", "/usr/lib", "/lib", "/lib64", "/proc", "/sys/kernel/mm", "/sys/fs/cgroup", "/dev/urandom"}
 
 func confineFiles(read, write []string) error {
@@ -230,7 +230,13 @@ func confineFiles(read, write []string) error {
 	if err != nil {
 		return fmt.Errorf("finding this binary: %w", err)
 	}
-	err = applyLandlock(slices.Concat(systemRead, read, []string{self}), append(write, "/dev/null"))
+	system := append([]string{self}, systemRead...)
+	if os.Geteuid() != 0 {
+		// resolv.conf may be replaced while we run, and then it is another
+		// file than the one that was allowed. Root would own too much of /etc.
+		system = append(system, "/etc")
+	}
+	err = applyLandlock(append(system, read...), append(write, "/dev/null"))
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil // for the cage to refuse, as above
 	}

@@ -52,10 +52,16 @@ func Give(dir string, uid, gid int) error {
 	})
 }
 
-// Copy copies a tree. Links stay links; setuid bits and special files stay
-// behind, and so does the folder leaveOut, wherever it lies.
-func Copy(ctx context.Context, from, to, leaveOut string) error {
-	c := copier{from: from, to: to, leaveOut: leaveOut}
+// Copy copies a tree. Links in it stay links; setuid bits and special files
+// stay behind, and so does the folder leaveOut, wherever it lies.
+func Copy(ctx context.Context, from, to, leaveOut string) (err error) {
+	c := copier{to: to}
+	if c.from, err = filepath.EvalSymlinks(from); err != nil {
+		return err
+	}
+	if c.leaveOut, err = filepath.EvalSymlinks(leaveOut); err != nil {
+		c.leaveOut = "" // it is not there: nothing to leave out
+	}
 	return c.run(ctx)
 }
 

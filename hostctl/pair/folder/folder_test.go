@@ -35,7 +35,9 @@ func TestCopy(t *testing.T) {
 	defer os.Chmod(filepath.Join(from, "sub"), 0o755)
 	defer folder.Remove(to)
 
-	must(t, folder.Copy(t.Context(), from, to, filepath.Join(from, "sub", "pairs")))
+	alias := filepath.Join(dir, "alias") // people name their folders by links
+	must(t, os.Symlink(from, alias))
+	must(t, folder.Copy(t.Context(), alias, to, filepath.Join(alias, "sub", "pairs")))
 
 	info, err := os.Stat(filepath.Join(to, "tool"))
 	must(t, err)
