@@ -173,6 +173,34 @@ func TestOldSecretUpstreamDoesNotMatter(t *testing.T) {
 	})
 }
 
+// A file that holds an old secret can be edited; the secret cannot be changed, moved to another file, or joined by another one.
+func TestFileWithAnOldSecret(t *testing.T) {
+	old, other := token(13), token(14)
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"conf/old": "a\nkey = " + old + "\nb\n"})
+		w := r.clone(protocol)
+		r.commit(w, "edit", map[string]string{"conf/old": "a\nmore\nkey = " + old + "\nc\n"})
+		r.run(w, "git", "push", "-q", "origin", "HEAD")
+		r.agree()
+		for name, files := range map[string]map[string]string{
+			"another secret beside it": {"conf/old": "key = " + old + "\nkey = " + other + "\n"},
+			"another secret instead":   {"conf/old": "key = " + other + "\n"},
+			"the same one elsewhere":   {"conf/new": "key = " + old + "\n"},
+		} {
+			r.commit(w, name, files)
+			r.fails(w, []string{"secret found: github-pat in conf/"}, "git", "push", "origin", "HEAD")
+			r.run(w, "git", "reset", "-q", "--hard", "origin/main")
+			r.agree()
+		}
+		// An own commit in between does not make its secret an old one.
+		r.commit(w, "first", map[string]string{"conf/mine": other})
+		r.commit(w, "second", map[string]string{"conf/mine": "x " + other})
+		r.fails(w, []string{"secret found: github-pat in conf/mine"}, "git", "push", "origin", "HEAD")
+		r.agree()
+	})
+}
+
 func TestProtectedReferences(t *testing.T) {
 	each(t, func(t *testing.T, protocol string) {
 		r := newRig(t, func(c *Config) { c.File.Protect = []string{"refs/heads/main", "refs/tags/*"} })

@@ -160,7 +160,7 @@ func (p *pushing) set() objects.Set {
 func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
 	defer cancel()
-	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, set: p.set()}
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, upstream: p.mirror.store.Packs()}
 	hits, err := s.run(ctx)
 	if err != nil {
 		return false, err

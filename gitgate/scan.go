@@ -48,13 +48,15 @@ func explainHits(hits []hit) string {
 
 // inspection looks at everything that a push brings: contents, paths, whole commits and tags, names of references.
 type inspection struct {
-	scanner *secrets.Scanner
-	pack    *objects.Pack // nil: nothing came along
-	updates []update
-	set     objects.Set
+	scanner  *secrets.Scanner
+	pack     *objects.Pack // nil: nothing came along
+	updates  []update
+	upstream objects.Set // what upstream is known to have
 
-	paths  map[objects.Hash]string
-	refHit map[string]bool
+	paths     map[objects.Hash]string // of pushed blobs
+	border    []objects.Hash          // commits of upstream's that the push builds upon or replaces
+	bordering map[objects.Hash]bool
+	refHit    map[string]bool
 
 	mu   sync.Mutex
 	hits []hit
@@ -94,7 +96,7 @@ func (s *inspection) refNames(ctx context.Context) error {
 
 // objects reads the pack in order, so that deltas find their bases cached, and scans on all cores.
 func (s *inspection) objects(ctx context.Context) error {
-	s.paths = map[objects.Hash]string{}
+	s.paths, s.bordering = map[objects.Hash]string{}, map[objects.Hash]bool{}
 	group, ctx := errgroup.WithContext(ctx)
 	hashes := s.pack.Hashes()
 	if err := s.walk(ctx, hashes); err != nil {
@@ -139,7 +141,7 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 		return err
 	}
 	for _, h := range refs {
-		if !s.set.Has(h) {
+		if !s.pack.Has(h) && !s.upstream.Has(h) {
 			return fmt.Errorf("%w: object %.8s points at one that did not come along", objects.ErrCorrupt, o.Hash.String())
 		}
 	}
@@ -151,6 +153,9 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 	if err != nil {
 		where, placeErr := s.place(ctx, o.Hash, where)
 		return errors.Join(placeErr, fmt.Errorf("%s: %w", where, err))
+	}
+	if found, err = s.news(ctx, o, found); err != nil {
+		return fmt.Errorf("comparing findings with upstream's: %w", err)
 	}
 	for _, f := range found {
 		line := f.Line
@@ -248,9 +253,15 @@ func (s *inspection) walk(ctx context.Context, hashes []objects.Hash) error {
 		if err != nil {
 			return err
 		}
+		for _, p := range c.Parents {
+			s.edge(p)
+		}
 		if err := s.tree(c.Tree, "", seen, 0); err != nil {
 			return err
 		}
+	}
+	for _, u := range s.updates {
+		s.edge(u.old)
 	}
 	return nil
 }
