@@ -6,8 +6,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-
-	"github.com/zricethezav/gitleaks/v8/config"
 )
 
 const (
@@ -65,8 +63,8 @@ func clip(spans []span, size int) []span {
 func (r *run) text(data []byte) ([]span, error) {
 	spans := r.scanner.known.findAll(data)
 	for i, rule := range r.rules.rules {
-		if rule.Regex == nil && r.wantsPath(i) {
-			spans = append(spans, span{rule.RuleID, 0, len(data)})
+		if rule.regex == nil && r.wantsPath(i) {
+			spans = append(spans, span{rule.id, 0, len(data)})
 		}
 	}
 	for start := 0; start < len(data); {
@@ -88,7 +86,7 @@ func (r *run) text(data []byte) ([]span, error) {
 
 // wantsPath reports whether rule i may run at this path.
 func (r *run) wantsPath(i int) bool {
-	p := r.rules.rules[i].Path
+	p := r.rules.rules[i].path
 	return p != nil && r.path != "" && p.MatchString(r.path)
 }
 
@@ -209,7 +207,7 @@ func (r *run) places(text string) [][]stretch {
 		}
 	})
 	for i := range places {
-		if rule := r.rules.rules[i]; rule.Regex == nil || rule.Path != nil && !r.wantsPath(i) {
+		if rule := r.rules.rules[i]; rule.regex == nil || rule.path != nil && !r.wantsPath(i) {
 			places[i] = nil
 		}
 	}
@@ -233,25 +231,25 @@ func join(all []stretch, next stretch) []stretch {
 func (r *run) match(text string, i int) []span {
 	rule := &r.rules.rules[i]
 	var spans []span
-	for _, at := range rule.Regex.FindAllStringSubmatchIndex(text, -1) {
+	for _, at := range rule.regex.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)
-		if rule.Entropy != 0 && entropy(secret) <= rule.Entropy {
+		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
 		if r.excused(rule, secret, text, at) {
 			continue
 		}
-		spans = append(spans, span{rule.RuleID, at[0], at[1]})
+		spans = append(spans, span{rule.id, at[0], at[1]})
 	}
 	return spans
 }
 
 // secretOf is the rule's group, or the first group that matched, or the whole match.
-func secretOf(rule *config.Rule, text string, at []int) string {
-	if g := rule.SecretGroup; g > 0 && 2*g+1 < len(at) && at[2*g] >= 0 {
+func secretOf(rule *rule, text string, at []int) string {
+	if g := rule.group; g > 0 && 2*g+1 < len(at) && at[2*g] >= 0 {
 		return text[at[2*g]:at[2*g+1]]
 	}
-	for g := 2; g+1 < len(at) && rule.SecretGroup == 0; g += 2 {
+	for g := 2; g+1 < len(at) && rule.group == 0; g += 2 {
 		if at[g+1] > at[g] {
 			return text[at[g]:at[g+1]]
 		}
@@ -261,50 +259,22 @@ func secretOf(rule *config.Rule, text string, at []int) string {
 
 // excused asks the allowlists. The global ones are for single words: inside a multi-line secret, a word that they
 // excuse may have been put there for that purpose.
-func (r *run) excused(rule *config.Rule, secret, text string, at []int) bool {
-	line := lineAround(text, at)
-	for _, a := range rule.Allowlists {
-		if allows(a, secret, text[at[0]:at[1]], line) {
+func (r *run) excused(rule *rule, secret, text string, at []int) bool {
+	match, line := text[at[0]:at[1]], lineAround(text, at)
+	for i := range rule.allow {
+		if rule.allow[i].allows(secret, match, line) {
 			return true
 		}
 	}
 	if strings.Contains(secret, "\n") {
 		return false
 	}
-	for _, a := range r.rules.allowlists {
-		if allows(a, secret, text[at[0]:at[1]], line) {
+	for i := range r.rules.allow {
+		if r.rules.allow[i].allows(secret, match, line) {
 			return true
 		}
 	}
 	return false
-}
-
-// allows judges by content alone: conditions on paths and commits are never met.
-func allows(a *config.Allowlist, secret, match, line string) bool {
-	target := secret
-	switch a.RegexTarget {
-	case "match":
-		target = match
-	case "line":
-		target = line
-	}
-	stop, _ := a.ContainsStopWord(secret)
-	if a.MatchCondition != config.AllowlistMatchAnd {
-		return a.RegexAllowed(target) || stop
-	}
-	if len(a.Paths) > 0 || len(a.Commits) > 0 {
-		return false
-	}
-	return (len(a.Regexes) == 0 || a.RegexAllowed(target)) && (len(a.StopWords) == 0 || stop)
-}
-
-func lineAround(text string, at []int) string {
-	start := strings.LastIndexByte(text[:at[0]], '\n') + 1
-	end := strings.IndexByte(text[at[1]:], '\n')
-	if end < 0 {
-		return text[start:]
-	}
-	return text[start : at[1]+end]
 }
 
 // entropy is Shannon's, in bits a character, as gitleaks counts it.

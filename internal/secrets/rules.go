@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -12,17 +13,16 @@ import (
 	"github.com/spf13/viper"
 	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/logging"
-	"github.com/zricethezav/gitleaks/v8/regexp"
 )
 
 // ruleset is gitleaks' configuration made ready for the engine. It is immutable.
 type ruleset struct {
-	rules      []config.Rule
-	reach      []reach // how far from a keyword each rule looks
-	byWord     [][]int // keyword → indexes of rules
-	words      *words
-	always     []int // rules without a keyword
-	allowlists []*config.Allowlist
+	rules  []rule
+	reach  []reach // how far from a keyword each rule looks
+	byWord [][]int // keyword → indexes of rules
+	words  *words
+	always []int       // rules without a keyword
+	allow  []allowlist // for every rule
 }
 
 // translating guards gitleaks' package variables (its extend depth, its global viper, its logger).
@@ -35,12 +35,7 @@ const (
 	strictWords = `(?i)^(?:true|false|null)$`
 )
 
-// privateKey finds a key that was cut off: gitleaks' own rule wants to see the end line.
-var privateKey = config.Rule{
-	RuleID:   "private-key",
-	Keywords: []string{"private key"},
-}
-
+// privateKeyPattern finds a key that was cut off: gitleaks' own rule wants to see the end line.
 const privateKeyPattern = `-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----(?:[\s\\rn"',+]{0,40}[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\\rn"',+]{0,40}[A-Za-z0-9+/]{48}`
 
 func compileBuiltin() (*ruleset, error) {
@@ -117,34 +112,42 @@ func newRuleset(cfg config.Config) (*ruleset, error) {
 	if len(cfg.Rules) == 0 {
 		return nil, errors.New("no rules: an empty configuration would let everything pass")
 	}
-	cut := privateKey
-	cut.Regex = regexp.MustCompile(privateKeyPattern)
-	rs := &ruleset{allowlists: cfg.Allowlists, rules: []config.Rule{cut}}
-	for _, id := range slices.Sorted(maps.Keys(cfg.Rules)) {
-		if rule := cfg.Rules[id]; !rule.SkipReport || len(rule.RequiredRules) > 0 {
-			rs.rules = append(rs.rules, rule)
-		}
+	allow, err := newAllowlists(cfg.Allowlists)
+	if err != nil {
+		return nil, err
 	}
-	rs.index()
-	return rs, nil
+	cut := rule{id: "private-key", regex: regexp.MustCompile(privateKeyPattern), words: []string{"private key"}}
+	rs := &ruleset{allow: allow, rules: []rule{cut}}
+	for _, id := range slices.Sorted(maps.Keys(cfg.Rules)) {
+		one := cfg.Rules[id]
+		if one.SkipReport && len(one.RequiredRules) == 0 {
+			continue
+		}
+		r, err := newRule(one)
+		if err != nil {
+			return nil, err
+		}
+		rs.rules = append(rs.rules, r)
+	}
+	return rs, rs.index()
 }
 
 // index builds the keyword automaton.
-func (rs *ruleset) index() {
+func (rs *ruleset) index() (err error) {
 	for _, rule := range rs.rules {
 		var r reach
-		if rule.Regex != nil && len(rule.Keywords) > 0 {
-			r = reachOf(rule.Regex.String(), rule.Keywords)
+		if rule.regex != nil && len(rule.words) > 0 {
+			r = reachOf(rule.regex.String(), rule.words)
 		}
 		rs.reach = append(rs.reach, r)
 	}
 	ids := map[string]int{}
 	var all []string
 	for i, rule := range rs.rules {
-		if len(rule.Keywords) == 0 {
+		if len(rule.words) == 0 || slices.Contains(rule.words, "") {
 			rs.always = append(rs.always, i)
 		}
-		for _, word := range rule.Keywords {
+		for _, word := range rule.words {
 			word = strings.ToLower(word)
 			id, ok := ids[word]
 			if !ok {
@@ -156,5 +159,6 @@ func (rs *ruleset) index() {
 			rs.byWord[id] = append(rs.byWord[id], i)
 		}
 	}
-	rs.words = newWords(all)
+	rs.words, err = newWords(all)
+	return err
 }

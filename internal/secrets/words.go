@@ -1,5 +1,10 @@
 package secrets
 
+import (
+	"errors"
+	"strings"
+)
+
 // words finds every keyword in a text in one pass, ASCII case ignored: Aho and Corasick's automaton, as a table.
 type words struct {
 	class   [256]uint16 // of a byte; 0 for bytes in no keyword
@@ -9,26 +14,38 @@ type words struct {
 	lengths []int    // of keywords
 }
 
-func newWords(keywords []string) *words {
+// maxStates is how many the table's entries can name.
+const maxStates = 1 << 16
+
+func newWords(keywords []string) (*words, error) {
+	if len(strings.Join(keywords, "")) >= maxStates {
+		return nil, errors.New("too many keywords or stop words")
+	}
 	w := &words{classes: 1}
 	for _, k := range keywords {
 		w.lengths = append(w.lengths, len(k))
-		for _, c := range []byte(k) {
-			if w.class[c] == 0 {
-				w.class[c] = uint16(w.classes)
-				w.classes++
-			}
-		}
-	}
-	for c := byte('a'); c <= 'z'; c++ {
-		w.class[c-'a'+'A'] = w.class[c]
+		w.classify(strings.ToLower(k))
 	}
 	w.addState()
 	for i, k := range keywords {
-		w.add(i, k)
+		w.add(i, strings.ToLower(k))
 	}
 	w.link()
-	return w
+	return w, nil
+}
+
+// classify gives each byte of a keyword a class, in both cases the same.
+func (w *words) classify(keyword string) {
+	for _, c := range []byte(keyword) {
+		if w.class[c] != 0 {
+			continue
+		}
+		w.class[c] = uint16(w.classes)
+		if c >= 'a' && c <= 'z' {
+			w.class[c-'a'+'A'] = w.class[c]
+		}
+		w.classes++
+	}
 }
 
 func (w *words) addState() uint16 {
@@ -47,7 +64,9 @@ func (w *words) add(i int, keyword string) {
 		}
 		state = w.next[at]
 	}
-	w.found[state] = append(w.found[state], i)
+	if state != 0 { // an empty keyword is found nowhere
+		w.found[state] = append(w.found[state], i)
+	}
 }
 
 // link fills the table breadth first: where the tree has no edge, the edge of the longest proper suffix stands.
@@ -74,6 +93,20 @@ func (w *words) link() {
 			queue = append(queue, *edge)
 		}
 	}
+}
+
+func (w *words) empty() bool { return len(w.lengths) == 0 }
+
+// in tells whether any keyword stands in text.
+func (w *words) in(text string) bool {
+	state := 0
+	for i := 0; i < len(text); i++ {
+		state = int(w.next[state*w.classes+int(w.class[text[i]])])
+		if len(w.found[state]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // each calls found for every keyword in text, in order of their ends.
