@@ -68,6 +68,10 @@ func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, er
 	if err != nil {
 		return nil, err
 	}
+	// Before the first request, not with it: a replacement takes over warm.
+	if err := engine.Warm(); err != nil {
+		return nil, err
+	}
 	return &scanner{engine: engine, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
 }
 

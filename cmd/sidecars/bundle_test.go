@@ -45,6 +45,7 @@ type running struct {
 	egress string
 	lock   string
 	mcp    string
+	attr   *syscall.SysProcAttr
 	cmd    *exec.Cmd
 	output *lines
 	ctl    *control.Client
@@ -60,6 +61,14 @@ type lines struct {
 
 // start writes a folder of files and starts the supervisor on it.
 func start(t *testing.T, h http.Handler, env ...string) *running {
+	t.Helper()
+	b := prepare(t, h)
+	b.run(env...)
+	return b
+}
+
+// prepare writes the folder of files.
+func prepare(t *testing.T, h http.Handler) *running {
 	t.Helper()
 	b := &running{t: t, token: "real-credential-" + lab.Token()[4:], done: make(chan struct{})}
 	dir := t.TempDir()
@@ -83,7 +92,6 @@ func start(t *testing.T, h http.Handler, env ...string) *running {
 	b.write("pipelock.yaml", b.pipelockYAML(""))
 	b.write("supervise.yaml", "version: 1\nlisten: 127.0.0.1:0\nwait: 20s\n")
 	b.write("git-gate.yaml", "version: 1\nlisten: {git: '127.0.0.1:0', http: '127.0.0.1:0'}\nrepos: {}\n")
-	b.run(env...)
 	return b
 }
 
@@ -124,6 +132,7 @@ func (b *running) run(env ...string) {
 	must(b.t, err)
 	b.cmd = exec.Command(self)
 	b.cmd.Args = []string{"supervisor"}
+	b.cmd.SysProcAttr = b.attr
 	b.cmd.Env = append(os.Environ(), b.dirs.Env()...)
 	b.cmd.Env = append(b.cmd.Env, "EGRESS_TOKEN_0="+b.token, "AIRLOCK_PAIR=test")
 	b.cmd.Env = append(b.cmd.Env, env...)
