@@ -46,9 +46,6 @@ func (s *supervisor) do(f func(*supervisor)) error {
 // serveControl opens the control socket. The function that it returns closes
 // it and waits for its end.
 func (s *supervisor) serveControl() (stop func(), err error) {
-	if err := os.MkdirAll(s.dirs.Run, 0o700); err != nil {
-		return nil, fmt.Errorf("opening the control socket: %w", err)
-	}
 	l, err := handoff.Bind("unix:" + s.dirs.Control())
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)

@@ -74,7 +74,12 @@ func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error
 			s, err := openSocket(w, inherited)
 			errs = append(errs, err)
 			all[daemon] = append(all[daemon], s)
+			delete(inherited, w.name)
 		}
+	}
+	// A socket that nobody serves must refuse, not keep its callers waiting.
+	for _, l := range inherited {
+		errs = append(errs, l.Close())
 	}
 	return all, errors.Join(slices.DeleteFunc(errs, func(e error) bool { return e == nil })...)
 }

@@ -181,6 +181,9 @@ func Run(ctx context.Context, c Config) error {
 			return fmt.Errorf("becoming the reaper of orphans: %w", err)
 		}
 	}
+	if err := os.MkdirAll(c.Dirs.Run, 0o700); err != nil {
+		return fmt.Errorf("making the folder of the sockets: %w", err)
+	}
 	sockets, err := openSockets(c.Daemons, c.Dirs)
 	if err != nil {
 		return err
