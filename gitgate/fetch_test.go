@@ -99,7 +99,7 @@ func TestCloneThousandCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.run(r.ssh.Dir("app"), "sh", "-c", "git fast-import --quiet <"+path+" && git repack -adq")
-	each(t, func(t *testing.T, protocol string) {
+	thousand := func(t *testing.T, protocol string) {
 		r := &rig{t: t, ssh: r.ssh, config: r.config, state: r.state, git: r.git, http: r.http, log: r.log}
 		w := r.clone(protocol)
 		if n := r.run(w, "git", "rev-list", "--count", "HEAD"); n != "1000" {
@@ -116,7 +116,9 @@ func TestCloneThousandCommits(t *testing.T) {
 		if n := r.run(w, "git", "rev-list", "--count", "origin/main"); n != "1000" {
 			t.Errorf("%s commits after fetch", n)
 		}
-	})
+	}
+	t.Run("git", func(t *testing.T) { thousand(t, "git") })
+	t.Run("http", func(t *testing.T) { thousand(t, "http") })
 	r.agree()
 }
 

@@ -248,10 +248,13 @@ func (r *rig) absent(secret string, outputs ...string) {
 	}
 }
 
-// each runs a test over both protocols.
+// each runs a test over both protocols, side by side.
 func each(t *testing.T, test func(t *testing.T, protocol string)) {
 	for _, protocol := range []string{"git", "http"} {
-		t.Run(protocol, func(t *testing.T) { test(t, protocol) })
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			test(t, protocol)
+		})
 	}
 }
 

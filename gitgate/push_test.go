@@ -389,7 +389,7 @@ func TestUpstreamThatHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
+	t.Cleanup(func() { silent.Close() })
 	each(t, func(t *testing.T, protocol string) {
 		r := newRig(t, func(c *Config) {
 			c.Answer = 300 * time.Millisecond

@@ -102,7 +102,7 @@ func TestHTTPSRefusals(t *testing.T) {
 			t.Error("the credential went to another host")
 		}
 	}))
-	defer elsewhere.Close()
+	t.Cleanup(elsewhere.Close)
 	cases := map[string]struct {
 		slot string
 		wrap func(http.Handler) http.Handler
