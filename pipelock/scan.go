@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +73,7 @@ func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, er
 	if err := engine.Warm(); err != nil {
 		return nil, err
 	}
+	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
 	return &scanner{engine: engine, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
 }
 
