@@ -130,12 +130,11 @@ func (f *forwarding) send(s session, caps string, said map[string]string) error 
 		return err
 	}
 	defer done()
-	answer, err := s.Ask(touching{body, f.dog}, size)
+	answer, err := s.Ask(talking{body, f.dog, f.mirror.times.report}, size)
 	if err != nil {
 		return fmt.Errorf("%w (%v)", errUnknownOutcome, err)
 	}
-	f.dog.allow(f.mirror.times.report)
-	in := bufio.NewReader(touching{answer, f.dog})
+	in := bufio.NewReader(listening{answer, f.dog})
 	if strings.Contains(caps, "side-band-64k") {
 		in = bufio.NewReader(&demux{r: in, say: f.say})
 	}

@@ -258,7 +258,7 @@ func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered cap
 	if line != "NAK" && !strings.HasPrefix(line, "ACK ") {
 		return errors.New("upstream answers neither ACK nor NAK")
 	}
-	in := touching{answer, dog}
+	in := listening{answer, dog}
 	q, err := m.newQuarantine()
 	if err != nil {
 		return err
@@ -269,23 +269,26 @@ func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered cap
 		return err
 	}
 	defer pack.Close()
-	return m.adopt(pack, wants)
+	return m.adopt(ctx, pack, wants)
 }
 
-func (m *mirror) receive(ctx context.Context, in touching, banded bool, dir string) (*objects.Pack, error) {
+func (m *mirror) receive(ctx context.Context, in listening, banded bool, dir string) (*objects.Pack, error) {
 	if !banded {
 		return objects.Receive(ctx, in, dir, m.limits)
 	}
 	return objects.Receive(ctx, &demux{r: bufio.NewReaderSize(in, 64<<10), say: func(string) {}}, dir, m.limits)
 }
 
-// adopt files a pack of upstream's, if it brought what was wanted.
-func (m *mirror) adopt(pack *objects.Pack, wants []objects.Hash) error {
-	packs := append(objects.Set{pack}, m.store.Packs()...)
+// adopt files a pack of upstream's, if it brought what was wanted, with everything behind it.
+func (m *mirror) adopt(ctx context.Context, pack *objects.Pack, wants []objects.Hash) error {
+	others := m.store.Packs()
 	for _, h := range wants {
-		if !packs.Has(h) {
+		if !pack.Has(h) {
 			return errors.New("upstream's pack lacks what it advertises")
 		}
+	}
+	if err := pack.Closed(ctx, others); err != nil {
+		return fmt.Errorf("upstream's pack is not whole: %w", err)
 	}
 	return m.store.Adopt(pack)
 }

@@ -84,15 +84,33 @@ func (w *watchdog) stop() {
 	w.cancel(nil)
 }
 
-// touching tells the watchdog of every byte.
-type touching struct {
+// rest is for the time in which nobody waits for upstream.
+func (w *watchdog) rest() { w.timer.Stop() }
+
+// listening is what upstream says. Only waiting for it counts, not what is done with it in between.
+type listening struct {
 	io.Reader
 	dog *watchdog
 }
 
-func (t touching) Read(p []byte) (int, error) {
+func (l listening) Read(p []byte) (int, error) {
+	l.dog.touch()
+	defer l.dog.rest()
+	return l.Reader.Read(p)
+}
+
+// talking is what upstream is told. When all is said, upstream may take the time `then` to answer.
+type talking struct {
+	io.Reader
+	dog  *watchdog
+	then time.Duration
+}
+
+func (t talking) Read(p []byte) (int, error) {
 	n, err := t.Reader.Read(p)
-	if n > 0 {
+	if err == io.EOF {
+		t.dog.allow(t.then)
+	} else {
 		t.dog.touch()
 	}
 	return n, err

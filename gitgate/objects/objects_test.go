@@ -350,6 +350,21 @@ func TestReceiveRefuses(t *testing.T) {
 	}
 }
 
+func TestClosed(t *testing.T) {
+	repo := history(t, 50)
+	p, err := Receive(t.Context(), bytes.NewReader(packOf(t, repo, "main\n^main~5")), t.TempDir(), roomy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Closed(t.Context(), nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("alone: %v", err)
+	}
+	if err := p.Closed(t.Context(), storeOf(t, repo)); err != nil {
+		t.Errorf("with the rest: %v", err)
+	}
+}
+
 func TestReceiveStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

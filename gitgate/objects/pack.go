@@ -3,6 +3,7 @@ package objects
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
@@ -293,6 +294,58 @@ func (p *Pack) raw(h head, at int64) *io.SectionReader {
 		end = order[i]
 	}
 	return io.NewSectionReader(p.file, h.data, end-h.data)
+}
+
+// Closed checks that everything that the pack's commits, trees and tags point at is in the pack or in others.
+func (p *Pack) Closed(ctx context.Context, others Set) error {
+	for _, h := range p.Hashes() {
+		at, _ := p.find(h)
+		typ, err := p.typeAt(at)
+		if err != nil {
+			return err
+		}
+		if typ == plumbing.BlobObject {
+			continue
+		}
+		if err := p.closed(h, others); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Pack) closed(h Hash, others Set) error {
+	o, err := p.Get(h)
+	if err != nil {
+		return err
+	}
+	refs, err := References(o)
+	if err != nil {
+		return err
+	}
+	for _, r := range refs {
+		if !p.Has(r) && !others.Has(r) {
+			return fmt.Errorf("%w: %s %.8s points at an object that did not come along", ErrCorrupt, o.Type, h.String())
+		}
+	}
+	return nil
+}
+
+// typeAt follows a chain of deltas without inflating anything.
+func (p *Pack) typeAt(at int64) (Type, error) {
+	for range maxDepth + 1 {
+		h, err := p.head(at)
+		if err != nil || !h.typ.IsDelta() {
+			return h.typ, err
+		}
+		if at, err = p.baseOf(h); err != nil {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("%w: chain of deltas", ErrLimit)
 }
 
 // readIndex reads a version 2 index.
