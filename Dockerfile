@@ -1,8 +1,9 @@
 # The sidecars image: one static binary and the root certificates, nothing
 # else, and no base image. "make image" lays the context out and builds it.
 FROM scratch
-COPY . /
-# A fresh volume and a tmpfs take the owner of the folder that they cover.
+COPY sidecars /sidecars
+COPY etc /etc
+# A fresh volume takes the owner of the folder that it covers.
 COPY --chown=65532:65532 var/lib/airlock /var/lib/airlock
 COPY --chown=65532:65532 run/airlock /run/airlock
 USER 65532:65532

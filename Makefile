@@ -12,7 +12,7 @@ build:
 
 CERTS ?= /etc/ssl/certs/ca-certificates.crt
 image: build
-	rm -rf bin/image && mkdir -p bin/image/etc/ssl/certs bin/image/tmp bin/image/run/airlock bin/image/var/lib/airlock
+	rm -rf bin/image && mkdir -p bin/image/etc/ssl/certs bin/image/run/airlock bin/image/var/lib/airlock
 	cp bin/sidecars bin/image/ && if [ -f $(CERTS) ]; then cp $(CERTS) bin/image/etc/ssl/certs/; fi
 	touch bin/image/run/airlock/.keep bin/image/var/lib/airlock/.keep
 	docker build -t $(IMAGE) -f Dockerfile bin/image

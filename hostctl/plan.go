@@ -173,7 +173,6 @@ func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]strin
 	proxy := fmt.Sprintf("http://egress:%d", bundle.PortEgress)
 	ca := pair.FilesDir + "/ca.crt"
 	env := map[string]string{
-		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": pair.HomeDir, "USER": "agent", "LANG": "C.UTF-8",
 		"NO_PROXY": noProxy, "no_proxy": noProxy,
 		"AIRLOCK_MCP_URL": fmt.Sprintf("http://supervise:%d/mcp", bundle.PortSupervise),

@@ -122,6 +122,10 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 
 // build writes the pair's folder and lets the backend make the rest.
 func (c *controller) build(ctx context.Context, l layout, m *Manifest, which string, b backend) error {
+	// An image has a PATH of its own; this system's, seen from the cage, is the usual one.
+	if _, set := l.plan.Agent.Env["PATH"]; !set && which == "local" {
+		l.plan.Agent.Env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
 	c.progress("pair %s: writing its policy and its own certificate authority", m.Name)
 	if err := l.write(ctx, filepath.Dir(m.path)); err != nil {
 		return err

@@ -24,16 +24,24 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "agent" {
 		os.Exit(agent(os.Args[2:]))
 	}
-	bin := flag.String("bin", "bin", "folder of hostctl and sidecars")
+	var c cast
+	flag.StringVar(&c.bin, "bin", "bin", "folder of hostctl and sidecars")
+	flag.StringVar(&c.backend, "backend", "local", "local or docker")
+	flag.StringVar(&c.image, "image", "", "docker: the agent's image; it needs git and a shell")
+	flag.StringVar(&c.address, "address", "127.0.0.1", "address of this machine at which the sidecars find the origin and the git upstream")
 	flag.Parse()
-	if err := run(*bin); err != nil {
+	if err := run(c); err != nil {
 		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
 		os.Exit(1)
 	}
 }
 
+// cast says who plays.
+type cast struct{ bin, backend, image, address string }
+
 // stage is everything that the story plays on.
 type stage struct {
+	cast
 	hostctl   string
 	dir       string
 	token     string // the real credential
@@ -42,8 +50,8 @@ type stage struct {
 	workspace string
 }
 
-func run(bin string) (err error) {
-	s, err := build(bin)
+func run(c cast) (err error) {
+	s, err := build(c)
 	if err != nil {
 		return err
 	}
@@ -72,24 +80,24 @@ func run(bin string) (err error) {
 }
 
 // build makes the origin, the upstream and the manifest.
-func build(bin string) (*stage, error) {
+func build(c cast) (*stage, error) {
 	dir, err := os.MkdirTemp("", "airlock-demo-")
 	if err != nil {
 		return nil, err
 	}
-	abs, err := filepath.Abs(bin)
+	abs, err := filepath.Abs(c.bin)
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{hostctl: filepath.Join(abs, "hostctl"), dir: dir, token: "demo-credential-" + lab.Token()[4:], workspace: filepath.Join(dir, "work")}
+	s := &stage{cast: c, hostctl: filepath.Join(abs, "hostctl"), dir: dir, token: "demo-credential-" + lab.Token()[4:], workspace: filepath.Join(dir, "work")}
 	authority, err := lab.NewCA()
 	if err != nil {
 		return nil, err
 	}
-	if s.origin, err = lab.NewOrigin(authority, http.HandlerFunc(echo), "api.demo.test", "docs.demo.test"); err != nil {
+	if s.origin, err = lab.NewOriginAt(c.address+":0", authority, http.HandlerFunc(echo), "api.demo.test", "docs.demo.test"); err != nil {
 		return nil, err
 	}
-	if s.git, err = lab.NewGitSSH(filepath.Join(dir, "upstream")); err != nil {
+	if s.git, err = lab.NewGitSSHAt(filepath.Join(dir, "upstream"), c.address+":0"); err != nil {
 		return nil, err
 	}
 	return s, errors.Join(s.seed(), s.manifest(authority.PEM))
@@ -129,6 +137,7 @@ func (s *stage) manifest(roots []byte) error {
 	text := fmt.Sprintf(`version: 1
 name: airlock-demo
 agent:
+  image: "%[5]s"
   command: [/workspace/agent, agent, idle]
   workspace: {path: work, mode: copy}
 egress:
@@ -138,15 +147,15 @@ egress:
       paths: ["/v1/*"]
       auth: {type: bearer, from: "file:token"}
 pipelock:
-  hosts: {api.demo.test: 127.0.0.1, docs.demo.test: 127.0.0.1}
-  addresses: {allow: [127.0.0.1/32]}
+  hosts: {api.demo.test: %[4]s, docs.demo.test: %[4]s}
+  addresses: {allow: [%[4]s/32]}
   upstream_ca: roots.crt
 git:
-  hosts: {git.demo.test: 127.0.0.1}
+  hosts: {git.demo.test: %[4]s}
   repos:
     app: {url: "%[2]s", identity: "file:key", host_key: "%[3]s"}
 supervise: {wait: 60s}
-`, s.origin.Port(), s.git.URL("git.demo.test", "app"), s.git.HostKey())
+`, s.origin.Port(), s.git.URL("git.demo.test", "app"), s.git.HostKey(), s.address, s.image)
 	return errors.Join(
 		os.MkdirAll(s.workspace, 0o755),
 		os.WriteFile(filepath.Join(s.workspace, "agent"), program, 0o755),
@@ -209,9 +218,9 @@ func expect(what string, ok bool) error {
 }
 
 func (s *stage) start() error {
-	fmt.Println("   host$ hostctl start -f airlock.yaml --backend local")
+	fmt.Printf("   host$ hostctl start -f airlock.yaml --backend %s\n", s.backend)
 	began := time.Now()
-	out, err := s.host("start", "-f", "airlock.yaml", "--backend", "local")
+	out, err := s.host("start", "-f", "airlock.yaml", "--backend", s.backend)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}

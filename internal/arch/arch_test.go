@@ -33,7 +33,6 @@ var owners = map[string][]string{
 	"go.yaml.in/yaml":                   {"internal/config"},
 	"github.com/moby/moby/client":       {"hostctl/docker"},
 	"github.com/spf13/cobra":            {"hostctl"},
-	"github.com/landlock-lsm":           {"internal/cage"},
 	"golang.org/x/crypto/ssh":           {"gitgate", "internal/lab"},
 	"github.com/modelcontextprotocol/":  {"e2e/demo"},
 	"golang.org/x/crypto/x509roots":     {"cmd/sidecars"},

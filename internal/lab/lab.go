@@ -100,6 +100,15 @@ type Origin struct {
 // port. The handler may be nil: then every answer is "hello" with the request
 // target.
 func NewOrigin(ca *CA, h http.Handler, names ...string) (*Origin, error) {
+	return NewOriginAt("127.0.0.1:0", ca, h, names...)
+}
+
+// NewOriginAt is NewOrigin on another address.
+func NewOriginAt(address string, ca *CA, h http.Handler, names ...string) (*Origin, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
 	leaf, err := ca.Leaf(names...)
 	if err != nil {
 		return nil, err
@@ -109,6 +118,8 @@ func NewOrigin(ca *CA, h http.Handler, names ...string) (*Origin, error) {
 	}
 	o := &Origin{}
 	o.Server = httptest.NewUnstartedServer(o.record(h))
+	o.Server.Listener.Close()
+	o.Server.Listener = l
 	o.TLS = &tls.Config{Certificates: []tls.Certificate{leaf}}
 	o.EnableHTTP2 = true
 	o.Config.ConnState = func(_ net.Conn, s http.ConnState) {
@@ -140,7 +151,7 @@ func (o *Origin) record(h http.Handler) http.Handler {
 	})
 }
 
-// Port is the port that the origin listens on, on 127.0.0.1.
+// Port is the port that the origin listens on.
 func (o *Origin) Port() int { return o.Listener.Addr().(*net.TCPAddr).Port }
 
 // Seen are the requests so far.
