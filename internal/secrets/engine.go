@@ -199,12 +199,18 @@ func (r *run) places(text string) [][]stretch {
 	for _, i := range r.rules.always {
 		places[i] = []stretch{{0, len(text)}}
 	}
-	r.rules.words.each(text, func(word, start, end int) {
+	covered := make([]int, len(r.rules.rules))
+	r.rules.words.each(text, func(word, start, end int) bool {
 		for _, i := range r.rules.byWord[word] {
-			if reach := &r.rules.reach[i]; !reach.excluded(text, start, end) {
-				places[i] = join(places[i], reach.around(text, start, end))
+			reach := &r.rules.reach[i]
+			if end+reach.bounded <= covered[i] || reach.excluded(text, start, end) {
+				continue
 			}
+			var s stretch
+			s, covered[i] = reach.around(text, start, end)
+			places[i] = join(places[i], s)
 		}
+		return r.ctx.Err() == nil
 	})
 	for i := range places {
 		if rule := r.rules.rules[i]; rule.regex == nil || rule.path != nil && !r.wantsPath(i) {

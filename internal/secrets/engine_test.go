@@ -1,11 +1,13 @@
 package secrets
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestWordsFindsWhatContainsFinds(t *testing.T) {
@@ -16,11 +18,12 @@ func TestWordsFindsWhatContainsFinds(t *testing.T) {
 	}
 	for _, text := range []string{"", "ushers", "SHE said his KEY", "-----BEGIN API_KEY-----", "\xff\x00key\xfe", strings.Repeat("hers", 50)} {
 		var got, want []string
-		w.each(text, func(k, start, end int) {
+		w.each(text, func(k, start, end int) bool {
 			got = append(got, fmt.Sprint(k, start))
 			if !strings.EqualFold(text[start:end], keywords[k]) {
 				t.Errorf("%q at %d is not %q", text[start:end], start, keywords[k])
 			}
+			return true
 		})
 		for k, keyword := range keywords {
 			for i := range text {
@@ -66,5 +69,19 @@ func TestUndo(t *testing.T) {
 				t.Errorf("got %q %v, want %q", l.text, ok, c.want)
 			}
 		})
+	}
+}
+
+// Data made of keywords is the worst case: it is slow, but not endless.
+func TestFloodsOfKeywords(t *testing.T) {
+	s := newScanner(t, Options{})
+	for _, unit := range []string{
+		"key = ", "secret", "eyJ", "s.", "token:aaaaaaaaaaaa ", "-----BEGIN PRIVATE " + "KEY-----\n", `\u0041`, "%41", "deadbeef", "A\x00", "hooks.slack.com/services/",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		if _, err := s.Scan(ctx, []byte(strings.Repeat(unit, 64<<10/len(unit)))); err != nil {
+			t.Errorf("%q: %v", unit, err)
+		}
+		cancel()
 	}
 }

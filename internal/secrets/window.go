@@ -45,22 +45,27 @@ func reachOf(expression string, keywords []string) reach {
 	return r
 }
 
-// around is the stretch of text that holds every match with the keyword text[start:end] in it.
-func (r *reach) around(text string, start, end int) stretch {
+// around is the stretch of text that holds every match with the keyword text[start:end] in it. A later keyword that ends before
+// covered-r.bounded would give nothing more: the same run of characters would carry it to the same end.
+func (r *reach) around(text string, start, end int) (s stretch, covered int) {
 	if r.bounded == 0 {
-		return stretch{0, len(text)}
+		return stretch{0, len(text)}, len(text)
 	}
 	start, end = start-r.bounded, end+r.bounded
-	for range r.loops {
+	covered = end
+	for i := range r.loops {
 		for start > 0 && r.loop[text[start-1]] {
 			start--
 		}
 		for end < len(text) && r.loop[text[end]] {
 			end++
 		}
+		if i == 0 {
+			covered = end
+		}
 		start, end = start-r.bounded, end+r.bounded
 	}
-	return stretch{max(0, start), min(len(text), end)}
+	return stretch{max(0, start), min(len(text), end)}, covered
 }
 
 // measure adds up the longest match, in bytes, and collects what endless repetitions may run over.
@@ -189,12 +194,51 @@ func startsWith(word string, keywords []string) bool {
 	})
 }
 
+// anchored compiles the part of an expression up to its first endless repetition, which must match where the whole does: so that a
+// look never takes longer than the expression is long.
 func anchored(re *syntax.Regexp) *regexp.Regexp {
+	re, _ = start(re)
 	r, err := regexp.Compile(`\A(?:` + re.String() + `)`)
 	if err != nil {
 		return nil
 	}
 	return r
+}
+
+// start is what every match of an expression begins with; ended says that it is not all of it.
+func start(re *syntax.Regexp) (begin *syntax.Regexp, ended bool) {
+	nothing := &syntax.Regexp{Op: syntax.OpEmptyMatch}
+	switch re.Op {
+	case syntax.OpStar:
+		return nothing, true
+	case syntax.OpPlus:
+		begin, _ = start(re.Sub[0])
+		return begin, true
+	case syntax.OpRepeat:
+		begin, ended = start(re.Sub[0])
+		switch {
+		case !ended && re.Max >= 0:
+			return re, false
+		case re.Min == 0:
+			return nothing, true
+		case !ended:
+			return &syntax.Regexp{Op: syntax.OpRepeat, Flags: re.Flags, Sub: []*syntax.Regexp{begin}, Min: re.Min, Max: re.Min}, true
+		}
+		return begin, true
+	}
+	if len(re.Sub) == 0 {
+		return re, false
+	}
+	copied := *re
+	copied.Sub, copied.Sub0 = nil, [1]*syntax.Regexp{}
+	for _, sub := range re.Sub {
+		b, e := start(sub)
+		copied.Sub = append(copied.Sub, b)
+		if ended = ended || e; e && re.Op == syntax.OpConcat {
+			break
+		}
+	}
+	return &copied, ended
 }
 
 // tailOf is what must follow a keyword's end for a match, anchored there; nil when the expression does not have that form.

@@ -109,13 +109,15 @@ func (w *words) in(text string) bool {
 	return false
 }
 
-// each calls found for every keyword in text, in order of their ends.
-func (w *words) each(text string, found func(keyword, start, end int)) {
+// each calls found for every keyword in text, in order of their ends, until it returns false.
+func (w *words) each(text string, found func(keyword, start, end int) bool) {
 	state := 0
 	for i := 0; i < len(text); i++ {
 		state = int(w.next[state*w.classes+int(w.class[text[i]])])
 		for _, k := range w.found[state] {
-			found(k, i+1-w.lengths[k], i+1)
+			if !found(k, i+1-w.lengths[k], i+1) {
+				return
+			}
 		}
 	}
 }
