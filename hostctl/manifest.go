@@ -233,14 +233,20 @@ func (m *Manifest) workspace() pair.Workspace {
 // inWorkspace tells whether the agent (or whoever wrote the workspace) could
 // have written the manifest.
 func (m *Manifest) inWorkspace() bool {
+	return m.workspaceHas(m.path)
+}
+
+// workspaceHas tells whether a path of the host is in the workspace; one that
+// cannot be followed counts as if it were.
+func (m *Manifest) workspaceHas(path string) bool {
 	w := m.workspace()
 	if w.Mode == pair.None {
 		return false
 	}
 	root, err1 := filepath.EvalSymlinks(w.Path)
-	file, err2 := filepath.EvalSymlinks(m.path)
+	file, err2 := filepath.EvalSymlinks(path)
 	if err1 != nil || err2 != nil {
-		return true // unknown: as if it were
+		return true
 	}
 	rel, err := filepath.Rel(root, file)
 	return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))

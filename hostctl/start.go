@@ -99,6 +99,12 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 	if o.dryRun {
 		return "", nil, c.printPlan(l)
 	}
+	if err := os.MkdirAll(c.store.pairs(), 0o700); err != nil {
+		return "", nil, fmt.Errorf("making the state folder: %w", err)
+	}
+	if m.workspaceHas(c.store.root) {
+		return "", nil, fmt.Errorf("the state folder %s lies in the workspace %s: its keys would be the agent's; set XDG_STATE_HOME to another place, or name a smaller workspace", c.store.root, m.workspace().Path)
+	}
 	if err := c.store.trust(m, o.trust); err != nil {
 		return "", nil, err
 	}
