@@ -242,7 +242,7 @@ func (s Suite) ownCommand(t *testing.T) {
 
 // terminal attaches through a terminal of 100 columns and types into it.
 func (s Suite) terminal(t *testing.T) {
-	p := s.Plan(t, "contract-tty", "sh", "-c", `test -t 0 && test -t 1 && echo terminal; stty size; read x; echo "[$x]"; exit 4`)
+	p := s.Plan(t, "contract-tty", "sh", "-c", `test -t 0 && test -t 1 && echo terminal; read x; stty size; echo "[$x]"; exit 4`)
 	p.Agent.TTY = true
 	s.Create(t, p)
 	master, slave, err := pty.Open()
@@ -259,15 +259,19 @@ func (s Suite) terminal(t *testing.T) {
 		code, err := s.Backend.Attach(t.Context(), p.Name, pair.IO{TTY: slave})
 		done <- result{code, err}
 	}()
-	seen := readUntil(t, master, "33 100")
+	// A reader of a terminal cannot be given a deadline: it is closed instead.
+	defer time.AfterFunc(time.Minute, func() { master.Close() }).Stop()
+	// What is typed arrives after the size: an engine tells the size only once
+	// the command runs, so the command may look only after it has read.
+	seen := readUntil(t, master, "terminal")
 	_, err = io.WriteString(master, "typed\r")
 	must(t, err)
 	seen += readUntil(t, master, "[typed]")
 	if r := <-done; r.err != nil || r.code != 4 {
 		t.Errorf("code %d, %v", r.code, r.err)
 	}
-	if !strings.Contains(seen, "terminal\r\n") {
-		t.Errorf("it was no terminal: %q", seen)
+	if !strings.Contains(seen, "terminal\r\n") || !strings.Contains(seen, "33 100\r\n") {
+		t.Errorf("it was no terminal of that size: %q", seen)
 	}
 }
 
