@@ -40,7 +40,7 @@ type server struct {
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
 	s := &server{log: log, audit: book}
-	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log)
+	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
 	s.forward = &httputil.ReverseProxy{
 		Rewrite:        hop.rewrite,
 		Transport:      hop.transport,

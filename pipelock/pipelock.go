@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"time"
 
@@ -22,11 +23,13 @@ import (
 	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/tunnel"
-	"net/http"
 )
 
-// drain is how long requests in progress may take after the end was asked for.
-const drain = 8 * time.Second
+const (
+	// drain is how long requests in progress may take after the end was asked for.
+	drain       = 8 * time.Second
+	defaultIdle = 10 * time.Minute
+)
 
 // Config is what Run needs.
 type Config struct {
@@ -107,6 +110,10 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	r := newRules(file)
 	s := newServer(c.Log, book, r, scan, newTransport(newGuard(r), roots))
 	s.budget.perMinute = file.Limits.RequestsPerMinute
+	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
+	if a := file.Secrets.Action; a == "redact" || a == "ask" {
+		c.Log.Warn("secrets.action is not built yet; findings are blocked", "action", a)
+	}
 	return s, book, nil
 }
 
@@ -129,7 +136,7 @@ func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.P
 	if err != nil {
 		return err
 	}
-	t := tunnel.New(bundle.Pipelock, minter.Leaf, http.HandlerFunc(s.inside), c.Log)
+	t := tunnel.New(bundle.Pipelock, minter.Leaf, http.HandlerFunc(s.inside), c.Log, s.idle)
 	group.Go(func() error { return s.serveAgent(ctx, port, t) })
 	return nil
 }

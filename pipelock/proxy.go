@@ -28,6 +28,7 @@ type server struct {
 	rules   rules
 	scanner *scanner
 	budget  budget
+	idle    time.Duration // of a connection between requests, and of a WebSocket
 	forward *httputil.ReverseProxy
 	tunnels *tunnel.Server // nil: the agent is not served, only egress
 }
@@ -223,6 +224,7 @@ func (s *server) upgraded(res *http.Response) error {
 		return errors.New("the origin switched protocols without a connection")
 	}
 	if !s.rules.reads(p.authority.Host) {
+		res.Body = newIdleConn(conn, s.idle)
 		return nil
 	}
 	up := s.scanner.frames(res.Request.Context(), func(v policy.Verdict) {
@@ -231,8 +233,35 @@ func (s *server) upgraded(res *http.Response) error {
 			s.log.Error("the audit cannot be written", "error", err)
 		}
 	})
-	res.Body = websocket.Conn(conn, nil, up)
+	res.Body = websocket.Conn(newIdleConn(conn, s.idle), nil, up)
 	return nil
+}
+
+// idleConn closes a connection on which nothing has moved for a while.
+type idleConn struct {
+	io.ReadWriteCloser
+	after time.Duration
+	timer *time.Timer
+}
+
+func newIdleConn(c io.ReadWriteCloser, after time.Duration) *idleConn {
+	return &idleConn{c, after, time.AfterFunc(after, func() { _ = c.Close() })}
+}
+
+func (c *idleConn) Read(p []byte) (int, error) {
+	n, err := c.ReadWriteCloser.Read(p)
+	c.timer.Reset(c.after)
+	return n, err
+}
+
+func (c *idleConn) Write(p []byte) (int, error) {
+	c.timer.Reset(c.after)
+	return c.ReadWriteCloser.Write(p)
+}
+
+func (c *idleConn) Close() error {
+	c.timer.Stop()
+	return c.ReadWriteCloser.Close()
 }
 
 // failed answers for an origin that could not, or must not.

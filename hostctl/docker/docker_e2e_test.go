@@ -243,6 +243,9 @@ func TestStartKilledAtAnyMoment(t *testing.T) {
 			return len(containers.Items) == 0 && len(networks.Items) == 0
 		})
 	}
+	for i := range 7 { // the engine may have gone on after the last look
+		must(t, b.Delete(t.Context(), fmt.Sprintf("moment-%d", i)))
+	}
 }
 
 func TestAnotherRootsPairIsLeftAlone(t *testing.T) {

@@ -41,11 +41,13 @@ type Server struct {
 }
 
 // New makes a server whose refusals name the daemon by. The handler finds the
-// tunnel's authority with Authority(r.Context()).
-func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Handler, log *slog.Logger) *Server {
+// tunnel's authority with Authority(r.Context()). A tunnel without a request
+// closes after idle.
+func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Handler, log *slog.Logger, idle time.Duration) *Server {
 	s := &Server{by: by, leaf: leaf, log: log, queue: &queue{accepts: make(chan net.Conn), done: make(chan struct{})}, open: map[*conn]struct{}{}}
 	s.allGone = sync.NewCond(&s.mu)
 	s.inner = httpd.NewServer(s.guard(h), log)
+	s.inner.IdleTimeout = idle
 	s.inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn).authority)
 	}
