@@ -7,9 +7,9 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,21 +43,15 @@ type Config struct {
 
 // Main runs egress as the applet of that name.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	dirs := bundle.DirsFromEnv()
-	flags := flag.NewFlagSet("egress", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	file := flags.String("config", dirs.File(bundle.Egress), "configuration `file`")
-	if err := flags.Parse(args); err != nil {
-		return config.Usagef("egress: %v", err)
-	}
-	if flags.NArg() > 0 {
-		return config.Usagef("egress: unexpected argument %q", flags.Arg(0))
+	file, dirs, err := bundle.Args(bundle.Egress, args, stderr)
+	if err != nil {
+		return err
 	}
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	return Run(ctx, Config{
-		File: *file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload,
+		File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	})
 }
@@ -106,7 +100,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	l, err := handoff.Listen(bundle.FDEgress, orDefault(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
+	l, err := handoff.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
 	if err != nil {
 		return err
 	}
@@ -126,13 +120,6 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	return nil
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }
 
 // reloads swaps the policy whenever asked. A bad file leaves the old one.

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -266,7 +267,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 		}
 		return &hop{direct: true, transport: directTransport(roots)}, nil
 	}
-	path := strings.TrimPrefix(dirs.Address(orDefault(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
+	path := strings.TrimPrefix(dirs.Address(cmp.Or(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &hop{transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

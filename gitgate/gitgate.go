@@ -12,7 +12,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,7 +27,6 @@ import (
 	"airlock/gitgate/objects"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
-	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
@@ -75,19 +73,11 @@ func (c Config) Validate() error {
 
 // Main reads flags and configuration, and runs until ctx ends.
 func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
-	dirs := bundle.DirsFromEnv()
-	flags := flag.NewFlagSet("git-gate", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	path := flags.String("config", dirs.File(bundle.GitGate), "configuration `file`")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
-		return config.Usagef("git-gate: %v", err)
+	path, dirs, err := bundle.Args(bundle.GitGate, args, stderr)
+	if err != nil {
+		return err
 	}
-	if flags.NArg() > 0 {
-		return config.Usagef("git-gate: unexpected argument %q", flags.Arg(0))
-	}
-	file, digest, err := bundle.Load[bundle.GitGateFile](*path)
+	file, digest, err := bundle.Load[bundle.GitGateFile](path)
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,8 @@
 package pipelock
 
 import (
+	"cmp"
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,7 +20,6 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
-	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/tunnel"
 )
@@ -43,18 +42,12 @@ type Config struct {
 
 // Main runs pipelock as the applet of that name.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	dirs := bundle.DirsFromEnv()
-	flags := flag.NewFlagSet("pipelock", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	file := flags.String("config", dirs.File(bundle.Pipelock), "configuration `file`")
-	if err := flags.Parse(args); err != nil {
-		return config.Usagef("pipelock: %v", err)
-	}
-	if flags.NArg() > 0 {
-		return config.Usagef("pipelock: unexpected argument %q", flags.Arg(0))
+	file, dirs, err := bundle.Args(bundle.Pipelock, args, stderr)
+	if err != nil {
+		return err
 	}
 	return Run(ctx, Config{
-		File: *file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv,
+		File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	})
 }
@@ -120,7 +113,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 // listen opens both doors: the socket for egress, and the port for an agent
 // where there is an authority to intercept with.
 func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.PipelockFile, s *server) error {
-	socket, err := handoff.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+orDefault(file.Socket, "/run/airlock/pipelock.sock")))
+	socket, err := handoff.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+cmp.Or(file.Socket, "/run/airlock/pipelock.sock")))
 	if err != nil {
 		return err
 	}
@@ -132,18 +125,11 @@ func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.P
 	if err != nil {
 		return err
 	}
-	port, err := handoff.Listen(bundle.FDPipelock, orDefault(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortPipelock)))
+	port, err := handoff.Listen(bundle.FDPipelock, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortPipelock)))
 	if err != nil {
 		return err
 	}
 	t := tunnel.New(bundle.Pipelock, minter.Leaf, http.HandlerFunc(s.inside), c.Log, s.idle)
 	group.Go(func() error { return s.serveAgent(ctx, port, t) })
 	return nil
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }

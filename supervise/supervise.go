@@ -5,8 +5,8 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,7 +15,6 @@ import (
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
-	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/proposal"
@@ -39,17 +38,11 @@ type Config struct {
 
 // Main runs supervise as the applet of that name.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	dirs := bundle.DirsFromEnv()
-	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	file := flags.String("config", dirs.File(bundle.Supervise), "configuration `file`")
-	if err := flags.Parse(args); err != nil {
-		return config.Usagef("supervise: %v", err)
+	file, dirs, err := bundle.Args(bundle.Supervise, args, stderr)
+	if err != nil {
+		return err
 	}
-	if flags.NArg() > 0 {
-		return config.Usagef("supervise: unexpected argument %q", flags.Arg(0))
-	}
-	return Run(ctx, Config{File: *file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: slog.New(slog.NewTextHandler(stderr, nil))})
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: slog.New(slog.NewTextHandler(stderr, nil))})
 }
 
 // Validate says everything that is wrong with the file.
@@ -64,7 +57,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	store, err := proposal.Open(c.Dirs.Path(orDefault(file.Store, "/var/lib/airlock/proposals")))
+	store, err := proposal.Open(c.Dirs.Path(cmp.Or(file.Store, "/var/lib/airlock/proposals")))
 	if err != nil {
 		return err
 	}
@@ -73,14 +66,14 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer book.Close()
-	l, err := handoff.Listen(bundle.FDSupervise, orDefault(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
+	l, err := handoff.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
 	if err != nil {
 		return err
 	}
 	d := &desk{
 		store: store, audit: book, dirs: c.Dirs, over: ctx,
 		wait: file.Wait.Or(defaultWait),
-		open: orZero(file.Limits.OpenProposals, defaultOpen),
+		open: cmp.Or(file.Limits.OpenProposals, defaultOpen),
 		text: int(file.Limits.JustificationBytes.Or(defaultText)),
 	}
 	handoff.Ready(digest)
@@ -90,18 +83,4 @@ func Run(ctx context.Context, c Config) error {
 	}
 	context.AfterFunc(ctx, handoff.Stopping)
 	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, drain)
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
-}
-
-func orZero(n, def int) int {
-	if n == 0 {
-		return def
-	}
-	return n
 }

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -229,7 +230,7 @@ func (s *supervisor) proposals() (*proposal.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proposal.Open(s.dirs.Path(or(f.Store, "/var/lib/airlock/proposals")))
+	return proposal.Open(s.dirs.Path(cmp.Or(f.Store, "/var/lib/airlock/proposals")))
 }
 
 func (s *supervisor) getProposals(w http.ResponseWriter, _ *http.Request) {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -28,29 +29,22 @@ func wants(daemon string, dirs bundle.Dirs) ([]want, error) {
 	switch daemon {
 	case bundle.Egress:
 		f, _, err := bundle.Load[bundle.EgressFile](path)
-		return []want{{bundle.FDEgress, or(f.Listen, port(bundle.PortEgress))}}, err
+		return []want{{bundle.FDEgress, cmp.Or(f.Listen, port(bundle.PortEgress))}}, err
 	case bundle.Pipelock:
 		f, _, err := bundle.Load[bundle.PipelockFile](path)
-		all := []want{{bundle.FDPipelockSocket, dirs.Address("unix:" + or(f.Socket, "/run/airlock/pipelock.sock"))}}
+		all := []want{{bundle.FDPipelockSocket, dirs.Address("unix:" + cmp.Or(f.Socket, "/run/airlock/pipelock.sock"))}}
 		if f.CA != (bundle.CA{}) {
-			all = append(all, want{bundle.FDPipelock, or(f.Listen, port(bundle.PortPipelock))})
+			all = append(all, want{bundle.FDPipelock, cmp.Or(f.Listen, port(bundle.PortPipelock))})
 		}
 		return all, err
 	case bundle.GitGate:
 		f, _, err := bundle.Load[bundle.GitGateFile](path)
-		return []want{{bundle.FDGit, or(f.Listen.Git, port(bundle.PortGit))}, {bundle.FDGitHTTP, or(f.Listen.HTTP, port(bundle.PortGitHTTP))}}, err
+		return []want{{bundle.FDGit, cmp.Or(f.Listen.Git, port(bundle.PortGit))}, {bundle.FDGitHTTP, cmp.Or(f.Listen.HTTP, port(bundle.PortGitHTTP))}}, err
 	case bundle.Supervise:
 		f, _, err := bundle.Load[bundle.SuperviseFile](path)
-		return []want{{bundle.FDSupervise, or(f.Listen, port(bundle.PortSupervise))}}, err
+		return []want{{bundle.FDSupervise, cmp.Or(f.Listen, port(bundle.PortSupervise))}}, err
 	}
 	return nil, fmt.Errorf("no daemon is named %q", daemon)
-}
-
-func or(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }
 
 func port(n int) string { return fmt.Sprintf("0.0.0.0:%d", n) }

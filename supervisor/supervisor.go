@@ -88,7 +88,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("supervisor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	stdin := flags.Bool("secrets-stdin", false, "read the slots from standard input, one JSON object, before anything starts")
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
+	} else if err != nil {
 		return config.Usagef("supervisor: %v", err)
 	}
 	if flags.NArg() > 0 {

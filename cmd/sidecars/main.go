@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -54,6 +55,9 @@ func main() {
 	a, args, err := choose(os.Args, os.Getpid())
 	if err == nil {
 		err = run(a, args)
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		return // it has been given
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sidecars: %v\n", err)

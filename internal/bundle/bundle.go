@@ -6,6 +6,10 @@
 package bundle
 
 import (
+	"cmp"
+	"errors"
+	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,17 +60,10 @@ var wellKnown = Dirs{Etc: "/etc/airlock", Run: "/run/airlock", State: "/var/lib/
 // stands for its well-known folder.
 func DirsFromEnv() Dirs {
 	return Dirs{
-		Etc:   or(os.Getenv("AIRLOCK_ETC"), wellKnown.Etc),
-		Run:   or(os.Getenv("AIRLOCK_RUN"), wellKnown.Run),
-		State: or(os.Getenv("AIRLOCK_STATE"), wellKnown.State),
+		Etc:   cmp.Or(os.Getenv("AIRLOCK_ETC"), wellKnown.Etc),
+		Run:   cmp.Or(os.Getenv("AIRLOCK_RUN"), wellKnown.Run),
+		State: cmp.Or(os.Getenv("AIRLOCK_STATE"), wellKnown.State),
 	}
-}
-
-func or(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }
 
 // Env is the environment that makes DirsFromEnv return these folders.
@@ -101,6 +98,25 @@ func (d Dirs) Control() string { return filepath.Join(d.Run, "control.sock") }
 
 // Audit is the path of a daemon's audit chain.
 func (d Dirs) Audit(daemon string) string { return filepath.Join(d.State, "audit", daemon+".jsonl") }
+
+// Args reads the arguments of a daemon's applet: where its configuration is,
+// and the folders from the environment. It is flag.ErrHelp when help was asked
+// for and given.
+func Args(daemon string, args []string, stderr io.Writer) (file string, dirs Dirs, err error) {
+	dirs = DirsFromEnv()
+	flags := flag.NewFlagSet(daemon, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&file, "config", dirs.File(daemon), "configuration `file`")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return "", dirs, err
+	} else if err != nil {
+		return "", dirs, config.Usagef("%s: %v", daemon, err)
+	}
+	if flags.NArg() > 0 {
+		return "", dirs, config.Usagef("%s: unexpected argument %q", daemon, flags.Arg(0))
+	}
+	return file, dirs, nil
+}
 
 // Load reads a configuration file of the bundle and returns its digest.
 func Load[T any](path string) (file T, digest string, err error) {
