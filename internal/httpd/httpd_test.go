@@ -1,0 +1,78 @@
+package httpd
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"airlock/internal/policy"
+)
+
+func TestRefusal(t *testing.T) {
+	w := httptest.NewRecorder()
+	Forbid(w, "egress", policy.Denied("rule\n1", "be\"cause"), "https://a.test/<x>", AskAccess)
+	if w.Code != 403 || w.Header().Get("Content-Type") != "application/json" || w.Header().Get(HeaderRule) != "rule?1" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	if body := w.Body.String(); !strings.HasPrefix(body, `{"error":{"by":"egress","rule":"rule\n1","why":"be\"cause","url":`) || !strings.Contains(body, `"ask":"call the tool request_access`) {
+		t.Error(body)
+	}
+}
+
+// TestServeLosesNoRequest is the reason why Serve is more than Shutdown: a
+// connection that is accepted before the end is served, even when its request
+// comes after.
+func TestServeLosesNoRequest(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	srv := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") }), slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, srv, &telling{l, accepted}, 10*time.Second) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	<-accepted
+	cancel()
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" || !res.Close {
+		t.Errorf("%q, %v, last on its connection: %v", body, err, res.Close)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// telling says when a connection has been accepted.
+type telling struct {
+	net.Listener
+	accepted chan struct{}
+}
+
+func (l *telling) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted <- struct{}{}
+	}
+	return c, err
+}
