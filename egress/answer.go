@@ -27,7 +27,7 @@ type unreadableError struct{ why string }
 
 func (e *unreadableError) Error() string { return e.why }
 
-// answer redacts what the upstream sent. Answers of routes without a
+// answer redacts what the upstream sent. Answers of hosts that get no
 // credential are searched too when they are plain: another service may have
 // been told the token by an earlier request.
 func answer(res *http.Response) error {
@@ -41,7 +41,7 @@ func answer(res *http.Response) error {
 		return readFrames(res, r)
 	}
 	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		if p.route.Auth == nil {
+		if !p.searched() {
 			return nil
 		}
 		if err := decode(res, encoding); err != nil {

@@ -7,9 +7,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
+	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
 )
@@ -42,6 +44,9 @@ func checkKinds(routes []bundle.Route) error {
 		if r.Auth != nil && slices.Contains([]string{"sigv4", "oauth", "github_app"}, r.Auth.Type) {
 			return config.At(fmt.Sprintf("routes[%d].auth.type", i), "%s is not built yet", r.Auth.Type)
 		}
+		if r.Auth != nil && slices.Contains(r.Auth.In, "body") {
+			return config.At(fmt.Sprintf("routes[%d].auth.in", i), "a placeholder in the body is not built yet")
+		}
 	}
 	return nil
 }
@@ -65,6 +70,8 @@ func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 			return policy.Denied("credential", "slot "+slot+" holds no credential")
 		case len(value) < secrets.MinLength:
 			return policy.Denied("credential", "the value in slot "+slot+" is too short to be found again in an answer")
+		case strings.ContainsFunc(value, unicode.IsControl):
+			return policy.Denied("credential", "the value in slot "+slot+" holds a line end or another control character")
 		}
 	}
 	return policy.Allowed("credential")
@@ -131,7 +138,8 @@ func setQuery(raw, name, value string) string {
 	return strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
 }
 
-// replace puts the value where the agent wrote the placeholder.
+// replace puts the value where the agent wrote the placeholder. What stands
+// beside it is the agent's and is scanned: ";replaced" says so.
 func (w wallet) replace(h http.Header, u *url.URL, a *bundle.Auth) (injected []string) {
 	value := w[a.Slot]
 	if a.Places("headers") {
@@ -139,14 +147,21 @@ func (w wallet) replace(h http.Header, u *url.URL, a *bundle.Auth) (injected []s
 			for i, v := range values {
 				if strings.Contains(v, a.Placeholder) {
 					values[i] = strings.ReplaceAll(v, a.Placeholder, value)
-					injected = append(injected, name)
+					injected = append(injected, name+httpd.Replaced)
 				}
 			}
 		}
 	}
-	if a.Places("query") && strings.Contains(u.RawQuery, a.Placeholder) {
-		u.RawQuery = strings.ReplaceAll(u.RawQuery, a.Placeholder, url.QueryEscape(value))
-		injected = append(injected, "query:*")
+	if a.Places("query") {
+		parts := strings.Split(u.RawQuery, "&")
+		for i, part := range parts {
+			key, text, _ := strings.Cut(part, "=")
+			if name, err := url.QueryUnescape(key); err == nil && strings.Contains(text, a.Placeholder) {
+				parts[i] = key + "=" + strings.ReplaceAll(text, a.Placeholder, url.QueryEscape(value))
+				injected = append(injected, "query:"+name+httpd.Replaced)
+			}
+		}
+		u.RawQuery = strings.Join(parts, "&")
 	}
 	return injected
 }

@@ -3,6 +3,7 @@ package egress
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,10 @@ import (
 
 // httpsPort is the port that a route without one stands for.
 const httpsPort = 443
+
+// methodForm is what a method looks like; a longer or mixed one could carry
+// something out, and would stand in the audit.
+var methodForm = regexp.MustCompile(`^[A-Z][A-Z-]{0,19}$`)
 
 // rules are the routes of one configuration.
 type rules []bundle.Route
@@ -29,6 +34,9 @@ type ask struct {
 // decide finds the first route that lets the request pass. Where none does,
 // the verdict names the route that came nearest.
 func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+	if !methodForm.MatchString(a.method) {
+		return policy.Denied("method", "a method is a word in upper case"), nil
+	}
 	path, err := policy.CleanPath(a.path)
 	if err != nil {
 		return policy.Denied("path", err.Error()), nil
@@ -52,6 +60,12 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		}
 	}
 	return nearest, nil
+}
+
+// injectsFor tells whether a credential is ever sent to the host: then every
+// answer of it is searched, whatever its route.
+func (rs rules) injectsFor(h policy.Host) bool {
+	return slices.ContainsFunc(rs, func(r bundle.Route) bool { return r.Auth != nil && r.Host.Matches(h) })
 }
 
 // judge tells whether one route lets the request pass, and if not, how far it

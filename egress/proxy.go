@@ -125,7 +125,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	target := targetURL(r, authority, tls)
 	err := s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
-		Host: authority.String(), Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()),
+		Host: authority.String(), Method: safeMethod(r.Method), Path: audit.SafePath(r.URL.EscapedPath()),
 	})
 	if err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
@@ -133,7 +133,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		return
 	}
 	if !v.Allow {
-		s.log.Info("refused", "host", authority.String(), "method", r.Method, "rule", v.Rule, "why", v.Why)
+		s.log.Info("refused", "host", authority.String(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
 		return
 	}
@@ -182,6 +182,14 @@ func (l *live) strayPlaceholder(r *http.Request, bound *bundle.Route) string {
 		}
 	}
 	return ""
+}
+
+// safeMethod keeps a method that is none out of the audit.
+func safeMethod(m string) string {
+	if methodForm.MatchString(m) {
+		return m
+	}
+	return "?"
 }
 
 func askFor(v policy.Verdict) string {
@@ -248,6 +256,9 @@ type pass struct {
 	tls       bool
 }
 
+// searched tells whether the answers of this host are read to their end.
+func (p *pass) searched() bool { return p.live.rules.injectsFor(p.authority.Host) }
+
 type passKey struct{}
 
 func passOf(ctx context.Context) *pass { return ctx.Value(passKey{}).(*pass) }
@@ -290,6 +301,12 @@ func (h *hop) rewrite(pr *httputil.ProxyRequest) {
 	out.URL = &url.URL{Path: pr.In.URL.Path, RawPath: pr.In.URL.RawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery}
 	out.Header.Del(httpd.HeaderInjected)
 	out.Header.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+	if p.searched() {
+		// A credential that comes back in parts is not recognised. An answer
+		// as a whole is always allowed (RFC 9110 §14.2).
+		out.Header.Del("Range")
+		out.Header.Del("If-Range")
+	}
 	injected := p.live.wallet.inject(out.Header, out.URL, p.route.Auth)
 	scheme, defaultPort := "http", uint16(80)
 	if p.tls {

@@ -97,19 +97,36 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	if err != nil {
 		return err
 	}
-	if err := c.record(card.Plan, audit.Entry{Verdict: "allow", Rule: "approve", Why: note, Host: hostOf(p.URL), Method: strings.Join(p.Methods, ","), Proposal: id, By: operator()}); err != nil {
+	if err := c.record(card.Plan, audit.Entry{Verdict: "allow", Rule: "approve", Why: added(changes), Host: hostOf(p.URL), Proposal: id, By: operator()}); err != nil {
 		return err
 	}
 	if err := c.apply(ctx, b, name, changes); err != nil {
 		return fmt.Errorf("the old policy stays and %s is still open: %w", id, err)
 	}
 	if err := ctl(ctx, b, name, nil, "answer", id, proposal.Approved, note); err != nil {
-		return fmt.Errorf("the new policy is in force, but the agent could not be told: %w", err)
+		err = errors.Join(err, c.apply(context.WithoutCancel(ctx), b, name, reversed(changes)))
+		return fmt.Errorf("the agent could not be told, so the old policy is back: %w", err)
 	}
-	for _, ch := range changes {
-		fmt.Fprint(c.out, diff(ch))
-	}
+	fmt.Fprint(c.out, added(changes))
 	return nil
+}
+
+// reversed are the changes that undo these.
+func reversed(changes []change) []change {
+	var all []change
+	for _, ch := range slices.Backward(changes) {
+		all = append(all, change{ch.daemon, ch.path, ch.new, ch.old})
+	}
+	return all
+}
+
+// added are the new lines of all files, for the audit.
+func added(changes []change) string {
+	var b strings.Builder
+	for _, ch := range changes {
+		b.WriteString(diff(ch))
+	}
+	return b.String()
 }
 
 // plan reads the files as they are and says how they shall be.
@@ -224,6 +241,11 @@ func (c *controller) answer(ctx context.Context, name, id, state, note string) e
 	if err != nil {
 		return err
 	}
+	unlock, err := c.store.lock(name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	p, err := c.find(ctx, b, name, id)
 	if err != nil {
 		return err

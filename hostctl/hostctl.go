@@ -372,6 +372,9 @@ func (c *controller) approveCommand() *cobra.Command {
 		Use: "approve ID", Short: "Grant what an agent asks for, now, without a restart", Args: exactly(1, "the id of a proposal"),
 		Example: "  hostctl approve p-abcd2345 --for 2h --path '/v1/*'",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("for") && g.length <= 0 {
+				return usagef("--for %v: a time in the future was wanted, like 2h", g.length)
+			}
 			name, err := c.pairOf(cmd.Context(), args[0])
 			if err != nil {
 				return err

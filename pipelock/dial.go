@@ -21,7 +21,10 @@ const (
 )
 
 // refusedError carries a verdict out of the transport.
-type refusedError struct{ v policy.Verdict }
+type refusedError struct {
+	v        policy.Verdict
+	reported bool // it stands in the audit
+}
 
 func (e *refusedError) Error() string { return e.v.Rule + ": " + e.v.Why }
 
@@ -42,10 +45,10 @@ func newGuard(r rules) *guard {
 func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, error) {
 	authority, err := policy.ParseAuthority(address, 0)
 	if err != nil {
-		return nil, &refusedError{policy.Denied("authority", err.Error())}
+		return nil, &refusedError{v: policy.Denied("authority", err.Error())}
 	}
 	if v := g.rules.decide(authority); !v.Allow {
-		return nil, &refusedError{v}
+		return nil, &refusedError{v: v}
 	}
 	addrs, err := g.resolve(ctx, authority.Host)
 	if err != nil {
@@ -80,7 +83,7 @@ func (g *guard) resolve(ctx context.Context, h policy.Host) ([]netip.Addr, error
 	}
 	good, v := g.rules.judgeAll(h, found)
 	if !v.Allow {
-		return nil, &refusedError{v}
+		return nil, &refusedError{v: v}
 	}
 	return good, nil
 }

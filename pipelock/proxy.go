@@ -126,7 +126,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		s.denyWith(w, http.StatusTooManyRequests, p, policy.Denied("limits.requests_per_minute", "the budget of "+authority.Host.String()+" is used up"))
 		return
 	}
-	if scan := s.scan(r, authority.Host, injected); !scan.Allow {
+	if scan := s.scan(r, p, injected); !scan.Allow {
 		if !s.scanner.warn {
 			s.deny(w, p, scan)
 			return
@@ -141,14 +141,15 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 }
 
 // scan reads the request unless the host is one whose content is not read.
-func (s *server) scan(r *http.Request, h policy.Host, injected []string) policy.Verdict {
+func (s *server) scan(r *http.Request, p *pass, injected []string) policy.Verdict {
+	h := p.authority.Host
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
 	if v := s.scanner.head(r, h, append(injected, httpd.HeaderInjected)); !v.Allow {
 		return v
 	}
-	v, err := s.scanner.body(r)
+	v, err := s.scanner.body(r, func(v policy.Verdict) { s.report(p, v) })
 	if err != nil {
 		return policy.Denied("scan", "the body could not be read")
 	}
@@ -227,14 +228,17 @@ func (s *server) upgraded(res *http.Response) error {
 		res.Body = newIdleConn(conn, s.idle)
 		return nil
 	}
-	up := s.scanner.frames(res.Request.Context(), func(v policy.Verdict) {
-		s.log.Info("refused", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
-		if err := s.record(p, v); err != nil {
-			s.log.Error("the audit cannot be written", "error", err)
-		}
-	})
+	up := s.scanner.frames(res.Request.Context(), func(v policy.Verdict) { s.report(p, v) })
 	res.Body = websocket.Conn(newIdleConn(conn, s.idle), nil, up)
 	return nil
+}
+
+// report writes down what was stopped in the middle of a stream.
+func (s *server) report(p *pass, v policy.Verdict) {
+	s.log.Info("refused", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
+	if err := s.record(p, v); err != nil {
+		s.log.Error("the audit cannot be written", "error", err)
+	}
 }
 
 // idleConn closes a connection on which nothing has moved for a while.
@@ -269,6 +273,8 @@ func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	p := passOf(r.Context())
 	var refused *refusedError
 	switch {
+	case errors.As(err, &refused) && refused.reported:
+		s.refuse(w, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):
 		s.deny(w, p, refused.v)
 	case errors.Is(err, context.Canceled):

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +45,7 @@ const (
 // scanner reads what leaves.
 type scanner struct {
 	engine *secrets.Scanner
+	known  map[string]secrets.Digest
 	warn   bool // findings are written down, not refused
 	limit  int64
 }
@@ -74,7 +74,7 @@ func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, er
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	return &scanner{engine: engine, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
+	return &scanner{engine: engine, known: known, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
 }
 
 // look scans one text and turns a finding into the verdict of its surface.
@@ -94,35 +94,74 @@ func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.
 // head scans what a request says before its body. Fields that egress filled
 // are named in injected and left out.
 func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy.Verdict {
-	if v := s.look(r.Context(), "host name", []byte(strings.ReplaceAll(h.String(), ".", "\n")+"\n"+h.String())); !v.Allow {
+	name := h.String()
+	if v := s.look(r.Context(), "host name", []byte(strings.ReplaceAll(name, ".", "\n")+"\n"+name+"\n"+strings.ReplaceAll(name, ".", ""))); !v.Allow {
 		return v
 	}
-	if v := s.look(r.Context(), "target", target(r.URL, injected)); !v.Allow {
+	if v := s.look(r.Context(), "target", s.target(r.URL, injected)); !v.Allow {
 		return v
 	}
-	var fields bytes.Buffer
+	fields := bytes.NewBufferString(r.Method + "\n")
 	for name, values := range r.Header {
-		if slices.ContainsFunc(injected, func(i string) bool { return strings.EqualFold(i, name) }) {
-			continue
-		}
+		// A name in lower case too: on the way here its first letters became
+		// capitals.
+		fmt.Fprintf(fields, "%s\n", strings.ToLower(name))
 		for _, v := range values {
-			fmt.Fprintf(&fields, "%s: %s\n", name, v)
+			if v, ok := s.own(name, v, injected); ok {
+				fmt.Fprintf(fields, "%s: %s\n", name, v)
+			}
 		}
 	}
 	return s.look(r.Context(), "header", fields.Bytes())
 }
 
-// target is the path and the query, as written and decoded, without the
-// parameters that egress filled.
-func target(u *url.URL, injected []string) []byte {
+// own is the part of a field or parameter that is the agent's: all of it, none
+// where egress filled it, and what stands beside the credential where egress
+// replaced a placeholder in it.
+func (s *scanner) own(name, value string, injected []string) (string, bool) {
+	for _, i := range injected {
+		whole, part := strings.CutSuffix(i, httpd.Replaced)
+		switch {
+		case !strings.EqualFold(whole, name):
+		case !part:
+			return "", false
+		default:
+			value = s.without(value)
+		}
+	}
+	return value, true
+}
+
+// without takes the known values out of a text.
+func (s *scanner) without(text string) string {
+	for _, d := range s.known {
+		for {
+			start, end, ok := d.Find([]byte(text))
+			if !ok {
+				break
+			}
+			text = text[:start] + "\n" + text[end:]
+		}
+	}
+	return text
+}
+
+// target is the path and the query, as written and decoded, without what
+// egress put there.
+func (s *scanner) target(u *url.URL, injected []string) []byte {
 	var b bytes.Buffer
 	b.WriteString(u.EscapedPath() + "\n" + u.Path + "\n")
 	for part := range strings.SplitSeq(u.RawQuery, "&") {
-		name, _, _ := strings.Cut(part, "=")
-		decoded, err := url.QueryUnescape(name)
-		if err == nil && slices.Contains(injected, "query:"+decoded) || slices.Contains(injected, "query:*") {
+		key, value, _ := strings.Cut(part, "=")
+		name, err := url.QueryUnescape(key)
+		if err != nil {
+			name = key
+		}
+		value, ok := s.own("query:"+name, value, injected)
+		if !ok {
 			continue
 		}
+		part = key + "=" + value
 		b.WriteString(part + "\n")
 		if plain, err := url.QueryUnescape(part); err == nil && plain != part {
 			b.WriteString(plain + "\n")
@@ -132,8 +171,9 @@ func target(u *url.URL, injected []string) []byte {
 }
 
 // body puts the scan between a request's body and the origin. A body that is
-// short is scanned as a whole before anything is dialled.
-func (s *scanner) body(r *http.Request) (policy.Verdict, error) {
+// short is scanned as a whole before anything is dialled; what is found in a
+// longer one later is reported when it is stopped.
+func (s *scanner) body(r *http.Request, report func(policy.Verdict)) (policy.Verdict, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return policy.Allowed("scan"), nil
 	}
@@ -141,7 +181,7 @@ func (s *scanner) body(r *http.Request) (policy.Verdict, error) {
 		return policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", s.limit)), nil
 	}
 	encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
-	b := &scannedBody{scanner: s, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
+	b := &scannedBody{scanner: s, report: report, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
 	if r.ContentLength < 0 {
 		b.pause = streamPause
 	}
@@ -204,6 +244,7 @@ func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
 // scannedBody gives on what has been scanned.
 type scannedBody struct {
 	scanner *scanner
+	report  func(policy.Verdict)
 	ctx     context.Context
 	src     io.ReadCloser
 	trailer func() http.Header
@@ -225,6 +266,11 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 			return 0, b.err
 		}
 		b.err = b.refill()
+		var refused *refusedError
+		if errors.As(b.err, &refused) {
+			refused.reported = true
+			b.report(refused.v)
+		}
 	}
 	n := copy(p, b.ready)
 	b.ready = b.ready[n:]
@@ -236,7 +282,7 @@ func (b *scannedBody) refill() error {
 		return b.end()
 	}
 	if b.encoded {
-		return &refusedError{policy.Denied("scan", "a compressed body that does not end cannot be scanned")}
+		return &refusedError{v: policy.Denied("scan", "a compressed body that does not end cannot be scanned")}
 	}
 	next, ended, err := b.read(wholeBody)
 	if err != nil && !ended {
@@ -247,7 +293,7 @@ func (b *scannedBody) refill() error {
 		return nil
 	}
 	if v := b.scanner.look(b.ctx, "body", append(b.tail, next...)); !v.Allow {
-		return &refusedError{v}
+		return &refusedError{v: v}
 	}
 	b.ready, b.tail = next, tailOf(append(b.tail, next...))
 	return nil
@@ -261,7 +307,7 @@ func (b *scannedBody) end() error {
 	}
 	if fields.Len() > 0 {
 		if v := b.scanner.look(b.ctx, "trailer", fields.Bytes()); !v.Allow {
-			return &refusedError{v}
+			return &refusedError{v: v}
 		}
 	}
 	return io.EOF
@@ -279,7 +325,7 @@ func (b *scannedBody) read(n int) (got []byte, ended bool, err error) {
 		got, ended, err = b.pump.collect(n, b.pause)
 	}
 	if b.left -= int64(len(got)); b.left < 0 {
-		return nil, false, &refusedError{policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))}
+		return nil, false, &refusedError{v: policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))}
 	}
 	return got, ended, err
 }
@@ -348,9 +394,14 @@ func (p *pump) collect(n int, pause time.Duration) (got []byte, ended bool, err 
 func (s *scanner) frames(ctx context.Context, report func(policy.Verdict)) *websocket.Inspector {
 	var tail []byte
 	return websocket.NewInspector(func(f websocket.Frame) error {
-		text := append(tail, f.Payload...)
+		text := f.Payload
+		if f.Opcode < websocket.Close {
+			// A control frame may stand between two parts of a message
+			// (RFC 6455 §5.4); it is read by itself.
+			text = append(tail, f.Payload...)
+			tail = tailOf(text)
+		}
 		v := s.look(ctx, "websocket frame", text)
-		tail = tailOf(text)
 		if v.Allow {
 			return nil
 		}
@@ -358,7 +409,7 @@ func (s *scanner) frames(ctx context.Context, report func(policy.Verdict)) *webs
 		if s.warn {
 			return nil
 		}
-		return &refusedError{v}
+		return &refusedError{v: v}
 	})
 }
 

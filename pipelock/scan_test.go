@@ -40,7 +40,7 @@ func zipped(t *testing.T, text string) string {
 // outcome sends a body through the scan and says what became of it.
 func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string) {
 	t.Helper()
-	v, err := s.body(r)
+	v, err := s.body(r, func(policy.Verdict) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,10 @@ func newAccess(rawURL string, methods []string, why string, textLimit int) (prop
 	if err != nil {
 		return proposal.Proposal{}, fmt.Errorf("url: %w", err)
 	}
+	if strings.Contains(path, "*") {
+		return proposal.Proposal{}, errors.New("url: a path with a star cannot be asked for; the operator may widen what you ask")
+	}
+	target := url.URL{Scheme: u.Scheme, Host: authority.HostFor(port), Path: path}
 	methods, err = checkMethods(methods)
 	if err != nil {
 		return proposal.Proposal{}, err
@@ -49,7 +53,7 @@ func newAccess(rawURL string, methods []string, why string, textLimit int) (prop
 		return proposal.Proposal{}, err
 	}
 	return proposal.Proposal{
-		Kind: proposal.Access, URL: u.Scheme + "://" + authority.HostFor(port) + path, Methods: methods, Why: why,
+		Kind: proposal.Access, URL: target.String(), Methods: methods, Why: why,
 	}, nil
 }
 

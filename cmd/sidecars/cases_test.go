@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // dial is a connection to egress that gives up after a while.
@@ -351,4 +353,94 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("%d bytes came back after a leak", n)
 	}
 	b.until("websocket frame")
+}
+
+// TestReflectionThroughTheSideDoor has upstreams that tell a credential back
+// later: on a route that gets none, compressed, or in parts.
+func TestReflectionThroughTheSideDoor(t *testing.T) {
+	var kept string
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if auth := r.Header.Get("Authorization"); auth != "" {
+			kept = auth
+		}
+		if r.URL.Path == "/v2/gzip" {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			fmt.Fprint(z, kept)
+			z.Close()
+			return
+		}
+		http.ServeContent(w, r, "x.txt", time.Time{}, strings.NewReader(kept))
+	})
+	b := prepare(t, h)
+	b.write("egress.yaml", b.egressYAML(fmt.Sprintf("  - {host: 'api.ok.test:%d', paths: ['/v2/*']}\n", b.origin.Port())))
+	b.run()
+	for _, path := range []string{"/v1/x", "/v2/gzip"} {
+		if status, body := b.get(b.url("api.ok.test", path)); status != 200 || strings.Contains(body, b.token) || !strings.Contains(body, "[redacted:") {
+			t.Errorf("%s: status %d, %d bytes, the token among them: %v", path, status, len(body), strings.Contains(body, b.token))
+		}
+	}
+	var parts strings.Builder
+	for at := 0; at < 80; at += 8 {
+		_, body := b.get(b.url("api.ok.test", "/v1/x"), func(r *http.Request) { r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", at, at+7)) })
+		parts.WriteString(body)
+	}
+	if strings.Contains(parts.String(), b.token) {
+		t.Error("the token came back in parts")
+	}
+}
+
+// TestReplace has a route on which the agent writes a placeholder: what
+// stands beside it is the agent's own, and is scanned.
+func TestReplace(t *testing.T) {
+	b := prepare(t, nil)
+	b.write("egress.yaml", strings.Replace(b.egressYAML(""), "{type: bearer, slot: EGRESS_TOKEN_0}", "{type: replace, placeholder: PLACEHOLDER1, slot: EGRESS_TOKEN_0, in: [headers, query]}", 1))
+	b.run()
+	leak := lab.Token()
+	for _, c := range []struct {
+		name, path, header string
+		want               int
+	}{
+		{"in the query", "/v1/x?a=PLACEHOLDER1", "", 200},
+		{"in a header", "/v1/x", "key PLACEHOLDER1", 200},
+		{"a leak in another parameter", "/v1/x?a=PLACEHOLDER1&b=" + leak, "", 403},
+		{"a leak in the same parameter", "/v1/x?a=PLACEHOLDER1" + leak, "", 403},
+		{"a leak in the same header", "/v1/x", "PLACEHOLDER1 " + leak, 403},
+	} {
+		before := len(b.origin.Seen())
+		status, _ := b.get(b.url("api.ok.test", c.path), func(r *http.Request) {
+			if c.header != "" {
+				r.Header.Set("X-Key", c.header)
+			}
+		})
+		seen := b.origin.Seen()[before:]
+		if status != c.want || (len(seen) > 0) != (c.want == 200) {
+			t.Errorf("%s: status %d, want %d", c.name, status, c.want)
+		}
+		if len(seen) > 0 && !strings.Contains(seen[0].URI+seen[0].Header.Get("X-Key"), b.token) {
+			t.Errorf("%s: the value is not where the placeholder was", c.name)
+		}
+	}
+	if status, body := b.get(b.url("a.cdn.test", "/?x=PLACEHOLDER1")); status != 403 || !strings.Contains(body, "tripwire") {
+		t.Errorf("a placeholder that goes astray: %d %s", status, body)
+	}
+}
+
+// TestOddCarriers has places in which a request can hold a secret without
+// anybody looking there.
+func TestOddCarriers(t *testing.T) {
+	b := prepare(t, nil)
+	b.token = fmt.Sprintf("%x", lab.Token()) // a name of a field loses its case
+	b.run()
+	for name, change := range map[string]func(*http.Request){
+		"the method":            func(r *http.Request) { r.Method = lab.Token() },
+		"a header's name":       func(r *http.Request) { r.Header.Set(b.token, "1") },
+		"a part of such a name": func(r *http.Request) { r.Header.Set("x-"+b.token, "1") },
+	} {
+		before := len(b.origin.Seen())
+		status, body := b.get(b.url("api.ok.test", "/v1/x"), change)
+		if status != 403 || len(b.origin.Seen()) != before {
+			t.Errorf("%s: status %d %s", name, status, body)
+		}
+	}
 }

@@ -136,6 +136,10 @@ var wants = map[string]func(a *Auth) map[string]string{
 	},
 }
 
+// framing are the fields that say how a message is sent (RFC 9110 §7.6.1) or
+// to whom, and the ones that mean something between the daemons.
+var framing = []string{"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "keep-alive", "proxy-connection", "airlock-injected"}
+
 func (a *Auth) validate(at string) error {
 	if a == nil {
 		return nil
@@ -157,6 +161,14 @@ func (a *Auth) validate(at string) error {
 	}
 	if a.Type == "header" && a.Name != "" && !tokenForm.MatchString(a.Name) {
 		errs = append(errs, config.At(at+".name", "%q: the name of a header was wanted", a.Name))
+	}
+	if a.Type == "header" && slices.Contains(framing, strings.ToLower(a.Name)) {
+		errs = append(errs, config.At(at+".name", "%q: this field belongs to the connection, not to a credential", a.Name))
+	}
+	for _, where := range a.In {
+		if where != "headers" && where != "query" && where != "body" {
+			errs = append(errs, config.At(at+".in", "%q: headers, query or body was wanted", where))
+		}
 	}
 	if len(a.Placeholder) > 0 && len(a.Placeholder) < 8 {
 		errs = append(errs, config.At(at+".placeholder", "a placeholder has at least 8 characters, so that it stands nowhere by chance"))

@@ -55,9 +55,10 @@ func TestServeLosesNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" || !res.Close {
-		t.Errorf("%q, %v, last on its connection: %v", body, err, res.Close)
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" {
+		t.Errorf("%q, %v", body, err)
 	}
+	c.Close() // it may have been answered before the end: then it is idle
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

@@ -31,6 +31,10 @@ const (
 	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
 )
 
+// Replaced follows the name of an injected field when only a part of it is
+// the credential; the rest is the agent's own text.
+const Replaced = ";replaced"
+
 // Refuse answers with the status and the reason. The body of the request is
 // not read, and the connection of an HTTP/1 client closes where one stands
 // unread.
