@@ -520,7 +520,6 @@ func (s *supervisor) stop() {
 		return
 	}
 	s.stopping = true
-	s.say("stopping")
 	s.cut = time.AfterFunc(grace, func() {
 		select {
 		case s.asked <- request{run: func(s *supervisor) { s.killAll() }, done: make(chan struct{})}:
@@ -550,6 +549,7 @@ func (s *supervisor) stopNext() {
 			s.move(d, Exits)
 			continue
 		}
+		s.say("stopping %s", name)
 		d.current.told = true
 		d.current.signal(syscall.SIGTERM)
 		return

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 // TestScripts speaks with the binary as people do, on the local backend.
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin, "airlock/cmd/sidecars")
+	build := exec.Command("go", "build", "-o", bin, "airlock/cmd/sidecars", "airlock/e2e/demo")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(filepath.Dir(env.WorkDir), filepath.Base(env.WorkDir)+"-state"))
 			env.Setenv("PATH", fmt.Sprintf("%s:%s", bin, env.Getenv("PATH")))
 			env.Setenv("SIDECARS", filepath.Join(bin, "sidecars"))
+			env.Setenv("AGENT", filepath.Join(bin, "demo"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Defer(func() { _ = os.RemoveAll(env.Getenv("XDG_STATE_HOME")) })
 			return nil

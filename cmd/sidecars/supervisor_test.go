@@ -243,6 +243,15 @@ func TestStop(t *testing.T) {
 			t.Errorf("%s is left over", name)
 		}
 	}
+	var order []string
+	for l := range b.output.wait {
+		if _, name, ok := strings.Cut(l, "] stopping "); ok {
+			order = append(order, name)
+		}
+	}
+	if got := strings.Join(order, " "); got != "supervise git-gate egress pipelock" {
+		t.Errorf("they were stopped in the order %s", got)
+	}
 }
 
 func TestChildrenDieWithTheirSupervisor(t *testing.T) {
