@@ -340,6 +340,7 @@ func (s *supervisor) currentExited(d *daemon, status syscall.WaitStatus) {
 	p.kill()
 	if d.state == Replacing {
 		d.current, d.successor = d.successor, nil
+		d.digest = d.next // said before, or about to be said
 		s.move(d, Exits)
 		return
 	}
@@ -373,13 +374,9 @@ func (s *supervisor) heard(n news) {
 func (s *supervisor) currentSaid(d *daemon, n news) {
 	switch n.key {
 	case handoff.KeyDigest:
-		d.digest, d.problem = n.val, ""
-		if d.state != Replacing { // the successor will answer
-			s.answer(d, nil)
-		}
+		d.digest = n.val
 	case handoff.KeyError:
-		d.problem = n.val
-		if n.val != "" {
+		if d.problem = n.val; n.val != "" {
 			s.answer(d, errors.New(n.val))
 		}
 	case handoff.KeyReady:
@@ -388,6 +385,9 @@ func (s *supervisor) currentSaid(d *daemon, n news) {
 		if s.move(d, Serves) {
 			s.onceMore(d)
 		}
+		if d.state != Replacing { // else the successor will answer
+			s.answer(d, nil)
+		}
 	}
 }
 
@@ -395,21 +395,21 @@ func (s *supervisor) successorSaid(d *daemon, n news) {
 	switch n.key {
 	case handoff.KeyDigest:
 		d.next = n.val
-		s.succeed(d)
 	case handoff.KeyError:
 		d.problem = n.val
 	case handoff.KeyReady:
-		d.successor.ready = true
+		s.succeed(d)
 	}
 }
 
 // succeed puts the successor, which serves, in the place of the old process.
 func (s *supervisor) succeed(d *daemon) {
-	if !d.successor.ready || !s.move(d, SuccessorReady) {
+	if !s.move(d, SuccessorReady) {
 		return
 	}
 	old := d.current
 	d.current, d.successor = d.successor, nil
+	d.current.ready = true
 	d.current.late.Stop()
 	d.digest, d.problem, d.ends = d.next, "", 0
 	s.drain(d, old)
@@ -458,7 +458,7 @@ func (s *supervisor) replace(d *daemon) {
 			s.answer(d, errors.New("the replacement could not be started: "+d.lastExit))
 			return
 		}
-		d.problem = ""
+		d.problem, d.next = "", ""
 		d.successor = p
 		s.move(d, Replace)
 	case Backoff, Failed:

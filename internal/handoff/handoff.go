@@ -122,7 +122,8 @@ func Notify(pairs ...string) {
 }
 
 // Ready says that the daemon serves, with the digest of its configuration.
-func Ready(digest string) { Notify(KeyReady, "1", KeyDigest, digest, KeyError, "") }
+// The digest comes first: whoever hears that it is ready knows with what.
+func Ready(digest string) { Notify(KeyDigest, digest, KeyError, "", KeyReady, "1") }
 
 // Stopping says that the daemon drains.
 func Stopping() { Notify(KeyStopping, "1") }
