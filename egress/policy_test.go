@@ -148,7 +148,16 @@ func TestWalletDoesNotPrintItself(t *testing.T) {
 	if s := w.String() + w.GoString(); strings.Contains(s, "value") {
 		t.Error(s)
 	}
-	if v := (wallet{}).missing(&bundle.Auth{Type: "bearer", Slot: "S"}); v.Allow {
-		t.Error("a slot that is empty is not missing")
+}
+
+func TestMissing(t *testing.T) {
+	for name, value := range map[string]string{"nothing": "", "too short": "1234567", "a line end": "the-value\nmore"} {
+		v := (wallet{"S": value}).missing(&bundle.Auth{Type: "bearer", Slot: "S"})
+		if v.Allow || v.Rule != "credential" || (value != "" && strings.Contains(v.Why, value)) {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	if v := (wallet{"S": "the-value"}).missing(&bundle.Auth{Type: "bearer", Slot: "S"}); !v.Allow {
+		t.Errorf("%+v", v)
 	}
 }

@@ -222,6 +222,18 @@ func TestWiden(t *testing.T) {
 	}
 }
 
+// What the operator's audit says is what was granted, not what was asked for.
+func TestAddedIsWhatWasGranted(t *testing.T) {
+	changes := []change{{"egress", "", []byte("routes:\n  - host: a.test\n"), []byte("routes:\n  - host: a.test\n  - host: b.test\n    methods: [GET]\n")}}
+	if got := added(changes); got != "egress.yaml:\n+   - host: b.test\n+     methods: [GET]\n" {
+		t.Errorf("%q", got)
+	}
+	back := reversed([]change{{"pipelock", "p", []byte("1"), []byte("2")}, {"egress", "e", []byte("3"), []byte("4")}})
+	if back[0].daemon != "egress" || string(back[0].new) != "3" || string(back[1].new) != "1" {
+		t.Errorf("%+v", back)
+	}
+}
+
 func TestPlanIsWritten(t *testing.T) {
 	dir := t.TempDir()
 	m := load(t, "version: 1\nname: demo\nagent: {command: [bash]}\n")

@@ -40,7 +40,8 @@ func zipped(t *testing.T, text string) string {
 // outcome sends a body through the scan and says what became of it.
 func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string) {
 	t.Helper()
-	v, err := s.body(r, func(policy.Verdict) {})
+	reported := 0
+	v, err := s.body(r, func(policy.Verdict) { reported++ })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +50,9 @@ func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string)
 	}
 	got, err := io.ReadAll(r.Body)
 	if refused, ok := err.(*refusedError); ok {
+		if reported != 1 || !refused.reported {
+			t.Errorf("what was stopped in the middle was reported %d times", reported)
+		}
 		return refused.v, string(got)
 	}
 	if err != nil {
@@ -133,6 +137,39 @@ func TestHeads(t *testing.T) {
 			}
 			if v := s.head(r, host, c.injected); v.Allow != c.want {
 				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+func TestFrames(t *testing.T) {
+	s := testScanner(t, "")
+	token := lab.Token()
+	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	for _, c := range []struct {
+		name   string
+		frames [][]byte
+		want   int // how many pass
+	}{
+		{"clean", [][]byte{frame(0x81, "hello"), frame(0x82, "\x00\x01"), frame(0x8a, "")}, 3},
+		{"a token in a text", [][]byte{frame(0x81, token)}, 0},
+		{"in a binary frame", [][]byte{frame(0x82, "\x00 "+token+" \x00")}, 0},
+		{"in a ping", [][]byte{frame(0x89, token)}, 0},
+		{"over three fragments", [][]byte{frame(0x01, "note "+token[:12]), frame(0x00, token[12:25]), frame(0x80, token[25:])}, 2},
+		{"with a ping between them", [][]byte{frame(0x01, "note "+token[:15]), frame(0x89, " ping "), frame(0x80, token[15:])}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			reported := 0
+			in := s.frames(t.Context(), func(policy.Verdict) { reported++ })
+			passed := 0
+			for _, f := range c.frames {
+				if _, err := in.Feed(f); err != nil {
+					break
+				}
+				passed++
+			}
+			if passed != c.want || (reported == 1) != (c.want < len(c.frames)) {
+				t.Errorf("%d frames passed, %d reports", passed, reported)
 			}
 		})
 	}

@@ -18,6 +18,7 @@ func TestNewAccess(t *testing.T) {
 		{"https://a.example.com:443", []string{"post", "GET", "POST"}, "https://a.example.com/", "GET POST"},
 		{"https://a.example.com:8443/%2e%2e/x", []string{"PUT"}, "https://a.example.com:8443/x", "PUT"},
 		{"http://a.example.com/", []string{"GET"}, "http://a.example.com/", "GET"},
+		{"https://a.example.com/v1/a%3fb%23c", nil, "https://a.example.com/v1/a%3Fb%23c", "GET"},
 	} {
 		p, err := newAccess(c.url, c.methods, "because", 100)
 		if err != nil || p.URL != c.want || strings.Join(p.Methods, " ") != c.verbs || p.Kind != proposal.Access {
@@ -32,6 +33,7 @@ func TestNewAccess(t *testing.T) {
 		"user information": {"https://u:p@a.example.com/", "w", nil}, "an odd host": {"https://2130706433/", "w", nil},
 		"no reason": {"https://a.example.com/", " \n", nil}, "a long reason": {"https://a.example.com/", strings.Repeat("x", 101), nil},
 		"an odd method": {"https://a.example.com/", "w", []string{"GET /"}}, "CONNECT": {"https://a.example.com/", "w", []string{"CONNECT"}},
+		"a star":                       {"https://a.example.com/%2a", "w", nil},
 		"a reason that cannot be seen": {"https://a.example.com/", "\u200b\u202e", nil},
 	} {
 		if p, err := newAccess(c.url, c.methods, c.why, 100); err == nil {
