@@ -10,14 +10,9 @@ import (
 )
 
 func TestConfigSamples(t *testing.T) {
-	samples, err := lab.Samples("testdata/config", 4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range samples {
-		if err := s.Check((Config{File: s.Path, Getenv: os.Getenv}).Validate()); err != nil {
-			t.Error(err)
-		}
+	load := func(path string) error { return (Config{File: path, Getenv: os.Getenv}).Validate() }
+	if err := lab.CheckSamples("testdata/config", 4, load); err != nil {
+		t.Error(err)
 	}
 }
 

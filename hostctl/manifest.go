@@ -163,6 +163,10 @@ func (m *Manifest) Validate() error {
 	for name, r := range m.Git.Repos {
 		errs = append(errs, r.validate("git.repos."+name))
 	}
+	l := newLayout()
+	egress := l.egress(m)
+	errs = append(errs, config.Under("egress", egress.Validate()), config.Under("pipelock", l.pipelock(m, egress).Validate()),
+		config.Under("git", l.git(m).Validate()), config.Under("supervise", supervise(m).Validate()))
 	if len(m.Loader.Artifacts) > 0 {
 		errs = append(errs, config.At("loader.artifacts", "the loader is not built yet"))
 	}

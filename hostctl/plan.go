@@ -28,10 +28,7 @@ type layout struct {
 
 // lay turns a manifest into a layout. The credentials are named, not read.
 func lay(m *Manifest, dir string, command []string, lookup func(string) (string, bool)) (layout, error) {
-	l := layout{
-		etc: map[string][]byte{}, files: map[string][]byte{},
-		secrets: map[string]reference{}, copies: map[string]reference{},
-	}
+	l := newLayout()
 	if len(command) == 0 {
 		command = m.Agent.Command
 	}
@@ -49,17 +46,9 @@ func lay(m *Manifest, dir string, command []string, lookup func(string) (string,
 	if err := l.plan.Validate(); err != nil {
 		return layout{}, &config.Error{Where: m.path, What: err.Error()}
 	}
-	egress, err := l.egress(m)
-	if err != nil {
-		return layout{}, err
-	}
-	pipelock, err := l.pipelock(m, egress)
-	if err != nil {
-		return layout{}, err
-	}
+	egress := l.egress(m)
 	all := map[string]config.Validator{
-		bundle.Egress: egress, bundle.Pipelock: pipelock, bundle.GitGate: l.git(m),
-		bundle.Supervise: bundle.SuperviseFile{Version: 1, Wait: m.Supervise.Wait, Limits: m.Supervise.Limits},
+		bundle.Egress: egress, bundle.Pipelock: l.pipelock(m, egress), bundle.GitGate: l.git(m), bundle.Supervise: supervise(m),
 	}
 	for name, file := range all {
 		data, err := render(m.path, file)
@@ -72,6 +61,17 @@ func lay(m *Manifest, dir string, command []string, lookup func(string) (string,
 	return l, nil
 }
 
+func newLayout() layout {
+	return layout{
+		etc: map[string][]byte{}, files: map[string][]byte{},
+		secrets: map[string]reference{}, copies: map[string]reference{},
+	}
+}
+
+func supervise(m *Manifest) bundle.SuperviseFile {
+	return bundle.SuperviseFile{Version: 1, Wait: m.Supervise.Wait, Limits: m.Supervise.Limits}
+}
+
 // render writes a file of the bundle, once its own rules have accepted it.
 func render(where string, file config.Validator) ([]byte, error) {
 	if err := file.Validate(); err != nil {
@@ -82,22 +82,20 @@ func render(where string, file config.Validator) ([]byte, error) {
 
 var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.key"}
 
-// egress gives each credential a slot.
-func (l *layout) egress(m *Manifest) (bundle.EgressFile, error) {
+// egress gives each credential a slot. A reference that is none has been
+// refused by Validate.
+func (l *layout) egress(m *Manifest) bundle.EgressFile {
 	f := bundle.EgressFile{Version: 1, CA: pairCA, Routes: []bundle.Route{}}
-	for i, r := range m.Egress.Routes {
+	for _, r := range m.Egress.Routes {
 		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git}
 		if a := r.Auth; a != nil {
-			ref, err := parseReference(a.From)
-			if err != nil {
-				return f, &config.Error{Where: m.path, What: fmt.Sprintf("egress.routes[%d].auth.from: %v", i, err)}
-			}
+			ref, _ := parseReference(a.From)
 			slot := l.slot("EGRESS_TOKEN_", ref)
 			route.Auth = &bundle.Auth{Type: a.Type, Slot: slot, User: a.User, Name: a.Name, Placeholder: a.Placeholder, In: a.In}
 		}
 		f.Routes = append(f.Routes, route)
 	}
-	return f, nil
+	return f
 }
 
 // slot is the slot of a reference: the same credential has the same one.
@@ -118,7 +116,7 @@ func (l *layout) slot(prefix string, ref reference) string {
 
 // pipelock allows the hosts of the routes and what the manifest adds. The
 // port for agents stays shut: past egress, no route would bind the agent.
-func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) (bundle.PipelockFile, error) {
+func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.PipelockFile {
 	p := m.Pipelock
 	f := bundle.PipelockFile{
 		Version: 1, Allow: []policy.Pattern{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
@@ -139,7 +137,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) (bundle.Pipeloc
 		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}
 		f.UpstreamCA = "/etc/airlock/ca/upstream.crt"
 	}
-	return f, nil
+	return f
 }
 
 // allow adds a pattern to a list that does not have it.

@@ -28,18 +28,15 @@ func load(t *testing.T, text string) *Manifest {
 }
 
 func TestManifestSamples(t *testing.T) {
-	samples, err := lab.Samples("testdata/config", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range samples {
-		m, err := LoadManifest(s.Path)
+	load := func(path string) error {
+		m, err := LoadManifest(path)
 		if err == nil {
 			_, err = lay(m, "/state/demo", nil, func(string) (string, bool) { return "", false })
 		}
-		if err := s.Check(err); err != nil {
-			t.Error(err)
-		}
+		return err
+	}
+	if err := lab.CheckSamples("testdata/config", 10, load); err != nil {
+		t.Error(err)
 	}
 }
 

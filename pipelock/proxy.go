@@ -286,8 +286,13 @@ func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // plain is the reason without the target, which may hold what must not be
-// repeated.
+// repeated, and without the host's resolver, which is none of the agent's
+// business.
 func plain(err error) string {
+	var de *net.DNSError
+	if errors.As(err, &de) {
+		return "its name cannot be resolved: " + de.Err
+	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err

@@ -207,6 +207,23 @@ type keyError struct{ key, what string }
 func (e *keyError) Error() string { return e.key + ": " + e.what }
 func (e *keyError) ExitCode() int { return 2 }
 
+// Under puts key errors below a key: the rules of a file that a part of another
+// one becomes then speak of that part.
+func Under(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var all []error
+	for _, e := range flatten(err) {
+		var ke *keyError
+		if errors.As(e, &ke) {
+			e = &keyError{key + "." + ke.key, ke.what}
+		}
+		all = append(all, e)
+	}
+	return errors.Join(all...)
+}
+
 // locate gives each key error its file and line.
 func locate(name string, data []byte, err error) error {
 	var root yaml.Node

@@ -8,47 +8,42 @@ import (
 	"strings"
 )
 
-// Sample is a configuration in a testdata folder. The first line of one whose
-// name begins with "bad-" is a comment with a part of the error it must give.
-type Sample struct {
-	Path string
-	Want string // empty: it is good
-}
-
-// Samples lists the samples of a folder; too few are an error, for a corpus
-// that loads nothing tests nothing.
-func Samples(dir string, atLeast int) ([]Sample, error) {
+// CheckSamples loads each configuration of a testdata folder. A good one must
+// load; one whose name begins with "bad-" must fail with what stands in the
+// comment of its first line. Too few are an error: a corpus that loads nothing
+// tests nothing.
+func CheckSamples(dir string, atLeast int, load func(path string) error) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil || len(files) < atLeast {
-		return nil, errors.Join(err, fmt.Errorf("%s has %d samples, not %d", dir, len(files), atLeast))
+		return errors.Join(err, fmt.Errorf("%s has %d samples, not %d", dir, len(files), atLeast))
 	}
-	var all []Sample
+	var errs []error
 	for _, path := range files {
-		s := Sample{Path: path}
-		if strings.HasPrefix(filepath.Base(path), "bad-") {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return nil, err
-			}
-			first, _, _ := strings.Cut(string(text), "\n")
-			if s.Want = strings.TrimPrefix(first, "# "); s.Want == first {
-				return nil, fmt.Errorf("%s does not begin with the error it must give", path)
-			}
-		}
-		all = append(all, s)
+		errs = append(errs, checkSample(path, load(path)))
 	}
-	return all, nil
+	return errors.Join(errs...)
 }
 
-// Check compares the outcome of loading the sample with what it must be.
-func (s Sample) Check(err error) error {
+func checkSample(path string, err error) error {
+	if !strings.HasPrefix(filepath.Base(path), "bad-") {
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		return nil
+	}
+	text, readErr := os.ReadFile(path)
+	if readErr != nil {
+		return readErr
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	want, isComment := strings.CutPrefix(first, "# ")
 	switch {
-	case s.Want == "" && err != nil:
-		return fmt.Errorf("%s: %w", s.Path, err)
-	case s.Want != "" && err == nil:
-		return fmt.Errorf("%s was accepted; %q was wanted", s.Path, s.Want)
-	case s.Want != "" && !strings.Contains(err.Error(), s.Want):
-		return fmt.Errorf("%s: got %q, want %q", s.Path, err, s.Want)
+	case !isComment || want == "":
+		return fmt.Errorf("%s does not begin with the error it must give", path)
+	case err == nil:
+		return fmt.Errorf("%s was accepted; %q was wanted", path, want)
+	case !strings.Contains(err.Error(), want):
+		return fmt.Errorf("%s: got %q, want %q", path, err, want)
 	}
 	return nil
 }
