@@ -35,11 +35,16 @@ func (s Set) commit(h Hash) (Commit, error) {
 
 // IsAncestor tells whether old can be reached from new.
 func (s Set) IsAncestor(ctx context.Context, old, new Hash) (bool, error) {
-	seen := map[Hash]bool{new: true}
-	for todo := []Hash{new}; len(todo) > 0; {
-		h := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if h == old {
+	return s.search(ctx, new, func(h Hash) bool { return h == old })
+}
+
+// search walks the history of a commit, newest first, until found says yes.
+func (s Set) search(ctx context.Context, from Hash, found func(Hash) bool) (bool, error) {
+	seen := map[Hash]bool{from: true}
+	for todo := []Hash{from}; len(todo) > 0; {
+		h := todo[0]
+		todo = todo[1:]
+		if found(h) {
 			return true, nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -75,28 +80,7 @@ func (s Set) reaches(ctx context.Context, want Hash, haves map[Hash]bool) (bool,
 	if err != nil || o.Type != plumbing.CommitObject {
 		return false, err
 	}
-	seen := map[Hash]bool{o.Hash: true}
-	for todo := []Hash{o.Hash}; len(todo) > 0; {
-		h := todo[0]
-		todo = todo[1:]
-		if haves[h] {
-			return true, nil
-		}
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		c, err := s.commit(h)
-		if err != nil {
-			return false, err
-		}
-		for _, p := range c.Parents {
-			if !seen[p] {
-				seen[p] = true
-				todo = append(todo, p)
-			}
-		}
-	}
-	return false, nil
+	return s.search(ctx, o.Hash, func(h Hash) bool { return haves[h] })
 }
 
 // Shallow says where histories end: commits whose parents the client lacks, and commits whose parents it does not want.
