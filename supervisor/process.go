@@ -1,13 +1,17 @@
 package supervisor
 
 import (
-	"bufio"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"airlock/internal/handoff"
 )
 
 // process is one run of a daemon.
@@ -19,30 +23,35 @@ type process struct {
 	ready      bool
 	told       bool // that it should end: its exit is no fault
 	late       *time.Timer
+	link       *handoff.Link
 }
 
-// news is what a process said over its notify pipe.
+// news is what a process said over its link.
 type news struct {
 	pid int
 	key string
 	val string
 }
 
-// spawn starts a daemon with its sockets, a pipe for its news, and pipes for
-// its output.
+// spawn starts a daemon with its sockets, a link, and pipes for its output.
 func (s *supervisor) spawn(daemon string, generation int) (*process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
 	}
 	defer null.Close()
-	var ours, theirs [3]*os.File // stdout, stderr, notify
+	var ours, theirs [2]*os.File // stdout, stderr
 	for i := range ours {
 		if ours[i], theirs[i], err = os.Pipe(); err != nil {
 			return nil, fmt.Errorf("making a pipe for %s: %w", daemon, err)
 		}
 		defer theirs[i].Close()
 	}
+	link, end, err := handoff.NewLink(s.opener(daemon))
+	if err != nil {
+		return nil, err
+	}
+	defer end.Close()
 	files := []uintptr{null.Fd(), theirs[0].Fd(), theirs[1].Fd()}
 	var names []string
 	for _, sock := range s.sockets[daemon] {
@@ -54,35 +63,48 @@ func (s *supervisor) spawn(daemon string, generation int) (*process, error) {
 		"NOTIFY_FD="+strconv.Itoa(len(files)))
 	pid, err := s.reaper.fork([]string{daemon}, &syscall.ProcAttr{
 		Env:   env,
-		Files: append(files, theirs[2].Fd()),
+		Files: append(files, end.Fd()),
 		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		for _, f := range ours {
 			f.Close()
 		}
+		link.Close()
 		return nil, err
 	}
 	s.readers.Go(func() { s.out.copy(daemon, ours[0]) })
 	s.readers.Go(func() { s.out.copy(daemon, ours[1]) })
-	s.readers.Go(func() { s.listenTo(pid, ours[2]) })
-	return &process{daemon: daemon, pid: pid, generation: generation, since: time.Now()}, nil
+	s.readers.Go(func() { s.listenTo(pid, link) })
+	return &process{daemon: daemon, pid: pid, generation: generation, since: time.Now(), link: link}, nil
 }
 
 // listenTo passes a process's news on to the loop.
-func (s *supervisor) listenTo(pid int, pipe *os.File) {
-	defer pipe.Close()
-	lines := bufio.NewScanner(pipe)
-	for lines.Scan() {
-		key, val, ok := strings.Cut(lines.Text(), "=")
-		if !ok {
-			continue
-		}
+func (s *supervisor) listenTo(pid int, link *handoff.Link) {
+	link.Listen(func(key, val string) {
 		select {
 		case s.news <- news{pid, key, val}:
 		case <-s.over:
-			return
 		}
+	})
+}
+
+// opener opens what a daemon that cannot open it itself may still read: its
+// own configuration, and nothing else.
+func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
+	return func(path string) (*os.File, error) {
+		if path != s.dirs.File(daemon) {
+			return nil, fs.ErrPermission
+		}
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe in its place keeps nobody waiting
+		if err != nil {
+			return nil, err
+		}
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			f.Close()
+			return nil, fs.ErrInvalid
+		}
+		return f, nil
 	}
 }
 

@@ -1,8 +1,9 @@
 // Package handoff is how listening sockets and news pass between the
 // supervisor and a daemon: sockets come in by LISTEN_FDS and LISTEN_FDNAMES
-// (systemd's sd_listen_fds), news goes back over the pipe NOTIFY_FD in the
-// words of sd_notify. A daemon that runs alone binds its own sockets and
-// notifies nobody.
+// (systemd's sd_listen_fds). The link NOTIFY_FD, one end of a pair of unix
+// sockets, takes news to the supervisor in the words of sd_notify, and brings
+// what the supervisor wants and files that it opens. A daemon that runs alone
+// binds its own sockets and has no link.
 package handoff
 
 import (
@@ -98,27 +99,11 @@ func Bind(address string) (net.Listener, error) {
 	return l, nil
 }
 
-var notifyPipe = sync.OnceValue(func() *os.File {
-	n, err := strconv.Atoi(os.Getenv("NOTIFY_FD"))
-	if err != nil || n < firstFD {
-		return nil
-	}
-	syscall.CloseOnExec(n)
-	return os.NewFile(uintptr(n), "notify")
-})
-
 // Notify sends pairs of key and value to the supervisor, in one write.
 func Notify(pairs ...string) {
-	pipe := notifyPipe()
-	if pipe == nil {
-		return
+	if l := ownLink(); l != nil {
+		_ = l.say(pairs...) // a supervisor that is gone needs no news
 	}
-	var b strings.Builder
-	for i := 0; i+1 < len(pairs); i += 2 {
-		fmt.Fprintf(&b, "%s=%s\n", pairs[i], strings.ReplaceAll(pairs[i+1], "\n", "; "))
-	}
-	// A supervisor that is gone needs no news.
-	_, _ = pipe.WriteString(b.String())
 }
 
 // Ready says that the daemon serves, with the digest of its configuration.

@@ -1,0 +1,165 @@
+package handoff
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+type word struct{ key, val string }
+
+// pair is both ends of a link, and what each hears from the other.
+func pair(t *testing.T, open func(string) (*os.File, error)) (theirs *Link, ours *link, news, orders <-chan word) {
+	t.Helper()
+	theirs, file, err := NewLink(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	toSupervisor, toDaemon := make(chan word, 16), make(chan word, 16)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		theirs.Listen(func(key, val string) { toSupervisor <- word{key, val} })
+	}()
+	ours = newLink(file, func(key, val string) { toDaemon <- word{key, val} })
+	t.Cleanup(func() { theirs.Close(); <-ended; <-ours.gone; ours.socket.Close() })
+	return theirs, ours, toSupervisor, toDaemon
+}
+
+func TestLinkBothWays(t *testing.T) {
+	theirs, ours, news, orders := pair(t, nil)
+	if err := ours.say(KeyError, "two\nlines", KeyReady, "1"); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-news; w != (word{KeyError, "two; lines"}) {
+		t.Errorf("%+v", w)
+	}
+	if w := <-news; w != (word{KeyReady, "1"}) {
+		t.Errorf("%+v", w)
+	}
+	if err := theirs.Tell("LOG", "debug"); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-orders; w != (word{"LOG", "debug"}) {
+		t.Errorf("%+v", w)
+	}
+	if err := theirs.Tell("LOG", strings.Repeat("x", maxTold)); err == nil {
+		t.Error("a line that may be cut in two was sent")
+	}
+}
+
+// TestLinkOpens asks for many files at once, among lines that bring none.
+func TestLinkOpens(t *testing.T) {
+	dir := t.TempDir()
+	theirs, ours, _, orders := pair(t, func(path string) (*os.File, error) {
+		if filepath.Dir(path) != dir {
+			return nil, fs.ErrPermission
+		}
+		return os.Open(path)
+	})
+	const n = 20
+	results := make(chan error, 2*n)
+	for i := range n {
+		name := filepath.Join(dir, strings.Repeat("f", i+1))
+		if err := os.WriteFile(name, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		go func() { results <- holds(ours, name) }()
+		go func() {
+			f, err := ours.open("/etc/passwd")
+			if err == nil {
+				f.Close()
+				err = errors.New("a file that is not ours was given")
+			} else if strings.Contains(err.Error(), "permission denied") || err.Error() == fs.ErrPermission.Error() {
+				err = nil
+			}
+			results <- err
+		}()
+	}
+	for range 10 {
+		if err := theirs.Tell("LOG", "info"); err != nil {
+			t.Fatal(err)
+		}
+		<-orders
+	}
+	for range 2 * n {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if f, err := ours.open(filepath.Join(dir, "absent")); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("%v, %v", f, err)
+	}
+	if _, err := ours.open(dir + "/f\nLOG=debug"); err == nil {
+		t.Error("a path with a line break was sent")
+	}
+}
+
+func holds(l *link, name string) error {
+	f, err := l.open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err == nil && string(data) != name {
+		err = errors.New("the wrong file: " + string(data))
+	}
+	return err
+}
+
+// TestSilentSupervisor is a supervisor that goes while a question is open.
+func TestSilentSupervisor(t *testing.T) {
+	theirs, file, err := NewLink(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := newLink(file, func(string, string) {})
+	go theirs.Close() // nobody listens
+	if _, err := ours.open("/x"); err == nil {
+		t.Error("an answer came from nowhere")
+	}
+	<-ours.gone
+	ours.socket.Close()
+}
+
+// TestDeafDaemon is a daemon that never reads: the supervisor must not wait.
+func TestDeafDaemon(t *testing.T) {
+	theirs, file, err := NewLink(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	defer theirs.Close()
+	for range 100_000 {
+		if err = theirs.Tell("LOG", "debug"); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("after filling the buffer: %v", err)
+	}
+}
+
+// TestPipe is a parent that gives a pipe, as sd_notify-like supervisors do.
+func TestPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := newLink(w, func(string, string) {})
+	if err := l.say(KeyReady, "1"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if data, err := io.ReadAll(r); string(data) != "READY=1\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
