@@ -22,6 +22,7 @@ import (
 	"airlock/gitgate"
 	"airlock/internal/cage"
 	"airlock/internal/control"
+	"airlock/internal/pid1"
 	"airlock/internal/probe"
 	"airlock/pipelock"
 	"airlock/supervise"
@@ -44,6 +45,7 @@ var applets = []applet{
 	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks"},
 	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
 	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
+	{name: "init", main: pid1.Main, raw: true},
 	{name: "cage", main: cage.Main, raw: true},
 }
 
@@ -59,7 +61,7 @@ func main() {
 	if errors.Is(err, flag.ErrHelp) {
 		return // it has been given
 	}
-	if err != nil {
+	if err != nil && err.Error() != "" { // empty: how a command of init ended
 		fmt.Fprintf(os.Stderr, "sidecars: %v\n", err)
 	}
 	os.Exit(exitCode(err))

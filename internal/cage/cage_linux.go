@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/config"
+	"airlock/internal/confine"
 )
 
 // Ids of the agent inside the cage. Not root: Claude Code and others refuse
@@ -68,7 +69,7 @@ func Main(_ context.Context, args []string, _, _ io.Writer) error {
 	case len(args) == 1 && args[0] == "-hold":
 		return hold()
 	case len(args) > 1 && args[0] == "-confine":
-		return confine(args[1:])
+		return confined(args[1:])
 	case len(args) > 1 && args[0] == "-guard":
 		return guard(args[1:])
 	case len(args) > 1 && args[0] == "-guard-init":
@@ -180,10 +181,10 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFADDR, alias)
 }
 
-// confine executes the binary again as another applet, without privileges:
+// confined executes the binary again as another applet, without privileges:
 // the sidecars need none, even when root starts them. With -read and -write
 // they see nothing of the host's files but those folders and the system's.
-func confine(args []string) error {
+func confined(args []string) error {
 	flags := flag.NewFlagSet("cage -confine", flag.ContinueOnError)
 	var read, write paths
 	flags.Var(&read, "read", "a `folder` that may be read")
@@ -192,14 +193,14 @@ func confine(args []string) error {
 		return config.Usagef("cage -confine [-read FOLDER] [-write FOLDER] APPLET [ARGUMENT...]")
 	}
 	runtime.LockOSThread()
-	if err := errors.Join(noCore(), dropCapabilities()); err != nil {
+	if err := errors.Join(confine.NoCore(), confine.DropCapabilities()); err != nil {
 		return err
 	}
-	if err := confineFiles(read, write); err != nil {
+	if err := restrictFiles(read, write); err != nil {
 		return err
 	}
 	// A kernel without seccomp is for the cage to refuse, not for the sidecars.
-	if err := applySeccomp(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err := filter.Apply(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	sockets, _ := strconv.Atoi(os.Getenv("LISTEN_FDS")) // unset: none
@@ -222,7 +223,7 @@ var systemRead = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"
 	"/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
 	"/etc/localtime", "/usr/share/zoneinfo", "/etc/mime.types", "/usr/lib", "/lib", "/lib64", "/proc", "/sys/kernel/mm", "/sys/fs/cgroup", "/dev/urandom"}
 
-func confineFiles(read, write []string) error {
+func restrictFiles(read, write []string) error {
 	if len(read)+len(write) == 0 {
 		return nil
 	}
@@ -236,7 +237,7 @@ func confineFiles(read, write []string) error {
 		// file than the one that was allowed. Root would own too much of /etc.
 		system = append(system, "/etc")
 	}
-	err = applyLandlock(append(system, read...), append(write, "/dev/null"))
+	err = files(append(system, read...), append(write, "/dev/null")).Apply()
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil // for the cage to refuse, as above
 	}

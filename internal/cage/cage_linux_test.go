@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "cage" {
 		if err := cage.Main(context.Background(), os.Args[2:], os.Stdout, os.Stderr); err != nil {
 			fmt.Fprintln(os.Stderr, "cage:", err)
+			var coded interface{ ExitCode() int }
+			if errors.As(err, &coded) {
+				os.Exit(coded.ExitCode())
+			}
 			os.Exit(1)
 		}
 		os.Exit(0)

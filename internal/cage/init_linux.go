@@ -11,10 +11,16 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"airlock/internal/reap"
 )
+
+// stopAllGrace is how long processes may take to end after SIGTERM.
+const stopAllGrace = 2 * time.Second
 
 // maxLog bounds the agent's log in bytes: when it is full it starts again.
 const maxLog = 32 << 20
@@ -28,7 +34,7 @@ const (
 
 // initServer is PID 1 of the cage.
 type initServer struct {
-	reaper *reaper
+	reaper *reap.Reaper
 	log    *os.File
 
 	mu    sync.Mutex
@@ -55,8 +61,8 @@ func initMain() error {
 	// that nobody reads. Ignoring the signals would make the children ignore
 	// them, too. hostctl uses SIGKILL.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGABRT, syscall.SIGTTOU, syscall.SIGTTIN, syscall.SIGTSTP)
-	s := &initServer{reaper: newReaper(), log: os.NewFile(fdLog, "log")}
-	go s.reaper.run() // as long as the process: nothing to wait for
+	s := &initServer{reaper: reap.New(), log: os.NewFile(fdLog, "log")}
+	go s.reaper.Run() // as long as the process: nothing to wait for
 	return s.serve(l)
 }
 
@@ -90,7 +96,7 @@ func (s *initServer) handle(c conn) {
 	case opRun:
 		s.run(c, r, files)
 	case opStop:
-		s.reaper.stopAll(stopAllGrace)
+		s.reaper.StopAll(stopAllGrace)
 		_ = c.send(reply{})
 	default:
 		_ = c.send(reply{Err: "unknown operation"})
@@ -125,7 +131,7 @@ func (s *initServer) run(c conn, r request, files []*os.File) {
 		_ = c.send(reply{Err: "the agent's command runs already", Code: 1})
 		return
 	}
-	pid, status, master, err := s.start(r, files)
+	p, master, err := s.start(r, files)
 	closeAll(files) // the process has its own
 	if err != nil {
 		if r.Main {
@@ -136,7 +142,7 @@ func (s *initServer) run(c conn, r request, files []*os.File) {
 	}
 	if r.Detach {
 		_ = c.send(reply{Started: true})
-		s.wait(r, status)
+		s.wait(r, p)
 		return
 	}
 	if master != nil {
@@ -147,10 +153,10 @@ func (s *initServer) run(c conn, r request, files []*os.File) {
 	}
 	done := make(chan struct{})
 	go func() { // ends when hostctl hangs up or we close the connection
-		s.follow(c, pid)
+		s.follow(c, p)
 		close(done)
 	}()
-	code := s.wait(r, status)
+	code := s.wait(r, p)
 	if err == nil {
 		_ = c.send(reply{Exited: true, Exit: code})
 	}
@@ -159,21 +165,21 @@ func (s *initServer) run(c conn, r request, files []*os.File) {
 }
 
 // follow passes signals on; when hostctl goes away, the process goes too.
-func (s *initServer) follow(c conn, pid int) {
+func (s *initServer) follow(c conn, p *reap.Process) {
 	for {
 		var m signalling
 		files, err := c.receive(&m)
 		closeAll(files)
 		if err != nil {
-			s.reaper.signal(pid, syscall.SIGKILL)
+			p.SignalGroup(syscall.SIGKILL)
 			return
 		}
-		s.reaper.signal(pid, syscall.Signal(m.Signal))
+		p.SignalGroup(syscall.Signal(m.Signal))
 	}
 }
 
-func (s *initServer) wait(r request, status <-chan syscall.WaitStatus) int {
-	code := exitCode(<-status)
+func (s *initServer) wait(r request, p *reap.Process) int {
+	code := reap.Code(p.Wait())
 	if r.Main {
 		s.finish(code)
 	}
@@ -197,28 +203,28 @@ func (s *initServer) finish(code int) {
 }
 
 // start forks the process in a session of its own.
-func (s *initServer) start(r request, files []*os.File) (pid int, status <-chan syscall.WaitStatus, master *os.File, err error) {
+func (s *initServer) start(r request, files []*os.File) (p *reap.Process, master *os.File, err error) {
 	if len(r.Argv) == 0 {
-		return 0, nil, nil, errors.New("no command")
+		return nil, nil, errors.New("no command")
 	}
 	path, err := lookPath(r)
 	if err != nil {
-		return 0, nil, nil, err
+		return nil, nil, err
 	}
 	attr := &syscall.ProcAttr{Dir: r.Dir, Env: r.Env, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: r.TTY}}
 	stdio, master, done, err := s.stdio(r, files)
 	if err != nil {
-		return 0, nil, nil, err
+		return nil, nil, err
 	}
 	defer done()
 	for _, f := range stdio {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	pid, status, err = s.reaper.start(path, r.Argv, attr)
+	p, err = s.reaper.Start(reap.Command{Path: path, Argv: r.Argv, Attr: attr})
 	if err != nil && master != nil {
 		master.Close()
 	}
-	return pid, status, master, err
+	return p, master, err
 }
 
 // stdio are the three streams of the process; done closes our side of what
