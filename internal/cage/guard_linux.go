@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/confine"
-
 	"airlock/internal/pid1"
 )
 
