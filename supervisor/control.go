@@ -24,26 +24,6 @@ import (
 	"airlock/internal/proposal"
 )
 
-// request is a function that the loop runs for somebody else.
-type request struct {
-	run  func(*supervisor)
-	done chan struct{}
-}
-
-var errOver = errors.New("the supervisor is gone")
-
-// do runs f in the loop and waits for it.
-func (s *supervisor) do(f func(*supervisor)) error {
-	r := request{f, make(chan struct{})}
-	select {
-	case s.asked <- r:
-		<-r.done
-		return nil
-	case <-s.over:
-		return errOver
-	}
-}
-
 // serveControl opens the control socket. The function that it returns closes
 // it and waits for its end.
 func (s *supervisor) serveControl() (stop func(), err error) {
@@ -108,7 +88,7 @@ func reply(w http.ResponseWriter, v any) {
 }
 
 func (s *supervisor) status() (st control.Status, err error) {
-	err = s.do(func(s *supervisor) {
+	err = s.do(func() {
 		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.dropped.Load()}
 		for _, name := range s.order {
 			d := s.daemons[name].status()
@@ -190,7 +170,7 @@ func (s *supervisor) change(act func(*daemon)) http.HandlerFunc {
 		name := r.URL.Query().Get("daemon")
 		outcome := make(chan error, 1)
 		var known bool
-		err := s.do(func(s *supervisor) {
+		err := s.do(func() {
 			d := s.daemons[name]
 			if known = d != nil; known {
 				d.waiters = append(d.waiters, outcome)

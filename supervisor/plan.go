@@ -52,8 +52,18 @@ func next(s State, e Event) (State, bool) {
 	return to, ok
 }
 
+// serves tells whether a process answers in that state.
+func serves(s State) bool { return s == Ready || s == Replacing }
+
+// turnsAway tells whether callers are refused rather than kept waiting, when
+// nobody has served for that long. While a process starts they wait.
+func turnsAway(s State, down time.Duration) bool {
+	return s == Failed || s == Backoff && down >= patience
+}
+
 // The restart policy.
 const (
+	patience  = 10 * time.Second // of a caller
 	firstWait = 100 * time.Millisecond
 	longest   = 30 * time.Second // a wait
 	stable    = time.Minute      // a run this long forgives what was before

@@ -7,34 +7,15 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/handoff"
+	"airlock/internal/reap"
 )
 
-// process is one run of a daemon.
-type process struct {
-	daemon     string
-	pid        int
-	generation int
-	since      time.Time
-	ready      bool
-	told       bool // that it should end: its exit is no fault
-	late       *time.Timer
-	link       *handoff.Link
-}
-
-// news is what a process said over its link.
-type news struct {
-	pid int
-	key string
-	val string
-}
-
-// spawn starts a daemon with its sockets, a link, and pipes for its output.
-func (s *supervisor) spawn(daemon string, generation int) (*process, error) {
+// launch starts a daemon with its sockets, a link, and pipes for its output.
+func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
@@ -61,10 +42,14 @@ func (s *supervisor) spawn(daemon string, generation int) (*process, error) {
 	env := append(s.environment(daemon),
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		"NOTIFY_FD="+strconv.Itoa(len(files)))
-	pid, err := s.reaper.fork([]string{daemon}, &syscall.ProcAttr{
-		Env:   env,
-		Files: append(files, end.Fd()),
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	c, err := s.reaper.Start(reap.Command{
+		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
+		Attr: &syscall.ProcAttr{
+			Env:   env,
+			Files: append(files, end.Fd()),
+			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+		},
+		Exited: func(status syscall.WaitStatus) { s.post(func() { s.exited(daemon, generation, status) }) },
 	})
 	if err != nil {
 		for _, f := range ours {
@@ -75,18 +60,10 @@ func (s *supervisor) spawn(daemon string, generation int) (*process, error) {
 	}
 	s.readers.Go(func() { s.out.copy(daemon, ours[0]) })
 	s.readers.Go(func() { s.out.copy(daemon, ours[1]) })
-	s.readers.Go(func() { s.listenTo(pid, link) })
-	return &process{daemon: daemon, pid: pid, generation: generation, since: time.Now(), link: link}, nil
-}
-
-// listenTo passes a process's news on to the loop.
-func (s *supervisor) listenTo(pid int, link *handoff.Link) {
-	link.Listen(func(key, val string) {
-		select {
-		case s.news <- news{pid, key, val}:
-		case <-s.over:
-		}
+	s.readers.Go(func() {
+		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 	})
+	return &process{child: c, pid: c.PID, link: link}, nil
 }
 
 // opener opens what a daemon that cannot open it itself may still read: its
@@ -106,15 +83,6 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 		}
 		return f, nil
 	}
-}
-
-// signal tells a process, or with it all that it started.
-func (p *process) signal(sig syscall.Signal) {
-	_ = syscall.Kill(p.pid, sig) // it may have ended in this moment
-}
-
-func (p *process) kill() {
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL) // it leads a group of its own
 }
 
 // inherited are the variables that every daemon gets, when they are set.

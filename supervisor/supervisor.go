@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	mathrand "math/rand/v2"
 	"os"
 	"os/signal"
 	"slices"
@@ -27,60 +26,24 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/handoff"
+	"airlock/internal/reap"
 	"airlock/internal/secrets"
 )
 
-const (
-	grace       = 8 * time.Second  // for all daemons together, after SIGTERM
-	readyWithin = 10 * time.Second // a start or a replacement
-	maxSecrets  = 1 << 20          // bytes on standard input
-)
+const maxSecrets = 1 << 20 // bytes on standard input
 
-// supervisor is owned by one loop; other goroutines send to its channels.
+// supervisor is the world in which the table of daemons acts: processes,
+// sockets, output.
 type supervisor struct {
+	*table
 	dirs    bundle.Dirs
 	pair    string
 	secrets map[string]string
 	sockets map[string][]socket
-	order   []string
-	daemons map[string]*daemon
-
-	reaper  *reaper
+	reaper  *reap.Reaper
 	out     *output
-	news    chan news
-	asked   chan request
-	due     chan dueEvent
-	over    chan struct{} // closed when the loop ends
+	doors   doorman
 	readers sync.WaitGroup
-
-	stopping bool
-	cut      *time.Timer
-	told     bool // that everything is ready
-}
-
-// daemon is one row of the table.
-type daemon struct {
-	name       string
-	state      State
-	current    *process
-	successor  *process
-	draining   map[int]*process
-	again      bool // a replacement was asked for during one
-	ends       int  // in a row
-	starts     int
-	generation int
-	lastExit   string
-	lastCode   int
-	digest     string
-	problem    string
-	next       string // digest that the successor reported
-	waiters    []chan<- error
-}
-
-// dueEvent is a timer that ran out, for the process that it was set for.
-type dueEvent struct {
-	daemon string
-	pid    int // 0: the wait before a restart
 }
 
 // Main runs the supervisor as the applet of that name.
@@ -194,19 +157,18 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := &supervisor{
-		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets, order: c.Daemons,
-		daemons: map[string]*daemon{},
-		reaper:  newReaper(), out: newOutput(c.Secrets),
-		news: make(chan news), asked: make(chan request), due: make(chan dueEvent), over: make(chan struct{}),
+		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
+		reaper: reap.New(), out: newOutput(c.Secrets), doors: doorman{open: map[string]func(){}},
 	}
-	go s.reaper.run() // for as long as the process lives: nothing else may wait
+	s.table = newTable(c.Daemons, s)
+	go s.reaper.Run() // for as long as the process lives: nothing else may wait
 	written := make(chan struct{})
 	go func() { defer close(written); s.out.write(c.Stdout) }()
 	stopControl, err := s.serveControl()
 	if err != nil {
 		return err
 	}
-	err = s.loop(ctx)
+	err = s.loop(ctx, listen())
 	stopControl()
 	s.readers.Wait()
 	close(s.out.lines)
@@ -217,411 +179,17 @@ func Run(ctx context.Context, c Config) error {
 	return err
 }
 
-// loop is the only place that changes the table.
-func (s *supervisor) loop(ctx context.Context) error {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
-	defer close(s.over)
-	for _, name := range s.order {
-		s.daemons[name] = &daemon{name: name, state: Down, draining: map[int]*process{}}
-	}
-	for _, name := range s.order {
-		s.begin(s.daemons[name], Start)
-	}
-	done := ctx.Done()
-	for !s.finished() {
-		select {
-		case <-done:
-			done = nil
-			s.stop()
-		case sig := <-signals:
-			s.signalled(sig)
-		case e := <-s.reaper.exits:
-			s.exited(e)
-		case n := <-s.news:
-			s.heard(n)
-		case d := <-s.due:
-			s.timeUp(d)
-		case r := <-s.asked:
-			r.run(s)
-			close(r.done)
-		}
-		s.tellReady()
-	}
-	return s.result()
-}
-
-// move changes a state by the table. It tells whether there was a change.
-func (s *supervisor) move(d *daemon, e Event) bool {
-	to, ok := next(d.state, e)
-	if ok {
-		d.state = to
-	}
-	return ok
-}
-
-// begin starts a process because of the event.
-func (s *supervisor) begin(d *daemon, e Event) {
-	if s.stopping || !s.move(d, e) {
-		return
-	}
-	p := s.launch(d)
-	if p == nil {
-		s.fell(d, time.Now())
-		return
-	}
-	d.current = p
-}
-
-// launch spawns a process of the daemon that must become ready in time.
-func (s *supervisor) launch(d *daemon) *process {
-	p, err := s.spawn(d.name, d.generation+1)
-	if err != nil {
-		s.say("%s could not be started: %v", d.name, err)
-		d.lastExit = err.Error()
-		return nil
-	}
-	d.generation++
-	d.starts++
-	p.late = time.AfterFunc(readyWithin, func() { s.later(dueEvent{d.name, p.pid}) })
-	return p
-}
-
-func (s *supervisor) later(e dueEvent) {
-	select {
-	case s.due <- e:
-	case <-s.over:
-	}
-}
-
-// fell decides what follows when the serving process is gone by itself.
-func (s *supervisor) fell(d *daemon, since time.Time) {
-	var e Event
-	e, d.ends = afterExit(time.Since(since), d.ends)
-	if !s.move(d, e) {
-		return
-	}
-	if d.state == Failed {
-		s.say("%s ended %d times in a row; it stays down until it is restarted by hand (ctl restart %s)", d.name, d.ends, d.name)
-		s.answer(d, fmt.Errorf("%s does not stay up: %s", d.name, d.lastExit))
-		return
-	}
-	pause := wait(d.ends, mathrand.Float64())
-	s.say("%s ended (%s); it starts again in %v", d.name, d.lastExit, pause.Round(time.Millisecond))
-	time.AfterFunc(pause, func() { s.later(dueEvent{daemon: d.name}) })
-}
-
-// exited hears of the end of a process of ours.
-func (s *supervisor) exited(e exit) {
-	for _, d := range s.daemons {
-		switch p := d.draining[e.pid]; {
-		case p != nil:
-			delete(d.draining, e.pid)
-			p.late.Stop()
-		case d.successor != nil && d.successor.pid == e.pid:
-			d.successor.late.Stop()
-			s.rejected(d, "the replacement ended before it was ready ("+describe(e.status)+")")
-		case d.current != nil && d.current.pid == e.pid:
-			s.currentExited(d, e.status)
-		}
-	}
-}
-
-func (s *supervisor) currentExited(d *daemon, status syscall.WaitStatus) {
-	p := d.current
-	d.current = nil
-	p.late.Stop()
-	d.lastExit, d.lastCode = describe(status), code(status)
-	if p.told && status.Signaled() {
-		d.lastCode = 0 // a signal that we sent
-	}
-	// What it left behind in its group goes with it.
-	p.kill()
-	if d.state == Replacing {
-		d.current, d.successor = d.successor, nil
-		d.digest = d.next // said before, or about to be said
-		s.move(d, Exits)
-		return
-	}
-	if s.stopping {
-		s.move(d, Exits)
-		s.stopNext()
-		return
-	}
-	s.fell(d, p.since)
-}
-
-func describe(status syscall.WaitStatus) string {
-	if status.Signaled() {
-		return "signal " + unix.SignalName(status.Signal())
-	}
-	return fmt.Sprintf("code %d", status.ExitStatus())
-}
-
-// heard takes a process's news.
-func (s *supervisor) heard(n news) {
-	for _, d := range s.daemons {
-		switch {
-		case d.current != nil && d.current.pid == n.pid:
-			s.currentSaid(d, n)
-		case d.successor != nil && d.successor.pid == n.pid:
-			s.successorSaid(d, n)
-		}
-	}
-}
-
-func (s *supervisor) currentSaid(d *daemon, n news) {
-	switch n.key {
-	case handoff.KeyDigest:
-		d.digest = n.val
-	case handoff.KeyError:
-		if d.problem = n.val; n.val != "" {
-			s.answer(d, errors.New(n.val))
-		}
-	case handoff.KeyReady:
-		d.current.late.Stop()
-		d.current.ready = true
-		if s.move(d, Serves) {
-			s.onceMore(d)
-		}
-		if d.state != Replacing { // else the successor will answer
-			s.answer(d, nil)
-		}
-	}
-}
-
-func (s *supervisor) successorSaid(d *daemon, n news) {
-	switch n.key {
-	case handoff.KeyDigest:
-		d.next = n.val
-	case handoff.KeyError:
-		d.problem = n.val
-	case handoff.KeyReady:
-		s.succeed(d)
-	}
-}
-
-// succeed puts the successor, which serves, in the place of the old process.
-func (s *supervisor) succeed(d *daemon) {
-	if !s.move(d, SuccessorReady) {
-		return
-	}
-	old := d.current
-	d.current, d.successor = d.successor, nil
-	d.current.ready = true
-	d.current.late.Stop()
-	d.digest, d.problem, d.ends = d.next, "", 0
-	s.drain(d, old)
-	s.say("%s was replaced: generation %d serves", d.name, d.current.generation)
-	s.answer(d, nil)
-	s.onceMore(d)
-}
-
-// drain lets a process finish what it has begun.
-func (s *supervisor) drain(d *daemon, p *process) {
-	p.told = true
-	p.signal(syscall.SIGTERM)
-	d.draining[p.pid] = p
-	p.late = time.AfterFunc(grace+time.Second, func() { s.later(dueEvent{d.name, p.pid}) })
-}
-
-// rejected keeps the old process.
-func (s *supervisor) rejected(d *daemon, why string) {
-	d.successor = nil
-	if d.problem == "" {
-		d.problem = why
-	}
-	d.problem = "config rejected: " + d.problem
-	s.move(d, SuccessorFails)
-	s.say("%s was not replaced, the old one serves on: %s", d.name, d.problem)
-	s.answer(d, errors.New(d.problem))
-	s.onceMore(d)
-}
-
-// onceMore replaces again when that was asked for in the meantime.
-func (s *supervisor) onceMore(d *daemon) {
-	if d.again {
-		d.again = false
-		s.replace(d)
-	}
-}
-
-// replace starts a successor, or the daemon itself where it is down.
-func (s *supervisor) replace(d *daemon) {
-	switch d.state {
-	case Starting, Replacing:
-		d.again = true
-	case Ready:
-		p := s.launch(d)
-		if p == nil {
-			s.answer(d, errors.New("the replacement could not be started: "+d.lastExit))
-			return
-		}
-		d.problem, d.next = "", ""
-		d.successor = p
-		s.move(d, Replace)
-	case Backoff, Failed:
-		d.ends = 0
-		s.begin(d, Replace)
-	}
-}
-
-// timeUp is called when a timer of the table runs out.
-func (s *supervisor) timeUp(e dueEvent) {
-	d := s.daemons[e.daemon]
-	switch {
-	case e.pid == 0:
-		if d.state == Backoff {
-			s.begin(d, Due)
-		}
-	case d.successor != nil && d.successor.pid == e.pid:
-		d.successor.kill()
-		d.problem = fmt.Sprintf("the replacement was not ready within %v", readyWithin)
-	case d.current != nil && d.current.pid == e.pid && !d.current.ready:
-		s.say("%s was not ready within %v", d.name, readyWithin)
-		d.current.kill()
-	case d.draining[e.pid] != nil:
-		d.draining[e.pid].kill()
-	}
-}
-
-// signalled obeys a signal to the supervisor. During shutdown only a second
-// request to end has an effect: it ends the patience.
-func (s *supervisor) signalled(sig os.Signal) {
-	switch {
-	case sig == syscall.SIGTERM || sig == syscall.SIGINT:
-		if s.stopping {
-			s.killAll()
-			return
-		}
-		s.stop()
-	case s.stopping:
-	case sig == syscall.SIGHUP:
-		s.reload(s.daemons[bundle.Egress])
-	case sig == syscall.SIGUSR1:
-		if d := s.daemons[bundle.Pipelock]; d != nil {
-			s.replace(d)
-		}
-	}
-}
-
-// reload forwards SIGHUP to a daemon that serves. One that is just starting
-// reads the new file anyway.
-func (s *supervisor) reload(d *daemon) {
-	if d != nil && d.current != nil {
-		d.current.signal(syscall.SIGHUP)
-	}
-}
-
-// stop ends everything, in the reverse order of the start.
-func (s *supervisor) stop() {
-	if s.stopping {
-		return
-	}
-	s.stopping = true
-	s.cut = time.AfterFunc(grace, func() {
-		select {
-		case s.asked <- request{run: func(s *supervisor) { s.killAll() }, done: make(chan struct{})}:
-		case <-s.over:
-		}
-	})
-	for _, d := range s.daemons {
-		s.answer(d, errors.New("the supervisor is stopping"))
-		if d.successor != nil {
-			d.successor.kill()
-		}
-	}
-	s.stopNext()
-}
-
-// stopNext tells the last daemon that still runs.
-func (s *supervisor) stopNext() {
-	for _, name := range slices.Backward(s.order) {
-		d := s.daemons[name]
-		if d.state == Stopping {
-			return
-		}
-		if !s.move(d, Stop) {
-			continue
-		}
-		if d.current == nil {
-			s.move(d, Exits)
-			continue
-		}
-		s.say("stopping %s", name)
-		d.current.told = true
-		d.current.signal(syscall.SIGTERM)
-		return
-	}
-}
-
-func (s *supervisor) killAll() {
-	for _, d := range s.daemons {
-		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
-			if p != nil {
-				p.told = true
-				p.kill()
-			}
-		}
-	}
-}
-
-// finished tells whether everything has ended.
-func (s *supervisor) finished() bool {
-	if !s.stopping {
-		return false
-	}
-	for _, d := range s.daemons {
-		if d.state != Stopped || d.successor != nil || len(d.draining) > 0 {
-			return false
-		}
-	}
-	s.cut.Stop()
-	return true
-}
-
-// exitError carries the exit code of the worst child.
-type exitError struct {
-	daemon string
-	code   int
-}
-
-func (e *exitError) Error() string { return fmt.Sprintf("%s ended with code %d", e.daemon, e.code) }
-
-// ExitCode is the highest code among the daemons'.
-func (e *exitError) ExitCode() int { return e.code }
-
-func (s *supervisor) result() error {
-	worst := &exitError{}
-	for _, d := range s.daemons {
-		if d.lastCode > worst.code {
-			worst = &exitError{d.name, d.lastCode}
-		}
-	}
-	if worst.code == 0 {
-		return nil
-	}
-	return worst
-}
-
-// tellReady says once that all daemons serve.
-func (s *supervisor) tellReady() {
-	if s.told || !s.ready() {
-		return
-	}
-	s.told = true
-	s.say("ready: %s", strings.Join(s.order, ", "))
-	handoff.Notify(handoff.KeyReady, "1")
-}
-
-func (s *supervisor) ready() bool {
-	for _, d := range s.daemons {
-		if d.state != Ready && d.state != Replacing {
-			return false
-		}
-	}
-	return !s.stopping
+// listen takes the signals that mean something. A reload or a replacement that
+// is asked for twice before the loop looks is one. All others that would end
+// this process are taken and mean nothing, except for the runtime's own
+// (SIGURG, SIGPROF), faults, and what nobody can take.
+func listen() signals {
+	s := signals{stop: make(chan os.Signal, 3), reload: make(chan os.Signal, 1), replace: make(chan os.Signal, 1)}
+	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(s.reload, syscall.SIGHUP)
+	signal.Notify(s.replace, syscall.SIGUSR1)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGSTKFLT, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGPIPE)
+	return s
 }
 
 // say writes a line of our own.
@@ -629,10 +197,5 @@ func (s *supervisor) say(format string, args ...any) {
 	s.out.put("supervisor", fmt.Appendf(nil, format, args...))
 }
 
-// answer tells those who wait for the outcome of a change.
-func (s *supervisor) answer(d *daemon, err error) {
-	for _, w := range d.waiters {
-		w <- err
-	}
-	d.waiters = nil
-}
+// allReady tells our own parent that all daemons serve.
+func (s *supervisor) allReady() { handoff.Notify(handoff.KeyReady, "1") }

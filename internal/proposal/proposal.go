@@ -26,6 +26,7 @@ import (
 const (
 	Access   = "access"   // a URL and methods
 	Question = "question" // a text, perhaps choices
+	Fault    = "fault"    // a daemon that stays down: the supervisor asks, not the agent
 )
 
 // States of a proposal.
@@ -53,6 +54,7 @@ type Proposal struct {
 	Why      string    `json:"why,omitempty"` // the agent's words: show them as such
 	Question string    `json:"question,omitempty"`
 	Choices  []string  `json:"choices,omitempty"`
+	Daemon   string    `json:"daemon,omitempty"`
 
 	State    string    `json:"state"`
 	Answer   string    `json:"answer,omitempty"` // the operator's words
@@ -61,7 +63,7 @@ type Proposal struct {
 
 // same tells whether two proposals ask for the same.
 func (p Proposal) same(q Proposal) bool {
-	return p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question
+	return p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question && p.Daemon == q.Daemon
 }
 
 // Store is a folder of proposals.
@@ -164,6 +166,23 @@ func (s *Store) Answer(id, state, answer string) (Proposal, error) {
 		return s.write(p)
 	})
 	return p, err
+}
+
+// Close answers every open proposal that asks for the same as p.
+func (s *Store) Close(p Proposal, state, answer string) error {
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	for _, q := range all {
+		if q.State != Pending || !p.same(q) {
+			continue
+		}
+		if _, err := s.Answer(q.ID, state, answer); err != nil && !errors.Is(err, ErrAnswered) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Wait returns the proposal once it is answered, or as it is when ctx ends.
