@@ -25,6 +25,7 @@ import (
 	"airlock/internal/ca"
 	"airlock/internal/config"
 	"airlock/internal/handoff"
+	"airlock/internal/logs"
 )
 
 // drain is how long requests in progress may take after the end was asked for.
@@ -50,10 +51,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	return Run(ctx, Config{
-		File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload,
-		Log: slog.New(slog.NewTextHandler(stderr, nil)),
-	})
+	log, err := logs.New(stderr)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload, Log: log})
 }
 
 // Validate says everything that is wrong with the configuration, the file
@@ -107,6 +109,7 @@ func Run(ctx context.Context, c Config) error {
 	s := newServer(c.Log, log, hop, minter)
 	s.live.Store(first)
 	first.warn(c.Log)
+	expose(s.tunnels)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })

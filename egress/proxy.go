@@ -135,12 +135,15 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.String(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
+		requests.Inc(v.Word(), class(http.StatusForbidden))
 		return
 	}
 	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
 	pass := &pass{live: l, route: route, authority: authority, tls: tls}
-	s.forward.ServeHTTP(&redactingWriter{ResponseWriter: w, redactor: l.redactor}, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor}
+	defer answer.count(0) // of one that came to no answer
+	s.forward.ServeHTTP(answer, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
 }
 
 // decide joins the policy's answer with what it cannot know: whether the
@@ -308,6 +311,9 @@ func (h *hop) rewrite(pr *httputil.ProxyRequest) {
 		out.Header.Del("If-Range")
 	}
 	injected := p.live.wallet.inject(out.Header, out.URL, p.route.Auth)
+	if len(injected) > 0 {
+		injections.Inc(p.route.Auth.Type)
+	}
 	scheme, defaultPort := "http", uint16(80)
 	if p.tls {
 		scheme, defaultPort = "https", httpsPort
@@ -342,13 +348,24 @@ func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // redactingWriter redacts the fields of every header that is written,
-// informational ones among them.
+// informational ones among them, and counts the answer that is the last.
 type redactingWriter struct {
 	http.ResponseWriter
 	redactor *redactor
+	counted  bool
+}
+
+func (w *redactingWriter) count(status int) {
+	if !w.counted {
+		w.counted = true
+		requests.Inc("allow", class(status))
+	}
 }
 
 func (w *redactingWriter) WriteHeader(status int) {
+	if status >= http.StatusOK {
+		w.count(status)
+	}
 	w.redactor.header(w.Header())
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -360,5 +377,6 @@ func (w *redactingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter
 // written with WriteHeader.
 func (w *redactingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.redactor.header(w.Header())
+	w.count(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }

@@ -163,6 +163,7 @@ func (s *stream) feed(out, p []byte) []byte {
 		pending := append(s.held, p[from:i+1]...)
 		out = append(out, pending[:len(pending)-m.length]...)
 		out = append(out, s.marker(m)...)
+		redactions.Inc()
 		s.held, from, state = s.held[:0], i+1, 0
 	}
 	s.state = state

@@ -28,6 +28,8 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/handoff"
+	"airlock/internal/logs"
+	"airlock/internal/metrics"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
 	"golang.org/x/net/netutil"
@@ -81,10 +83,11 @@ func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{
-		File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: os.Getenv,
-		Log: slog.New(slog.NewTextHandler(stderr, nil)),
-	})
+	log, err := logs.New(stderr)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: os.Getenv, Log: log})
 }
 
 // gate is the running daemon.
@@ -119,6 +122,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer web.Close()
+	metrics.Expose(verdicts)
 	handoff.Ready(c.Digest)
 	return g.serve(ctx, git, web, cmp.Or(c.Drain, 5*time.Second))
 }
@@ -291,8 +295,12 @@ func redactor(token string) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
+// verdicts count what is written down: a fetch is one, a push is one for each ref.
+var verdicts = metrics.NewCounter("airlock_git_verdicts_total", "Verdicts on fetches, and on each ref of a push.", "operation", "verdict")
+
 // record writes a verdict down.
 func (g *gate) record(v policy.Verdict, method, repo, ref string) error {
+	verdicts.Inc(method, v.Word())
 	return g.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Method: method, Repo: repo, Ref: ref})
 }
 

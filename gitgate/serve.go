@@ -85,7 +85,7 @@ func (g *gate) client(ctx context.Context, conn net.Conn) {
 
 // linger lets the client read our last words before a reset could overtake them.
 func linger(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := conn.(interface{ CloseWrite() error })
 	if !ok || tcp.CloseWrite() != nil {
 		return
 	}

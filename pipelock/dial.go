@@ -58,7 +58,7 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 	for _, addr := range addrs {
 		conn, err := g.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(addr, authority.Port).String())
 		if err == nil {
-			return conn, nil
+			return meteredConn{conn}, nil
 		}
 		failures = append(failures, err)
 	}

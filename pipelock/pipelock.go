@@ -21,6 +21,8 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
 	"airlock/internal/handoff"
+	"airlock/internal/logs"
+	"airlock/internal/metrics"
 	"airlock/internal/tunnel"
 )
 
@@ -46,10 +48,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{
-		File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv,
-		Log: slog.New(slog.NewTextHandler(stderr, nil)),
-	})
+	log, err := logs.New(stderr)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Log: log})
 }
 
 // Validate says everything that is wrong with the file.
@@ -73,6 +76,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.listen(ctx, group, file, s); err != nil {
 		return err
 	}
+	metrics.Expose(requests, findings, traffic)
 	handoff.Ready(digest)
 	c.Log.Info("pipelock is ready", "allow", len(file.Allow))
 	if c.Ready != nil {

@@ -157,6 +157,7 @@ func (s *server) scan(r *http.Request, p *pass, injected []string) policy.Verdic
 }
 
 func (s *server) record(p *pass, v policy.Verdict) error {
+	tally(v)
 	return s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
 		Host: p.authority.String(), Method: p.method, Path: audit.SafePath(p.path),

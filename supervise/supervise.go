@@ -17,6 +17,7 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/handoff"
 	"airlock/internal/httpd"
+	"airlock/internal/logs"
 	"airlock/internal/proposal"
 )
 
@@ -42,7 +43,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: slog.New(slog.NewTextHandler(stderr, nil))})
+	log, err := logs.New(stderr)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: log})
 }
 
 // Validate says everything that is wrong with the file.
@@ -76,6 +81,7 @@ func Run(ctx context.Context, c Config) error {
 		open: cmp.Or(file.Limits.OpenProposals, defaultOpen),
 		text: int(file.Limits.JustificationBytes.Or(defaultText)),
 	}
+	d.expose()
 	handoff.Ready(digest)
 	c.Log.Info("supervise is ready", "address", l.Addr().String())
 	if c.Ready != nil {

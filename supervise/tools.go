@@ -39,7 +39,8 @@ A refusal names its rule. Ask for what you need with request_access and say why;
 func (d *desk) handler(log *slog.Logger) http.Handler {
 	s := server.NewMCPServer("airlock-supervise", "1",
 		server.WithToolCapabilities(false), server.WithRecovery(), server.WithInputSchemaValidation(),
-		server.WithStrictInputSchemaDefault(), server.WithInstructions(instructions))
+		server.WithStrictInputSchemaDefault(), server.WithInstructions(instructions),
+		server.WithToolHandlerMiddleware(tally))
 	d.addTools(s)
 	return server.NewStreamableHTTPServer(s,
 		server.WithStateLess(true), server.WithStreamableHTTPLogger(log),

@@ -61,16 +61,21 @@ func fromEnv(pid, count, names string) (map[string]net.Listener, error) {
 func Inherited() (map[string]net.Listener, error) { return inherited() }
 
 // Listen is the inherited socket of that name or, where there is none, a new
-// one bound to the address: "host:port" or "unix:/path" (mode 0600).
+// one bound to the address: "host:port" or "unix:/path" (mode 0600). Its
+// connections are counted.
 func Listen(name, address string) (net.Listener, error) {
 	all, err := inherited()
 	if err != nil {
 		return nil, err
 	}
-	if l, ok := all[name]; ok {
-		return l, nil
+	l, ok := all[name]
+	if !ok {
+		if l, err = Bind(address); err != nil {
+			return nil, err
+		}
 	}
-	return Bind(address)
+	count()
+	return counted{l}, nil
 }
 
 // Bind opens a listening socket. A stale unix socket file is replaced.

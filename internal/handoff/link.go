@@ -3,6 +3,8 @@ package handoff
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/internal/logs"
+	"airlock/internal/metrics"
 )
 
 // Words of the link that are no news.
@@ -23,6 +28,11 @@ const (
 	keyOpen    = "X_OPEN"    // daemon: number, space, path
 	keyOpened  = "X_OPENED"  // supervisor: number; the descriptor comes beside it
 	keyRefused = "X_REFUSED" // supervisor: number, space, why
+	keyMetrics = "METRICS"   // supervisor: number
+	keyAnswer  = "X_ANSWER"  // daemon: number, space, what was asked for
+
+	// KeyLevel is the supervisor's word for the level of the logger.
+	KeyLevel = "LOG"
 )
 
 const (
@@ -37,7 +47,7 @@ type link struct {
 	w       io.Writer
 	socket  *net.UnixConn // nil: a pipe, which takes news and says nothing
 	gone    chan struct{} // closed when the supervisor hung up
-	obey    func(key, val string)
+	obey    func(l *link, key, val string)
 
 	mu      sync.Mutex
 	number  uint64
@@ -61,7 +71,7 @@ var ownLink = sync.OnceValue(func() *link {
 
 // newLink takes over the file and starts to read where there is something to
 // read.
-func newLink(f *os.File, obey func(key, val string)) *link {
+func newLink(f *os.File, obey func(l *link, key, val string)) *link {
 	l := &link{w: f, gone: make(chan struct{}), waiting: map[uint64]chan answer{}, obey: obey}
 	if c, err := net.FileConn(f); err == nil {
 		if socket, ok := c.(*net.UnixConn); ok {
@@ -74,7 +84,17 @@ func newLink(f *os.File, obey func(key, val string)) *link {
 }
 
 // obey does what the supervisor says.
-func obey(string, string) {}
+func obey(l *link, key, val string) {
+	switch key {
+	case KeyLevel:
+		_ = logs.SetLevel(val) // the supervisor has checked the word
+	case keyMetrics:
+		text, err := json.Marshal(metrics.Gather())
+		if err == nil {
+			_ = l.say(keyAnswer, val+" "+string(text)) // as with all news
+		}
+	}
+}
 
 // say sends pairs of key and value, in one write.
 func (l *link) say(pairs ...string) error {
@@ -147,7 +167,7 @@ func (l *link) heard(key, val string, files []*os.File) []*os.File {
 	case keyRefused:
 		l.answered(number, answer{err: errors.New(why)})
 	default:
-		l.obey(key, val)
+		l.obey(l, key, val)
 	}
 	return files
 }
@@ -216,6 +236,10 @@ type Link struct {
 	socket *net.UnixConn
 	raw    syscall.RawConn
 	open   func(path string) (*os.File, error)
+
+	mu      sync.Mutex
+	number  uint64
+	waiting map[uint64]chan<- string
 }
 
 // NewLink makes both ends: ours, and the file that the process gets as
@@ -240,7 +264,7 @@ func NewLink(open func(path string) (*os.File, error)) (*Link, *os.File, error) 
 		theirs.Close()
 		return nil, nil, fmt.Errorf("making a link: %w", err)
 	}
-	return &Link{socket, raw, open}, theirs, nil
+	return &Link{socket: socket, raw: raw, open: open, waiting: map[uint64]chan<- string{}}, theirs, nil
 }
 
 // Listen passes on each line of news until the process hangs up, and closes
@@ -255,6 +279,9 @@ func (l *Link) Listen(heard func(key, val string)) {
 		case key == keyOpen:
 			number, path, _ := strings.Cut(val, " ")
 			l.give(number, path)
+		case key == keyAnswer:
+			number, text, _ := strings.Cut(val, " ")
+			l.answered(number, text)
 		default:
 			heard(key, val)
 		}
@@ -274,6 +301,43 @@ func (l *Link) give(number, path string) {
 	}
 	defer f.Close()
 	_ = l.send([]byte(keyOpened+"="+number+"\n"), unix.UnixRights(int(f.Fd())))
+}
+
+// Metrics asks the process for what it counts.
+func (l *Link) Metrics(ctx context.Context) (families []metrics.Family, err error) {
+	waiter := make(chan string, 1)
+	l.mu.Lock()
+	l.number++
+	number := l.number
+	l.waiting[number] = waiter
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.waiting, number)
+	}()
+	if err := l.Tell(keyMetrics, strconv.FormatUint(number, 10)); err != nil {
+		return nil, fmt.Errorf("asking for metrics: %w", err)
+	}
+	select {
+	case text := <-waiter:
+		if err := json.Unmarshal([]byte(text), &families); err != nil {
+			return nil, fmt.Errorf("reading metrics: %w", err)
+		}
+		return families, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *Link) answered(number, text string) {
+	n, _ := strconv.ParseUint(number, 10, 64) // 0 is nobody's number
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if waiter, ok := l.waiting[n]; ok {
+		delete(l.waiting, n)
+		waiter <- text // it has room for one
+	}
 }
 
 // Tell sends one line. It never waits: a process that does not read its link

@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +29,7 @@ func pair(t *testing.T, open func(string) (*os.File, error)) (theirs *Link, ours
 		defer close(ended)
 		theirs.Listen(func(key, val string) { toSupervisor <- word{key, val} })
 	}()
-	ours = newLink(file, func(key, val string) { toDaemon <- word{key, val} })
+	ours = newLink(file, func(l *link, key, val string) { obey(l, key, val); toDaemon <- word{key, val} })
 	t.Cleanup(func() { theirs.Close(); <-ended; <-ours.gone; ours.socket.Close() })
 	return theirs, ours, toSupervisor, toDaemon
 }
@@ -120,7 +122,7 @@ func TestSilentSupervisor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := newLink(file, func(string, string) {})
+	ours := newLink(file, func(*link, string, string) {})
 	go theirs.Close() // nobody listens
 	if _, err := ours.open("/x"); err == nil {
 		t.Error("an answer came from nowhere")
@@ -154,12 +156,32 @@ func TestPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLink(w, func(string, string) {})
+	l := newLink(w, func(*link, string, string) {})
 	if err := l.say(KeyReady, "1"); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
 	if data, err := io.ReadAll(r); string(data) != "READY=1\n" {
 		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// TestMetricsOverTheLink asks a process that answers, and one that does not.
+func TestMetricsOverTheLink(t *testing.T) {
+	theirs, _, _, _ := pair(t, nil)
+	families, err := theirs.Metrics(t.Context())
+	if err != nil || len(families) == 0 {
+		t.Fatalf("%v, %v", families, err)
+	}
+	mute, file, err := NewLink(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	defer mute.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := mute.Metrics(ctx); !errors.Is(err, context.DeadlineExceeded) || len(mute.waiting) != 0 {
+		t.Errorf("%v, %d wait", err, len(mute.waiting))
 	}
 }
