@@ -34,8 +34,8 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.getStatus)
 	mux.HandleFunc("GET /metrics", s.getMetrics)
-	mux.HandleFunc("POST /restart", s.change(func(d *daemon) { s.replace(d) }))
-	mux.HandleFunc("POST /reload", s.change(func(d *daemon) { s.reload(d) }))
+	mux.HandleFunc("POST /restart", s.change(s.restart))
+	mux.HandleFunc("POST /reload", s.change(s.reread))
 	mux.HandleFunc("GET /proposals", s.getProposals)
 	mux.HandleFunc("POST /proposals/{id}", s.postProposal)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -165,7 +165,7 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, _ *http.Request) {
 
 // change runs an action on the daemon that the request names and waits for
 // its outcome.
-func (s *supervisor) change(act func(*daemon)) http.HandlerFunc {
+func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("daemon")
 		outcome := make(chan error, 1)
@@ -173,8 +173,7 @@ func (s *supervisor) change(act func(*daemon)) http.HandlerFunc {
 		err := s.do(func() {
 			d := s.daemons[name]
 			if known = d != nil; known {
-				d.waiters = append(d.waiters, outcome)
-				act(d)
+				act(d, outcome)
 			}
 		})
 		switch {

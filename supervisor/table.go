@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -26,7 +27,10 @@ const (
 	readyWithin = 10 * time.Second // a start or a replacement
 )
 
-var errOver = errors.New("the supervisor is gone")
+var (
+	errOver     = errors.New("the supervisor is gone")
+	errStopping = errors.New("the supervisor is stopping")
+)
 
 // world is what the table acts on. None of its functions waits.
 type world interface {
@@ -81,7 +85,13 @@ type daemon struct {
 	digest     string
 	problem    string
 	next       string // digest that the successor reported
-	waiters    []chan<- error
+	waiters    []waiter
+}
+
+// waiter wants to know what became of a change.
+type waiter struct {
+	outcome    chan<- error // has room
+	generation int          // of the process that will show it, or a later one
 }
 
 // table is the daemons and what happens to them. One loop owns it; everybody
@@ -225,7 +235,7 @@ func (t *table) fell(d *daemon, since time.Time) {
 		t.world.say("%s", why)
 		t.world.failed(d.name, why)
 		d.reported = true
-		t.answer(d, fmt.Errorf("%s does not stay up: %s", d.name, d.lastExit))
+		t.answer(d, d.generation, fmt.Errorf("%s does not stay up: %s", d.name, d.lastExit))
 		return
 	}
 	pause := wait(d.ends, rand.Float64())
@@ -305,17 +315,15 @@ func (t *table) currentSaid(d *daemon, key, val string) {
 		d.digest = val
 	case handoff.KeyError:
 		if d.problem = val; val != "" {
-			t.answer(d, errors.New(val))
+			t.answer(d, d.current.generation, errors.New(val))
 		}
 	case handoff.KeyReady:
 		d.current.late.Stop()
 		d.current.ready = true
+		t.answer(d, d.current.generation, nil)
 		if t.move(d, Serves) {
 			t.mended(d)
 			t.onceMore(d)
-		}
-		if d.state != Replacing { // else the successor will answer
-			t.answer(d, nil)
 		}
 	}
 }
@@ -350,7 +358,7 @@ func (t *table) succeed(d *daemon) {
 	d.digest, d.problem, d.ends = d.next, "", 0
 	t.drain(d, old)
 	t.world.say("%s was replaced: generation %d serves", d.name, d.current.generation)
-	t.answer(d, nil)
+	t.answer(d, d.current.generation, nil)
 	t.onceMore(d)
 }
 
@@ -364,6 +372,7 @@ func (t *table) drain(d *daemon, p *process) {
 
 // rejected keeps the old process.
 func (t *table) rejected(d *daemon, why string) {
+	generation := d.successor.generation
 	d.successor = nil
 	if d.problem == "" {
 		d.problem = why
@@ -371,7 +380,7 @@ func (t *table) rejected(d *daemon, why string) {
 	d.problem = "config rejected: " + d.problem
 	t.move(d, SuccessorFails)
 	t.world.say("%s was not replaced, the old one serves on: %s", d.name, d.problem)
-	t.answer(d, errors.New(d.problem))
+	t.answer(d, generation, errors.New(d.problem))
 	t.onceMore(d)
 }
 
@@ -395,7 +404,7 @@ func (t *table) replace(d *daemon) {
 	case Ready:
 		p := t.launch(d)
 		if p == nil {
-			t.answer(d, errors.New("the replacement could not be started: "+d.lastExit))
+			t.answer(d, d.generation, errors.New("the replacement could not be started: "+d.lastExit))
 			return
 		}
 		d.problem, d.next = "", ""
@@ -430,7 +439,7 @@ func (t *table) stop() {
 		return
 	}
 	for _, d := range t.daemons {
-		t.answer(d, errors.New("the supervisor is stopping"))
+		t.answer(d, math.MaxInt, errStopping)
 		if d.successor != nil {
 			d.successor.told = true
 			d.successor.kill()
@@ -528,10 +537,41 @@ func (t *table) ready() bool {
 	return t.stopping == 0
 }
 
-// answer tells those who wait for the outcome of a change.
-func (t *table) answer(d *daemon, err error) {
-	for _, w := range d.waiters {
-		w <- err // it has room
+// restart replaces a daemon for somebody who wants to know the outcome: that
+// of a process which starts after this call.
+func (t *table) restart(d *daemon, outcome chan<- error) {
+	t.wait(d, outcome, d.generation+1)
+	t.replace(d)
+}
+
+// reread makes a daemon read its configuration again for somebody who wants
+// to know the outcome.
+func (t *table) reread(d *daemon, outcome chan<- error) {
+	generation := d.generation
+	if d.current == nil {
+		generation++ // the next start reads it
 	}
-	d.waiters = nil
+	t.wait(d, outcome, generation)
+	t.reload(d)
+}
+
+func (t *table) wait(d *daemon, outcome chan<- error, generation int) {
+	if t.stopping > 0 {
+		outcome <- errStopping
+		return
+	}
+	d.waiters = append(d.waiters, waiter{outcome, generation})
+}
+
+// answer tells those who wait for this generation or an older one.
+func (t *table) answer(d *daemon, generation int, err error) {
+	var rest []waiter
+	for _, w := range d.waiters {
+		if w.generation > generation {
+			rest = append(rest, w)
+			continue
+		}
+		w.outcome <- err
+	}
+	d.waiters = rest
 }
