@@ -50,6 +50,7 @@ var owners = map[string][]string{
 	"github.com/rs/zerolog":            {"internal/secrets"},
 	"github.com/creack/pty":            {"internal/cage", "hostctl/pair/pairtest"},
 	"github.com/spf13/viper":           {"internal/secrets"},
+	"github.com/pelletier/go-toml":     {"internal/secrets"},
 }
 
 type listed struct {

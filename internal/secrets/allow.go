@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -8,14 +9,24 @@ import (
 	"github.com/zricethezav/gitleaks/v8/config"
 )
 
-// rule is gitleaks' rule, without what only its own detector needs.
+// rule is gitleaks' rule, without what only its own detector needs. What it
+// compiles to is made when a text first has one of its words: most rules are
+// never needed, and all of them together take 40 ms and 6 MB.
 type rule struct {
-	id      string
+	id       string
+	words    []string
+	pathOnly bool // the path alone decides
+	pathed   bool // it wants a path
+	body     func() *body
+}
+
+// body is a rule's expressions, compiled.
+type body struct {
+	reach
 	regex   *regexp.Regexp // nil: the path alone decides
 	path    *regexp.Regexp // nil: any
 	group   int
 	entropy float64
-	words   []string
 	allow   []allowlist
 }
 
@@ -28,18 +39,24 @@ type allowlist struct {
 	stop    *words
 }
 
-func newRule(r config.Rule) (rule, error) {
+// compile makes the body of a rule that gitleaks has translated.
+func compile(r config.Rule) (*body, error) {
 	allow, err := newAllowlists(r.Allowlists)
-	return rule{
-		id: r.RuleID, regex: r.Regex, path: r.Path, group: r.SecretGroup, entropy: r.Entropy, words: r.Keywords, allow: allow,
-	}, err
+	if err != nil {
+		return nil, fmt.Errorf("rule %s: %w", r.RuleID, err)
+	}
+	b := &body{regex: r.Regex, path: r.Path, group: r.SecretGroup, entropy: r.Entropy, allow: allow}
+	if r.Regex != nil && len(r.Keywords) > 0 {
+		b.reach = reachOf(r.Regex.String(), r.Keywords)
+	}
+	return b, nil
 }
 
 func newAllowlists(all []*config.Allowlist) ([]allowlist, error) {
 	var out []allowlist
 	for _, a := range all {
 		and := a.MatchCondition == config.AllowlistMatchAnd
-		stop, err := newWords(a.StopWords)
+		stop, err := newWords(slices.Sorted(slices.Values(a.StopWords))) // gitleaks shuffles them
 		if err != nil {
 			return nil, err
 		}

@@ -6,11 +6,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/url"
+	"reflect"
 	"regexp/syntax"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/detect"
 )
 
@@ -62,15 +64,59 @@ func pick(r *rand.Rand, ranges []rune) rune {
 	return all[r.IntN(len(all))]
 }
 
-// Whatever gitleaks itself finds in samples of each of its rules, in several surroundings and encodings, is found here too.
-func TestFindsWhatGitleaksFinds(t *testing.T) {
-	cfg, err := translateBuiltin()
+// reference are the built-in rules as gitleaks and viper read them.
+func reference(t *testing.T) config.Config {
+	t.Helper()
+	vc, err := parseCustom(strings.ReplaceAll(config.DefaultConfig, looseWords, strictWords))
 	if err != nil {
 		t.Fatal(err)
 	}
-	reference := detect.NewDetector(cfg)
-	reference.IgnoreGitleaksAllow = true
-	reference.MaxDecodeDepth = decodeDepth
+	cfg, err := translate(vc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// Every built-in rule compiles, and to the same as when all are read at once.
+func TestRulesCompiledOneByOne(t *testing.T) {
+	cfg := reference(t)
+	want, err := newRuleset(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := compileBuiltin()
+	if err != nil || len(got.rules) != len(want.rules) || len(want.rules) < 200 {
+		t.Fatalf("%d rules, want %d: %v", len(got.rules), len(want.rules), err)
+	}
+	if !reflect.DeepEqual(got.allow, want.allow) {
+		t.Error("the allowlists for every rule differ")
+	}
+	for i, w := range want.rules {
+		n := slices.IndexFunc(got.rules, func(r rule) bool { return r.id == w.id })
+		if i == 0 {
+			continue // our own, of the same name as one of theirs
+		}
+		if w.id == cutKey.id {
+			n = 1 + slices.IndexFunc(got.rules[1:], func(r rule) bool { return r.id == w.id })
+		}
+		if n < 0 {
+			t.Errorf("%s is missing", w.id)
+			continue
+		}
+		g := got.rules[n]
+		if !slices.Equal(g.words, w.words) || g.pathOnly != w.pathOnly || g.pathed != w.pathed || !reflect.DeepEqual(g.body(), w.body()) {
+			t.Errorf("%s differs", w.id)
+		}
+	}
+}
+
+// Whatever gitleaks itself finds in samples of each of its rules, in several surroundings and encodings, is found here too.
+func TestFindsWhatGitleaksFinds(t *testing.T) {
+	cfg := reference(t)
+	detector := detect.NewDetector(cfg)
+	detector.IgnoreGitleaksAllow = true
+	detector.MaxDecodeDepth = decodeDepth
 	s := newScanner(t, Options{})
 	r := rand.New(rand.NewPCG(1, 1))
 	filler := strings.Repeat("package main // nothing of interest is written in this line, nor in the next\n", 500)
@@ -101,7 +147,7 @@ func TestFindsWhatGitleaksFinds(t *testing.T) {
 				}
 				data := surround(b.String())
 				want := map[string]bool{}
-				for _, f := range reference.DetectString(data) {
+				for _, f := range detector.DetectString(data) {
 					want[f.RuleID] = true
 				}
 				got, err := s.Scan(t.Context(), []byte(data))

@@ -63,7 +63,7 @@ func clip(spans []span, size int) []span {
 func (r *run) text(data []byte) ([]span, error) {
 	spans := r.scanner.known.findAll(data)
 	for i, rule := range r.rules.rules {
-		if rule.regex == nil && r.wantsPath(i) {
+		if rule.pathOnly && r.wantsPath(i) {
 			spans = append(spans, span{rule.id, 0, len(data)})
 		}
 	}
@@ -86,8 +86,8 @@ func (r *run) text(data []byte) ([]span, error) {
 
 // wantsPath reports whether rule i may run at this path.
 func (r *run) wantsPath(i int) bool {
-	p := r.rules.rules[i].path
-	return p != nil && r.path != "" && p.MatchString(r.path)
+	rule := &r.rules.rules[i]
+	return rule.pathed && r.path != "" && rule.body().path.MatchString(r.path)
 }
 
 // cut returns where the chunk that starts at start ends: behind a line, else behind a word, else anywhere.
@@ -202,7 +202,7 @@ func (r *run) places(text string) [][]stretch {
 	covered := make([]int, len(r.rules.rules))
 	r.rules.words.each(text, func(word, start, end int) bool {
 		for _, i := range r.rules.byWord[word] {
-			reach := &r.rules.reach[i]
+			reach := &r.rules.rules[i].body().reach
 			if end+reach.bounded <= covered[i] || reach.excluded(text, start, end) {
 				continue
 			}
@@ -213,7 +213,7 @@ func (r *run) places(text string) [][]stretch {
 		return r.ctx.Err() == nil
 	})
 	for i := range places {
-		if rule := r.rules.rules[i]; rule.regex == nil || rule.path != nil && !r.wantsPath(i) {
+		if rule := &r.rules.rules[i]; places[i] != nil && (rule.pathOnly || rule.pathed && !r.wantsPath(i)) {
 			places[i] = nil
 		}
 	}
@@ -235,7 +235,7 @@ func join(all []stretch, next stretch) []stretch {
 
 // match runs one rule and drops what its entropy or allowlists excuse.
 func (r *run) match(text string, i int) []span {
-	rule := &r.rules.rules[i]
+	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
 	var spans []span
 	for _, at := range rule.regex.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)
@@ -245,13 +245,13 @@ func (r *run) match(text string, i int) []span {
 		if r.excused(rule, secret, text, at) {
 			continue
 		}
-		spans = append(spans, span{rule.id, at[0], at[1]})
+		spans = append(spans, span{id, at[0], at[1]})
 	}
 	return spans
 }
 
 // secretOf is the rule's group, or the first group that matched, or the whole match.
-func secretOf(rule *rule, text string, at []int) string {
+func secretOf(rule *body, text string, at []int) string {
 	if g := rule.group; g > 0 && 2*g+1 < len(at) && at[2*g] >= 0 {
 		return text[at[2*g]:at[2*g+1]]
 	}
@@ -265,7 +265,7 @@ func secretOf(rule *rule, text string, at []int) string {
 
 // excused asks the allowlists. The global ones are for single words: inside a multi-line secret, a word that they
 // excuse may have been put there for that purpose.
-func (r *run) excused(rule *rule, secret, text string, at []int) bool {
+func (r *run) excused(rule *body, secret, text string, at []int) bool {
 	match, line := text[at[0]:at[1]], lineAround(text, at)
 	for i := range rule.allow {
 		if rule.allow[i].allows(secret, match, line) {

@@ -9,16 +9,21 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/pelletier/go-toml/v2"
 	"github.com/rs/zerolog"
 	"github.com/spf13/viper"
 	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/logging"
 )
 
+// cutKey finds a key that was cut off.
+var cutKey = rule{id: "private-key", words: []string{"private key"}, body: sync.OnceValue(func() *body {
+	return &body{regex: regexp.MustCompile(privateKeyPattern), reach: reachOf(privateKeyPattern, []string{"private key"})}
+})}
+
 // ruleset is gitleaks' configuration made ready for the engine. It is immutable.
 type ruleset struct {
 	rules  []rule
-	reach  []reach // how far from a keyword each rule looks
 	byWord [][]int // keyword → indexes of rules
 	words  *words
 	always []int       // rules without a keyword
@@ -35,42 +40,106 @@ const (
 	strictWords = `(?i)^(?:true|false|null)$`
 )
 
-// privateKeyPattern finds a key that was cut off: gitleaks' own rule wants to see the end line.
+// privateKeyPattern is for a key that was cut off: gitleaks' own rule wants to see the end line.
 const privateKeyPattern = `-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----(?:[\s\\rn"',+]{0,40}[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\\rn"',+]{0,40}[A-Za-z0-9+/]{48}`
 
+// compileBuiltin reads gitleaks' own rules and leaves each to be compiled when
+// it is needed. That they all compile is shown by a test.
 func compileBuiltin() (*ruleset, error) {
-	cfg, err := translateBuiltin()
+	vc, err := parseBuiltin()
 	if err != nil {
 		return nil, err
 	}
-	return newRuleset(cfg)
+	general := vc
+	general.Rules = nil
+	cfg, err := translate(general)
+	if err != nil {
+		return nil, err
+	}
+	allow, err := newAllowlists(cfg.Allowlists)
+	if err != nil {
+		return nil, err
+	}
+	rs := &ruleset{allow: allow, rules: []rule{cutKey}}
+	for i, r := range vc.Rules {
+		if r.SkipReport || len(r.Required) > 0 {
+			return nil, fmt.Errorf("the built-in rules have changed: %s needs other rules", r.ID)
+		}
+		one := config.ViperConfig{Rules: vc.Rules[i : i+1]}
+		rs.rules = append(rs.rules, rule{
+			id: r.ID, words: r.Keywords, pathOnly: r.Regex == "", pathed: r.Path != "",
+			body: sync.OnceValue(func() *body { return mustCompile(one) }),
+		})
+	}
+	return rs, rs.index()
 }
 
-func translateBuiltin() (config.Config, error) {
+// mustCompile makes the body of the only rule there is. A scan that panics
+// blocks what it should have seen.
+func mustCompile(vc config.ViperConfig) *body {
+	cfg, err := translate(vc)
+	if err == nil {
+		var b *body
+		if b, err = compile(cfg.Rules[vc.Rules[0].ID]); err == nil {
+			return b
+		}
+	}
+	panic(err)
+}
+
+// parseBuiltin decodes the built-in rules without viper, which takes four
+// times as long. They are trusted, and a test compares the outcomes.
+func parseBuiltin() (vc config.ViperConfig, err error) {
 	if !strings.Contains(config.DefaultConfig, looseWords) {
-		return config.Config{}, errors.New("the built-in rules have changed: review their allowlist")
+		return vc, errors.New("the built-in rules have changed: review their allowlist")
 	}
-	return translate(strings.ReplaceAll(config.DefaultConfig, looseWords, strictWords))
+	err = toml.Unmarshal([]byte(strings.ReplaceAll(config.DefaultConfig, looseWords, strictWords)), &vc)
+	return vc, err
 }
 
-func compileCustom(toml string) (*ruleset, error) {
-	custom, err := translate(toml)
+func compileCustom(text string) (*ruleset, error) {
+	vc, err := parseCustom(text)
 	if err != nil {
 		return nil, err
 	}
-	if !custom.Extend.UseDefault {
+	custom, err := translate(vc)
+	if err != nil {
+		return nil, err
+	}
+	if !vc.Extend.UseDefault {
 		return newRuleset(custom)
 	}
-	base, err := translateBuiltin()
+	builtin, err := parseBuiltin()
 	if err != nil {
 		return nil, err
 	}
+	base, err := translate(builtin)
+	if err != nil {
+		return nil, err
+	}
+	custom.Extend = vc.Extend
 	return newRuleset(overlay(base, custom))
 }
 
-// translate parses one TOML without following its extend section: gitleaks counts extensions in a package variable and
+// parseCustom decodes an operator's TOML.
+func parseCustom(text string) (vc config.ViperConfig, err error) {
+	v := viper.New()
+	v.SetConfigType("toml")
+	if err := v.ReadConfig(strings.NewReader(text)); err != nil {
+		return vc, err
+	}
+	if err := v.UnmarshalExact(&vc); err != nil {
+		return vc, err
+	}
+	if vc.Extend.Path != "" || vc.Extend.URL != "" {
+		return vc, errors.New("extend.path and extend.url are refused: put the rules into this file, or set extend.useDefault")
+	}
+	return vc, nil
+}
+
+// translate compiles rules without following their extend section: gitleaks counts extensions in a package variable and
 // silently stops extending at the third, which would drop every built-in rule.
-func translate(toml string) (cfg config.Config, err error) {
+func translate(vc config.ViperConfig) (cfg config.Config, err error) {
 	translating.Lock()
 	defer translating.Unlock()
 	logging.Logger = zerolog.Nop() // it would print findings
@@ -79,23 +148,8 @@ func translate(toml string) (cfg config.Config, err error) {
 			err = fmt.Errorf("bad expression: %v", r)
 		}
 	}()
-	v := viper.New()
-	v.SetConfigType("toml")
-	if err := v.ReadConfig(strings.NewReader(toml)); err != nil {
-		return cfg, err
-	}
-	var vc config.ViperConfig
-	if err := v.UnmarshalExact(&vc); err != nil {
-		return cfg, err
-	}
-	if vc.Extend.Path != "" || vc.Extend.URL != "" {
-		return cfg, errors.New("extend.path and extend.url are refused: put the rules into this file, or set extend.useDefault")
-	}
-	extend := vc.Extend
 	vc.Extend = config.Extend{}
-	cfg, err = vc.Translate()
-	cfg.Extend = extend
-	return cfg, err
+	return vc.Translate()
 }
 
 // overlay lays the operator's rules over the built-in ones: same id replaces, disabled ones go.
@@ -116,31 +170,25 @@ func newRuleset(cfg config.Config) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	cut := rule{id: "private-key", regex: regexp.MustCompile(privateKeyPattern), words: []string{"private key"}}
-	rs := &ruleset{allow: allow, rules: []rule{cut}}
+	rs := &ruleset{allow: allow, rules: []rule{cutKey}}
 	for _, id := range slices.Sorted(maps.Keys(cfg.Rules)) {
 		one := cfg.Rules[id]
 		if one.SkipReport && len(one.RequiredRules) == 0 {
 			continue
 		}
-		r, err := newRule(one)
+		made, err := compile(one)
 		if err != nil {
 			return nil, err
 		}
-		rs.rules = append(rs.rules, r)
+		rs.rules = append(rs.rules, rule{
+			id: id, words: one.Keywords, pathOnly: one.Regex == nil, pathed: one.Path != nil, body: func() *body { return made },
+		})
 	}
 	return rs, rs.index()
 }
 
 // index builds the keyword automaton.
 func (rs *ruleset) index() (err error) {
-	for _, rule := range rs.rules {
-		var r reach
-		if rule.regex != nil && len(rule.words) > 0 {
-			r = reachOf(rule.regex.String(), rule.words)
-		}
-		rs.reach = append(rs.reach, r)
-	}
 	ids := map[string]int{}
 	var all []string
 	for i, rule := range rs.rules {
