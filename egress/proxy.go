@@ -134,8 +134,8 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	}
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.String(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
-		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
 		requests.Inc(v.Word(), class(http.StatusForbidden))
+		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
 		return
 	}
 	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).

@@ -11,14 +11,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/bundle"
-	"airlock/internal/control"
 	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/proposal"
@@ -85,82 +83,6 @@ func peer(c *net.UnixConn) (uid uint32, err error) {
 func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
-}
-
-func (s *supervisor) status() (st control.Status, err error) {
-	err = s.do(func() {
-		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.dropped.Load()}
-		for _, name := range s.order {
-			d := s.daemons[name].status()
-			for _, sock := range s.sockets[name] {
-				d.Listen[sock.name] = sock.address
-			}
-			st.Daemons = append(st.Daemons, d)
-		}
-	})
-	return st, err
-}
-
-func (d *daemon) status() control.Daemon {
-	st := control.Daemon{
-		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1),
-		LastExit: d.lastExit, Digest: d.digest, Error: d.problem, Draining: len(d.draining), Listen: map[string]string{},
-	}
-	if d.current != nil {
-		st.PID, st.Since, st.RSS, st.Generation = d.current.pid, d.current.since, rss(d.current.pid), d.current.generation
-	}
-	return st
-}
-
-// rss is the resident memory of a process, in bytes; 0 when it is unknown.
-func rss(pid int) int64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(data))
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return pages * int64(os.Getpagesize())
-}
-
-func (s *supervisor) getStatus(w http.ResponseWriter, _ *http.Request) {
-	st, err := s.status()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	reply(w, st)
-}
-
-// getMetrics answers in the Prometheus text format, version 0.0.4.
-func (s *supervisor) getMetrics(w http.ResponseWriter, _ *http.Request) {
-	st, err := s.status()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	family := func(name, kind, help string, value func(control.Daemon) float64) {
-		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-		for _, d := range st.Daemons {
-			fmt.Fprintf(w, "%s{daemon=%q} %g\n", name, d.Name, value(d))
-		}
-	}
-	family("airlock_daemon_up", "gauge", "1 while the daemon serves.", func(d control.Daemon) float64 {
-		if d.State == string(Ready) || d.State == string(Replacing) {
-			return 1
-		}
-		return 0
-	})
-	family("airlock_daemon_restarts_total", "counter", "Starts after the first.", func(d control.Daemon) float64 { return float64(d.Restarts) })
-	family("airlock_daemon_resident_memory_bytes", "gauge", "Resident memory.", func(d control.Daemon) float64 { return float64(d.RSS) })
-	fmt.Fprintf(w, "# HELP airlock_output_dropped_lines_total Lines that nobody read in time.\n# TYPE airlock_output_dropped_lines_total counter\nairlock_output_dropped_lines_total %d\n", st.Dropped)
 }
 
 // change runs an action on the daemon that the request names and waits for

@@ -25,9 +25,11 @@ type Daemon struct {
 	Restarts   int       `json:"restarts"`       // starts after the first, replacements among them
 	Generation int       `json:"generation"`
 	LastExit   string    `json:"last_exit,omitempty"`
-	Digest     string    `json:"digest,omitempty"` // SHA-256 of the configuration that runs
-	Error      string    `json:"error,omitempty"`  // why a newer configuration does not run
-	RSS        int64     `json:"rss,omitempty"`    // bytes
+	LastCode   int       `json:"last_code,omitempty"` // 128+n after signal n
+	Digest     string    `json:"digest,omitempty"`    // SHA-256 of the configuration that runs
+	Error      string    `json:"error,omitempty"`     // why a newer configuration does not run
+	RSS        int64     `json:"rss,omitempty"`       // bytes
+	Conns      *int      `json:"conns,omitempty"`     // open connections; absent when the daemon does not say
 	Draining   int       `json:"draining,omitempty"`
 
 	Listen map[string]string `json:"listen"` // address of each socket, by its name

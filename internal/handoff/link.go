@@ -29,6 +29,7 @@ const (
 	keyOpened  = "X_OPENED"  // supervisor: number; the descriptor comes beside it
 	keyRefused = "X_REFUSED" // supervisor: number, space, why
 	keyMetrics = "METRICS"   // supervisor: number
+	keyConns   = "X_CONNS"   // supervisor: number
 	keyAnswer  = "X_ANSWER"  // daemon: number, space, what was asked for
 
 	// KeyLevel is the supervisor's word for the level of the logger.
@@ -93,6 +94,8 @@ func obey(l *link, key, val string) {
 		if err == nil {
 			_ = l.say(keyAnswer, val+" "+string(text)) // as with all news
 		}
+	case keyConns:
+		_ = l.say(keyAnswer, fmt.Sprintf("%s %d", val, OpenConns()))
 	}
 }
 
@@ -305,6 +308,26 @@ func (l *Link) give(number, path string) {
 
 // Metrics asks the process for what it counts.
 func (l *Link) Metrics(ctx context.Context) (families []metrics.Family, err error) {
+	text, err := l.ask(ctx, keyMetrics)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(text), &families); err != nil {
+		return nil, fmt.Errorf("reading metrics: %w", err)
+	}
+	return families, nil
+}
+
+// Conns asks the process for the number of its open connections.
+func (l *Link) Conns(ctx context.Context) (int, error) {
+	text, err := l.ask(ctx, keyConns)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
+func (l *Link) ask(ctx context.Context, key string) (string, error) {
 	waiter := make(chan string, 1)
 	l.mu.Lock()
 	l.number++
@@ -316,17 +339,14 @@ func (l *Link) Metrics(ctx context.Context) (families []metrics.Family, err erro
 		defer l.mu.Unlock()
 		delete(l.waiting, number)
 	}()
-	if err := l.Tell(keyMetrics, strconv.FormatUint(number, 10)); err != nil {
-		return nil, fmt.Errorf("asking for metrics: %w", err)
+	if err := l.Tell(key, strconv.FormatUint(number, 10)); err != nil {
+		return "", fmt.Errorf("asking over the link: %w", err)
 	}
 	select {
 	case text := <-waiter:
-		if err := json.Unmarshal([]byte(text), &families); err != nil {
-			return nil, fmt.Errorf("reading metrics: %w", err)
-		}
-		return families, nil
+		return text, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return "", ctx.Err()
 	}
 }
 

@@ -91,7 +91,8 @@ func (c *Counter) Add(n int, values ...string) {
 	c.cells[key] += float64(n)
 }
 
-func (c *Counter) family() Family {
+// Family is the counter as it stands now.
+func (c *Counter) Family() Family {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := Family{Name: c.name, Kind: KindCounter, Help: c.help}
@@ -130,7 +131,7 @@ func Gather() []Family {
 	maps.Copy(gauges, runtimeGauges)
 	var all []Family
 	for _, c := range counters {
-		all = append(all, c.family())
+		all = append(all, c.Family())
 	}
 	for name, g := range gauges {
 		if v, ok := g.read(); ok {

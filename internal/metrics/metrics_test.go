@@ -30,7 +30,7 @@ func TestCounter(t *testing.T) {
 	for i := range 2 * maxCells {
 		c.Inc(strconv.Itoa(i))
 	}
-	if f := c.family(); len(f.Samples) != maxCells+1 {
+	if f := c.Family(); len(f.Samples) != maxCells+1 {
 		t.Errorf("%d samples: labels from outside fill the memory", len(f.Samples))
 	}
 }

@@ -1,0 +1,171 @@
+package supervisor
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"airlock/internal/control"
+	"airlock/internal/handoff"
+	"airlock/internal/metrics"
+)
+
+// scrapeWithin is how long a daemon may take to say what it counts.
+const scrapeWithin = time.Second
+
+// scrapeFailed counts daemons that did not say it in time.
+var scrapeFailed = metrics.NewCounter("airlock_daemon_scrape_failed_total", "Times that a daemon did not tell its metrics in time.", "daemon")
+
+// states are all that there are, in the order of a life.
+var states = []State{Down, Starting, Ready, Replacing, Backoff, Failed, Stopping, Stopped}
+
+// getMetrics answers in the Prometheus text format with what the supervisor,
+// the kernel and the daemons themselves know.
+func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
+	st, links, err := s.snapshot()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	told := scrape(r.Context(), links)
+	var t metrics.Table
+	t.Add(s.families(st), metrics.Label{})
+	for _, p := range processes(st) {
+		t.Add(p.families, metrics.Label{Name: "daemon", Value: p.name})
+	}
+	t.Add(metrics.Gather(), metrics.Label{Name: "daemon", Value: "supervisor"})
+	for _, name := range s.order {
+		t.Add(told[name], metrics.Label{Name: "daemon", Value: name})
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_ = t.Write(w) // the client may be gone
+}
+
+// scrape asks all daemons at once. Those that do not answer are left out.
+func scrape(ctx context.Context, links map[string]*handoff.Link) map[string][]metrics.Family {
+	ctx, cancel := context.WithTimeout(ctx, scrapeWithin)
+	defer cancel()
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	all := map[string][]metrics.Family{}
+	for name, link := range links {
+		group.Go(func() {
+			families, err := link.Metrics(ctx)
+			if err != nil {
+				scrapeFailed.Inc(name)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all[name] = families
+		})
+	}
+	group.Wait()
+	return all
+}
+
+// families are the supervisor's own. They come first, so that no daemon can
+// put a value into them.
+func (s *supervisor) families(st control.Status) []metrics.Family {
+	each := func(name, kind, help string, value func(control.Daemon) (float64, bool)) metrics.Family {
+		f := metrics.Family{Name: name, Kind: kind, Help: help}
+		for _, d := range st.Daemons {
+			if v, ok := value(d); ok {
+				f.Samples = append(f.Samples, sample(v, "daemon", d.Name))
+			}
+		}
+		return f
+	}
+	one := func(name, kind, help string, value float64) metrics.Family {
+		return metrics.Family{Name: name, Kind: kind, Help: help, Samples: []metrics.Sample{{Value: value}}}
+	}
+	return []metrics.Family{
+		each("airlock_daemon_up", metrics.KindGauge, "1 while the daemon serves.", func(d control.Daemon) (float64, bool) {
+			return truth(serves(State(d.State))), true
+		}),
+		stateFamily(st),
+		each("airlock_daemon_restarts_total", metrics.KindCounter, "Starts after the first, replacements among them.", func(d control.Daemon) (float64, bool) {
+			return float64(d.Restarts), true
+		}),
+		each("airlock_daemon_generation", metrics.KindGauge, "Number of the process that serves, from 1.", func(d control.Daemon) (float64, bool) {
+			return float64(d.Generation), d.PID != 0
+		}),
+		each("airlock_daemon_last_exit_code", metrics.KindGauge, "Exit code of the process that ended last, 128+n after signal n; absent when none has ended.", func(d control.Daemon) (float64, bool) {
+			return float64(d.LastCode), d.LastExit != ""
+		}),
+		each("airlock_daemon_draining", metrics.KindGauge, "Replaced processes that finish what they have begun.", func(d control.Daemon) (float64, bool) {
+			return float64(d.Draining), true
+		}),
+		failedScrapes(st),
+		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", truth(st.Ready)),
+		one("airlock_output_dropped_lines_total", metrics.KindCounter, "Lines of output that nobody read in time.", float64(st.Dropped)),
+		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.doors.turned.Load())),
+	}
+}
+
+func failedScrapes(st control.Status) metrics.Family {
+	for _, d := range st.Daemons {
+		scrapeFailed.Add(0, d.Name) // a zero is told too
+	}
+	return scrapeFailed.Family()
+}
+
+func stateFamily(st control.Status) metrics.Family {
+	f := metrics.Family{Name: "airlock_daemon_state", Kind: metrics.KindGauge, Help: "1 for the state in which the daemon is."}
+	for _, d := range st.Daemons {
+		for _, state := range states {
+			f.Samples = append(f.Samples, sample(truth(d.State == string(state)), "daemon", d.Name, "state", string(state)))
+		}
+	}
+	return f
+}
+
+// measured is a process and what the kernel says about it.
+type measured struct {
+	name     string
+	families []metrics.Family
+}
+
+func processes(st control.Status) []measured {
+	all := []measured{{"supervisor", processFamilies(os.Getpid())}}
+	for _, d := range st.Daemons {
+		if d.PID != 0 {
+			all = append(all, measured{d.Name, processFamilies(d.PID)})
+		}
+	}
+	return all
+}
+
+func processFamilies(pid int) []metrics.Family {
+	u, err := usageOf(pid)
+	if err != nil {
+		return nil // it has just ended
+	}
+	one := func(name, kind, help string, v float64) metrics.Family {
+		return metrics.Family{Name: name, Kind: kind, Help: help, Samples: []metrics.Sample{{Value: v}}}
+	}
+	return []metrics.Family{
+		one("process_cpu_seconds_total", metrics.KindCounter, "User and system time in seconds.", u.cpu),
+		one("process_resident_memory_bytes", metrics.KindGauge, "Resident memory in bytes.", u.resident),
+		one("process_virtual_memory_bytes", metrics.KindGauge, "Virtual memory in bytes.", u.virtual),
+		one("process_threads", metrics.KindGauge, "Threads of the kernel.", u.threads),
+		one("process_start_time_seconds", metrics.KindGauge, "Start of the process in seconds since 1970.", u.started),
+	}
+}
+
+func sample(v float64, labels ...string) metrics.Sample {
+	s := metrics.Sample{Value: v}
+	for i := 0; i+1 < len(labels); i += 2 {
+		s.Labels = append(s.Labels, metrics.Label{Name: labels[i], Value: labels[i+1]})
+	}
+	return s
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
