@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // roots for where the system has none
-
 	"airlock/egress"
 	"airlock/gitgate"
 	"airlock/internal/cage"
@@ -30,18 +28,19 @@ import (
 )
 
 type applet struct {
-	name string
-	main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
-	help string // empty: hidden
-	raw  bool   // handles its own signals
+	name  string
+	main  func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+	help  string // empty: hidden
+	raw   bool   // handles its own signals
+	roots bool   // verifies servers
 }
 
 // applets is the table of everything that this binary can be.
 var applets = []applet{
 	{name: "supervisor", main: supervisor.Main, help: "start and watch the daemons; what PID 1 is", raw: true},
 	{name: "egress", main: egress.Main, help: "intercepting proxy that injects credentials"},
-	{name: "pipelock", main: pipelock.Main, help: "allowlist, secret scan, and the one outbound dial"},
-	{name: "git-gate", main: gitgate.Main, help: "git mirror that scans every push"},
+	{name: "pipelock", main: pipelock.Main, help: "allowlist, secret scan, and the one outbound dial", roots: true},
+	{name: "git-gate", main: gitgate.Main, help: "git mirror that scans every push", roots: true},
 	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks"},
 	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
 	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
@@ -95,6 +94,9 @@ func find(name string) (applet, bool) {
 
 func run(a applet, args []string) error {
 	ctx := context.Background()
+	if a.roots {
+		fallbackRoots()
+	}
 	if !a.raw {
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
