@@ -67,7 +67,7 @@ func (c Config) Validate() error {
 
 // load reads the file into the policy that is served.
 func (c Config) load() (bundle.EgressFile, *live, error) {
-	file, digest, err := bundle.Load[bundle.EgressFile](c.File)
+	file, digest, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, c.File)
 	if err != nil {
 		return file, nil, err
 	}
@@ -113,7 +113,7 @@ func Run(ctx context.Context, c Config) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })
-	group.Go(func() error { c.reloads(ctx, s); return nil })
+	group.Go(func() error { c.reloads(ctx, s, file.CA); return nil })
 	handoff.Ready(first.digest)
 	c.Log.Info("egress is ready", "address", l.Addr().String(), "routes", len(first.rules))
 	if c.Ready != nil {
@@ -126,7 +126,7 @@ func Run(ctx context.Context, c Config) error {
 }
 
 // reloads swaps the policy whenever asked. A bad file leaves the old one.
-func (c Config) reloads(ctx context.Context, s *server) {
+func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,7 +134,11 @@ func (c Config) reloads(ctx context.Context, s *server) {
 			return
 		case <-c.Reload:
 		}
-		_, next, err := c.load()
+		file, next, err := c.load()
+		if err == nil && file.CA != authority {
+			// This process can open only the files that were named when it started.
+			err = &config.Error{Where: c.File, What: "ca has changed: that takes a new process (restart egress)"}
+		}
 		if err != nil {
 			c.Log.Error("the configuration was refused; the old routes stay", "error", err)
 			handoff.Notify(handoff.KeyError, err.Error())

@@ -79,7 +79,7 @@ func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	file, digest, err := bundle.Load[bundle.GitGateFile](path)
+	file, digest, err := bundle.LoadBy[bundle.GitGateFile](handoff.Open, path)
 	if err != nil {
 		return err
 	}

@@ -57,13 +57,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // Validate says everything that is wrong with the file.
 func (c Config) Validate() error {
-	_, _, err := bundle.Load[bundle.PipelockFile](c.File)
+	_, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, c.File)
 	return err
 }
 
 // Run serves until ctx ends or something fails that cannot be mended.
 func Run(ctx context.Context, c Config) error {
-	file, digest, err := bundle.Load[bundle.PipelockFile](c.File)
+	file, digest, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, c.File)
 	if err != nil {
 		return err
 	}

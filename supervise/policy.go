@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"airlock/internal/bundle"
+	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/proposal"
 )
@@ -137,7 +138,7 @@ type routeView struct {
 // has none.
 func readAccess(dirs bundle.Dirs) (access, error) {
 	list := access{Routes: []routeView{}, Allow: []string{}}
-	routes, _, err := bundle.Load[bundle.EgressFile](dirs.File(bundle.Egress))
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
 	if err != nil && !missing(dirs.File(bundle.Egress)) {
 		return access{}, err
 	}
@@ -148,7 +149,7 @@ func readAccess(dirs bundle.Dirs) (access, error) {
 		}
 		list.Routes = append(list.Routes, v)
 	}
-	allow, _, err := bundle.Load[bundle.PipelockFile](dirs.File(bundle.Pipelock))
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
 	if err != nil && !missing(dirs.File(bundle.Pipelock)) {
 		return access{}, err
 	}

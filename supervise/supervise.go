@@ -52,13 +52,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // Validate says everything that is wrong with the file.
 func (c Config) Validate() error {
-	_, _, err := bundle.Load[bundle.SuperviseFile](c.File)
+	_, _, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
 	return err
 }
 
 // Run serves until ctx ends. Calls that wait then are answered "pending".
 func Run(ctx context.Context, c Config) error {
-	file, digest, err := bundle.Load[bundle.SuperviseFile](c.File)
+	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
 	if err != nil {
 		return err
 	}

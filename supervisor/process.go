@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,8 +43,12 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	env := append(s.environment(daemon),
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		"NOTIFY_FD="+strconv.Itoa(len(files)))
+	allowed := profile(daemon, s.dirs)
+	makeRoom(daemon, allowed, s.dirs)
+	var missing []string
 	c, err := s.reaper.Start(reap.Command{
 		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
+		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
 		Attr: &syscall.ProcAttr{
 			Env:   env,
 			Files: append(files, end.Fd()),
@@ -63,14 +68,14 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	s.readers.Go(func() {
 		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 	})
-	return &process{child: c, pid: c.PID, link: link}, nil
+	return &process{child: c, pid: c.PID, link: link, isolation: isolationOf(missing)}, nil
 }
 
-// opener opens what a daemon that cannot open it itself may still read: its
-// own configuration, and nothing else.
+// opener opens what a daemon that cannot open it itself may still read, and
+// nothing else.
 func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	return func(path string) (*os.File, error) {
-		if path != s.dirs.File(daemon) {
+		if !slices.Contains(lent(daemon, s.dirs), path) {
 			return nil, fs.ErrPermission
 		}
 		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe in its place keeps nobody waiting

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/bundle"
+	"airlock/internal/control"
 	"airlock/internal/handoff"
 	"airlock/internal/reap"
 )
@@ -62,6 +63,7 @@ type process struct {
 	told       bool // that it should end: its exit is no fault
 	late       *time.Timer
 	link       *handoff.Link
+	isolation  control.Isolation
 }
 
 // kill ends a process and all that it started.

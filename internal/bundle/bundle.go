@@ -120,7 +120,13 @@ func Args(daemon string, args []string, stderr io.Writer) (file string, dirs Dir
 
 // Load reads a configuration file of the bundle and returns its digest.
 func Load[T any](path string) (file T, digest string, err error) {
-	digest, err = config.Load(path, &file)
+	return LoadBy[T](os.Open, path)
+}
+
+// LoadBy is Load for who opens files in another way, as a daemon does that
+// asks the supervisor for them.
+func LoadBy[T any](open func(string) (*os.File, error), path string) (file T, digest string, err error) {
+	digest, err = config.LoadBy(open, path, &file)
 	return file, digest, err
 }
 

@@ -50,7 +50,12 @@ type Validator interface{ Validate() error }
 // Load reads the file into v, which must be a pointer, and returns the digest
 // of the bytes that it read: SHA-256 in hexadecimal.
 func Load(path string, v any) (digest string, err error) {
-	data, err := read(path)
+	return LoadBy(os.Open, path, v)
+}
+
+// LoadBy is Load for who opens files in another way.
+func LoadBy(open func(string) (*os.File, error), path string, v any) (digest string, err error) {
+	data, err := read(open, path)
 	if err != nil {
 		return "", err
 	}
@@ -60,8 +65,8 @@ func Load(path string, v any) (digest string, err error) {
 	return Digest(data), nil
 }
 
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+func read(open func(string) (*os.File, error), path string) ([]byte, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, &Error{path, "reading the configuration: " + unwrapPath(err)}
 	}

@@ -33,6 +33,14 @@ type Daemon struct {
 	Draining   int       `json:"draining,omitempty"`
 
 	Listen map[string]string `json:"listen"` // address of each socket, by its name
+
+	Isolation Isolation `json:"isolation"` // of the process that serves
+}
+
+// Isolation is what keeps a daemon from the others and from the system.
+type Isolation struct {
+	Layers  []string `json:"layers,omitempty"`  // in force: no_new_privs, landlock, seccomp
+	Missing []string `json:"missing,omitempty"` // those that could not be put on
 }
 
 // Status is the answer to GET /status.
