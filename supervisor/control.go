@@ -46,7 +46,8 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	return func() { cancel(); <-ended }, nil
 }
 
-// ownUserOnly hangs up on every peer that is neither us nor root.
+// ownUserOnly hangs up on every peer that is neither us nor root, and on the
+// daemons, which are us.
 type ownUserOnly struct{ net.Listener }
 
 func (o ownUserOnly) Accept() (net.Conn, error) {
@@ -55,29 +56,25 @@ func (o ownUserOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peer(c.(*net.UnixConn)); err == nil && (uid == 0 || int(uid) == os.Getuid()) {
+		if p, err := peer(c.(*net.UnixConn)); err == nil && (p.Uid == 0 || int(p.Uid) == os.Getuid()) && !ours(p.Pid) {
 			return c, nil
 		}
 		c.Close()
 	}
 }
 
-func peer(c *net.UnixConn) (uid uint32, err error) {
+func peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, err
+		return nil, err
 	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
+	return cred, credErr
 }
 
 func reply(w http.ResponseWriter, v any) {

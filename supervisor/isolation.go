@@ -3,9 +3,11 @@ package supervisor
 import (
 	"cmp"
 	"debug/elf"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -177,6 +179,29 @@ var dynamic = sync.OnceValue(func() bool {
 	}
 	return false
 })
+
+// ours tells whether a process descends from this one: a daemon, or what one
+// has started. Nobody else who may ask the supervisor does. One that is gone
+// is taken for ours; 0 is a process of another namespace.
+func ours(pid int32) bool {
+	for pid != 0 {
+		if int(pid) == os.Getpid() {
+			return true
+		}
+		data, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/stat")
+		_, rest, ok := strings.Cut(string(data), ") ")
+		if i := strings.LastIndex(rest, ") "); i >= 0 {
+			rest = rest[i+2:] // the command's name may hold anything
+		}
+		if err != nil || !ok {
+			return true
+		}
+		if _, err := fmt.Sscanf(rest, "%c %d", new(rune), &pid); err != nil {
+			return true
+		}
+	}
+	return false
+}
 
 // isolationOf says which layers are in force when some could not be put on.
 func isolationOf(missing []string) control.Isolation {

@@ -79,7 +79,7 @@ func (g target) attempts() map[string]func() error {
 		},
 		"exec from memory": func() error { return rawCall(unix.SYS_MEMFD_CREATE, pointer("x\x00"), 0) },
 		"user namespace":   func() error { return inThread(func() error { return unix.Unshare(unix.CLONE_NEWUSER) }) },
-		"mount":            func() error { return unix.Mount("none", g.Dirs.Run, "tmpfs", 0, "") },
+		"mount":            func() error { return rawCall(unix.SYS_FSOPEN, pointer("tmpfs\x00"), 0) },
 		"bpf":              func() error { return rawCall(unix.SYS_BPF, 0, 0, 0) },
 		"io_uring":         func() error { return rawCall(unix.SYS_IO_URING_SETUP, 1, 0) },
 		"keys":             func() error { return rawCall(unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID, ^uintptr(2), 0) },
@@ -390,7 +390,17 @@ func readMemory(pid int) error {
 	return err
 }
 
-// TestFieldsOfRunning is read from /proc by the tests of cmd/sidecars, too.
+// TestControlIsNotForDaemons: egress can make local sockets and has the uid
+// that the control socket asks for.
+func TestControlIsNotForDaemons(t *testing.T) {
+	h := unconfined(t, "sits", "")
+	for pid, want := range map[int]bool{os.Getpid(): true, h.pid: true, os.Getppid(): false, 0: false, 1 << 22: true} {
+		if got := ours(int32(pid)); got != want {
+			t.Errorf("process %d is ours: %v, want %v", pid, got, want)
+		}
+	}
+}
+
 func TestRestrictionsAreInherited(t *testing.T) {
 	g := newTarget(t)
 	h := under(t, profile(bundle.Egress, g.Dirs), "sits", "")

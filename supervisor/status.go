@@ -42,6 +42,7 @@ func (d *daemon) status() control.Daemon {
 	}
 	if d.current != nil {
 		st.PID, st.Since, st.RSS, st.Generation = d.current.pid, d.current.since, rss(d.current.pid), d.current.generation
+		st.Isolation = d.current.isolation
 	}
 	return st
 }

@@ -19,6 +19,7 @@ import (
 	"airlock/egress"
 	"airlock/gitgate"
 	"airlock/internal/cage"
+	"airlock/internal/confine"
 	"airlock/internal/control"
 	"airlock/internal/pid1"
 	"airlock/internal/probe"
@@ -33,15 +34,16 @@ type applet struct {
 	help  string // empty: hidden
 	raw   bool   // handles its own signals
 	roots bool   // verifies servers
+	hide  bool   // holds secrets: nobody else of its user may look into it
 }
 
 // applets is the table of everything that this binary can be.
 var applets = []applet{
-	{name: "supervisor", main: supervisor.Main, help: "start and watch the daemons; what PID 1 is", raw: true},
-	{name: "egress", main: egress.Main, help: "intercepting proxy that injects credentials"},
-	{name: "pipelock", main: pipelock.Main, help: "allowlist, secret scan, and the one outbound dial", roots: true},
-	{name: "git-gate", main: gitgate.Main, help: "git mirror that scans every push", roots: true},
-	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks"},
+	{name: "supervisor", main: supervisor.Main, help: "start and watch the daemons; what PID 1 is", raw: true, hide: true},
+	{name: "egress", main: egress.Main, help: "intercepting proxy that injects credentials", hide: true},
+	{name: "pipelock", main: pipelock.Main, help: "allowlist, secret scan, and the one outbound dial", roots: true, hide: true},
+	{name: "git-gate", main: gitgate.Main, help: "git mirror that scans every push", roots: true, hide: true},
+	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks", hide: true},
 	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
 	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
 	{name: "init", main: pid1.Main, raw: true},
@@ -93,6 +95,11 @@ func find(name string) (applet, bool) {
 }
 
 func run(a applet, args []string) error {
+	if a.hide {
+		if err := confine.Hide(); err != nil {
+			return err
+		}
+	}
 	ctx := context.Background()
 	if a.roots {
 		fallbackRoots()
