@@ -1,0 +1,504 @@
+package supervisor
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/control"
+	"airlock/internal/handoff"
+	"airlock/internal/proposal"
+)
+
+// The daemons of these tests are this binary. Each reads how to behave from
+// the first line of its own configuration, a comment.
+func init() {
+	for _, name := range bundle.Daemons() {
+		roles[name] = func() { os.Exit(behave(name)) }
+	}
+	roles["supervisor"] = func() {
+		err := Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+		var coded interface{ ExitCode() int }
+		switch {
+		case errors.As(err, &coded):
+			os.Exit(coded.ExitCode())
+		case err != nil:
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+}
+
+// behave is a daemon that answers every caller with its pid.
+func behave(name string) int {
+	f, err := handoff.Open(bundle.DirsFromEnv().File(name))
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	line, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	f.Close()
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM)
+	var life <-chan time.Time
+	code := 0
+	how := strings.Fields(line)[1:]
+	for i := 0; i < len(how); i++ {
+		switch how[i] {
+		case "slow":
+			time.Sleep(length(how[i+1])) // what this daemon is for
+		case "fails":
+			code, _ = strconv.Atoi(how[i+1])
+			return code
+		case "hangs":
+			select {}
+		case "deaf":
+			end = nil
+			signal.Ignore(syscall.SIGTERM)
+		case "lives":
+			life = time.After(length(how[i+1]))
+		case "says":
+			fmt.Println(how[i+1])
+		}
+	}
+	all, err := handoff.Inherited()
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, l := range all {
+		go greet(l)
+	}
+	handoff.Ready("digest-of-" + strings.Join(how, "-"))
+	select {
+	case <-end:
+		for _, l := range all {
+			l.Close()
+		}
+		return 0
+	case <-life:
+		return 3
+	}
+}
+
+func length(text string) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+func greet(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(c, "%d\n", os.Getpid())
+		c.Close()
+	}
+}
+
+var configurations = map[string]string{
+	bundle.Egress:    "version: 1\nlisten: 127.0.0.1:0\nca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}\nroutes: []\n",
+	bundle.Pipelock:  "version: 1\nallow: []\n",
+	bundle.GitGate:   "version: 1\nlisten: {git: '127.0.0.1:0', http: '127.0.0.1:0'}\nrepos: {}\n",
+	bundle.Supervise: "version: 1\nlisten: 127.0.0.1:0\n",
+}
+
+// house is a supervisor with daemons that behave as they are told.
+type house struct {
+	t     *testing.T
+	dirs  bundle.Dirs
+	cmd   *exec.Cmd
+	out   *bytes.Buffer
+	ctl   *control.Client
+	ended chan struct{}
+}
+
+func build(t *testing.T, daemons ...string) *house {
+	t.Helper()
+	dir := t.TempDir()
+	h := &house{t: t, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}, out: &bytes.Buffer{}, ended: make(chan struct{})}
+	for _, d := range []string{h.dirs.Etc + "/ca", h.dirs.Run, h.dirs.State} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range bundle.Daemons() {
+		h.tell(name, "")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cmd = exec.Command(self)
+	h.cmd.Args = []string{"supervisor"}
+	h.cmd.Env = append(os.Environ(), h.dirs.Env()...)
+	h.cmd.Env = append(h.cmd.Env, "SIDECAR_DAEMONS="+strings.Join(daemons, ","))
+	h.cmd.Stdout, h.cmd.Stderr = h.out, h.out
+	h.ctl = control.NewClient(h.dirs.Control())
+	return h
+}
+
+func (h *house) start() {
+	h.t.Helper()
+	if err := h.cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	go func() { _ = h.cmd.Wait(); close(h.ended) }() // ProcessState tells the code
+	h.t.Cleanup(func() {
+		_ = h.cmd.Process.Kill() // it has ended in most tests
+		<-h.ended
+		if h.t.Failed() {
+			h.t.Logf("the supervisor printed:\n%s", h.out)
+		}
+	})
+	h.until("everything serves", func() bool {
+		st, err := h.ctl.Status(context.Background())
+		return err == nil && st.Ready
+	})
+}
+
+// tell says how a daemon is to behave from its next start on.
+func (h *house) tell(name, how string) {
+	h.t.Helper()
+	file := h.dirs.File(name)
+	err := os.WriteFile(file+".new", []byte("# "+how+"\n"+configurations[name]), 0o600)
+	if err == nil {
+		err = os.Rename(file+".new", file)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) until(what string, yes func() bool) {
+	h.t.Helper()
+	deadline := time.After(40 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !yes() {
+		select {
+		case <-deadline:
+			h.t.Fatalf("never: %s", what)
+		case <-h.ended:
+			h.t.Fatalf("the supervisor ended before: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (h *house) status(name string) control.Daemon {
+	h.t.Helper()
+	st, err := h.ctl.Status(context.Background())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	d, ok := st.Find(name)
+	if !ok {
+		h.t.Fatalf("%s is not in the status", name)
+	}
+	return d
+}
+
+func (h *house) restart(name string) error {
+	return h.ctl.Do(context.Background(), http.MethodPost, "/restart", url.Values{"daemon": {name}}, nil, nil)
+}
+
+func (h *house) signal(sig syscall.Signal) {
+	h.t.Helper()
+	if err := h.cmd.Process.Signal(sig); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// end waits for the supervisor's own end and returns its code.
+func (h *house) end() int {
+	h.t.Helper()
+	select {
+	case <-h.ended:
+	case <-time.After(20 * time.Second):
+		h.t.Fatal("the supervisor does not end")
+	}
+	return h.cmd.ProcessState.ExitCode()
+}
+
+// call asks a daemon for its pid.
+func (h *house) call(address string) (int, error) {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	text, err := io.ReadAll(c)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+func TestExitCode(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress, bundle.Supervise)
+	h.tell(bundle.Supervise, "deaf")
+	h.start()
+	began := time.Now()
+	h.signal(syscall.SIGTERM)
+	h.until("it stops", func() bool { return h.status(bundle.Supervise).State == string(Stopping) })
+	h.signal(syscall.SIGTERM) // a second one that comes before the first is seen would be the same
+	if code := h.end(); code != 0 {
+		t.Errorf("code %d: a signal that we sent is no fault", code)
+	}
+	if took := time.Since(began); took > grace {
+		t.Errorf("a second SIGTERM did not shorten the grace: %v", took)
+	}
+	if left := leftovers(t, h); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+func TestDeafDaemonIsKilledAfterItsGrace(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.tell(bundle.Egress, "deaf")
+	h.start()
+	began := time.Now()
+	h.signal(syscall.SIGTERM)
+	h.end()
+	if took := time.Since(began); took < grace || took > grace+5*time.Second {
+		t.Errorf("killed after %v", took)
+	}
+	if left := leftovers(t, h); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// leftovers are processes with this house in their environment. A daemon
+// cannot hide: its environment is read by its parent's user.
+func leftovers(t *testing.T, h *house) (all []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(data, []byte("AIRLOCK_ETC="+h.dirs.Etc)) {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// TestFlapping: a daemon that does not stay up becomes failed; its neighbours
+// are not touched; callers are reset; health is bad; the operator is asked;
+// a restart mends it all.
+func TestFlapping(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress, bundle.Supervise)
+	h.start()
+	neighbour, address := h.status(bundle.Supervise).PID, h.status(bundle.Egress).Listen[bundle.FDEgress]
+	h.tell(bundle.Egress, "lives 1ms")
+	if err := h.restart(bundle.Egress); err != nil {
+		t.Fatal(err)
+	}
+	h.until("egress has failed", func() bool { return h.status(bundle.Egress).State == string(Failed) })
+	if h.status(bundle.Supervise).PID != neighbour {
+		t.Error("a neighbour was touched")
+	}
+	if _, err := h.call(address); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a caller heard %v", err)
+	}
+	st, err := h.ctl.Status(context.Background())
+	if err != nil || st.Ready {
+		t.Errorf("ready %v, %v", st.Ready, err)
+	}
+	asked := func() (open []proposal.Proposal) {
+		var all []proposal.Proposal
+		if err := h.ctl.Do(context.Background(), http.MethodGet, "/proposals", nil, nil, &all); err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(p proposal.Proposal) bool { return p.State != proposal.Pending })
+	}
+	h.until("the operator is asked", func() bool { return len(asked()) == 1 })
+	if p := asked()[0]; p.Kind != proposal.Fault || p.Daemon != bundle.Egress || !strings.Contains(p.Why, "8 times") {
+		t.Errorf("%+v", p)
+	}
+	h.tell(bundle.Egress, "")
+	if err := h.restart(bundle.Egress); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := h.call(address); err != nil || pid != h.status(bundle.Egress).PID {
+		t.Errorf("after the restart: %d, %v", pid, err)
+	}
+	h.until("the question is closed", func() bool { return len(asked()) == 0 })
+}
+
+// TestCallersWait: while a daemon is down its socket stays bound, and who
+// calls is served by the next process.
+func TestCallersWait(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.start()
+	d := h.status(bundle.Egress)
+	h.tell(bundle.Egress, "slow 300ms")
+	if err := syscall.Kill(d.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.until("egress is down", func() bool { return h.status(bundle.Egress).PID != d.PID })
+	pid, err := h.call(d.Listen[bundle.FDEgress])
+	if err != nil || pid == d.PID {
+		t.Errorf("the caller got %d (the old one was %d), %v", pid, d.PID, err)
+	}
+}
+
+// TestBadReplacements: one that fails, one that hangs; the old one serves on.
+func TestBadReplacements(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.tell(bundle.Egress, "good")
+	h.start()
+	before := h.status(bundle.Egress)
+	for _, bad := range []struct{ how, want string }{{"fails 2", "before it was ready (code 2)"}, {"hangs", "not ready within"}} {
+		h.tell(bundle.Egress, bad.how)
+		err := h.restart(bundle.Egress)
+		if err == nil || !strings.Contains(err.Error(), "config rejected") || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: %v", bad.how, err)
+		}
+		after := h.status(bundle.Egress)
+		if after.PID != before.PID || after.Digest != "digest-of-good" || !strings.Contains(after.Error, bad.want) {
+			t.Errorf("%s: %+v", bad.how, after)
+		}
+		if pid, err := h.call(before.Listen[bundle.FDEgress]); err != nil || pid != before.PID {
+			t.Errorf("%s: served by %d, %v", bad.how, pid, err)
+		}
+	}
+}
+
+// TestSignalsAreDirtyFlags: many that arrive during a replacement cause
+// exactly one more.
+func TestSignalsAreDirtyFlags(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Pipelock)
+	h.tell(bundle.Pipelock, "slow 500ms")
+	h.start()
+	h.signal(syscall.SIGUSR1)
+	h.until("the replacement has begun", func() bool { return h.status(bundle.Pipelock).State == string(Replacing) })
+	for range 30 {
+		h.signal(syscall.SIGUSR1)
+	}
+	if err := h.restart(bundle.Pipelock); err != nil { // the same one more
+		t.Fatal(err)
+	}
+	if d := h.status(bundle.Pipelock); d.Generation != 3 || d.State != string(Ready) {
+		t.Errorf("generation %d, %s", d.Generation, d.State)
+	}
+}
+
+// TestSignalsThatMeanNothing change nothing.
+func TestSignalsThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.start()
+	before := h.status(bundle.Egress)
+	for _, sig := range []syscall.Signal{syscall.SIGUSR2, syscall.SIGURG, syscall.SIGPROF, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGIO, syscall.SIGVTALRM, syscall.SIGPWR} {
+		h.signal(sig)
+	}
+	if after := h.status(bundle.Egress); after.PID != before.PID || after.State != string(Ready) {
+		t.Errorf("%+v", after)
+	}
+	h.signal(syscall.SIGQUIT)
+	if code := h.end(); code != 0 {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestRealProcessesUnderRandomEvents throws at real processes what the model
+// throws at the table. At the end all must serve, and nothing may be left.
+func TestRealProcessesUnderRandomEvents(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Daemons()...)
+	h.start()
+	dice := rand.New(rand.NewPCG(7, 7))
+	hows := []string{"", "", "slow 30ms", "slow 200ms", "deaf", "lives 20ms", "lives 300ms", "fails 1", "fails 255"}
+	var asked sync.WaitGroup
+	for range 150 {
+		name := bundle.Daemons()[dice.IntN(4)]
+		h.tell(name, hows[dice.IntN(len(hows))])
+		switch dice.IntN(5) {
+		case 0:
+			h.signal(syscall.SIGUSR1)
+		case 1:
+			h.signal(syscall.SIGCHLD)
+		case 2:
+			if pid := h.status(name).PID; pid != 0 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+			}
+		default:
+			asked.Go(func() { _ = h.restart(name) }) // what it says is of no concern: that it says something is
+		}
+		time.Sleep(time.Duration(dice.IntN(40)) * time.Millisecond) // events are not in step with anything
+	}
+	asked.Wait()
+	for _, name := range bundle.Daemons() {
+		h.tell(name, "")
+	}
+	for _, name := range bundle.Daemons() {
+		h.until(name+" is restarted", func() bool { return h.restart(name) == nil })
+	}
+	h.until("nothing drains", func() bool {
+		st, err := h.ctl.Status(context.Background())
+		return err == nil && st.Ready && !slices.ContainsFunc(st.Daemons, func(d control.Daemon) bool { return d.Draining > 0 || d.State != string(Ready) })
+	})
+	if n := len(children(t, h.cmd.Process.Pid)); n != 4 {
+		t.Errorf("%d children", n)
+	}
+	h.signal(syscall.SIGTERM)
+	if code := h.end(); code != 0 {
+		t.Errorf("code %d", code)
+	}
+	if left := leftovers(t, h); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+func children(t *testing.T, pid int) (all []string) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range tasks {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread is gone
+		}
+		all = append(all, strings.Fields(string(data))...)
+	}
+	return all
+}
