@@ -268,8 +268,15 @@ func TestChildrenDieWithTheirSupervisor(t *testing.T) {
 	eventually(t, "pipelock is gone too", func() bool { return syscall.Kill(pid, 0) != nil })
 }
 
+func (b *running) supervisor() control.Status {
+	b.t.Helper()
+	st, err := b.ctl.Status(context.Background())
+	must(b.t, err)
+	return st
+}
+
 // TestOrphansAreBuried runs the supervisor as PID 1 of a namespace in which
-// others leave orphans.
+// others leave 10,000 orphans.
 func TestOrphansAreBuried(t *testing.T) {
 	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	enter := []string{"-p"}
@@ -283,7 +290,8 @@ func TestOrphansAreBuried(t *testing.T) {
 	b.attr = attr
 	b.run()
 	pid := b.cmd.Process.Pid
-	enter = append(enter, "-t", fmt.Sprint(pid), "sh", "-c", "for i in $(seq 500); do (true & true &); done; (sleep 0.2 &)")
+	before := b.supervisor()
+	enter = append(enter, "-t", fmt.Sprint(pid), "sh", "-c", "for i in $(seq 5000); do (true & true &); done; (sleep 0.2 &)")
 	out, err := exec.Command("nsenter", enter...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -301,8 +309,8 @@ func TestOrphansAreBuried(t *testing.T) {
 		}
 		return n == 4
 	})
-	if st, err := b.ctl.Status(context.Background()); err != nil || !st.Ready || st.PID != 1 {
-		t.Errorf("%+v, %v", st, err)
+	if st := b.supervisor(); !st.Ready || st.PID != 1 || st.RSS > before.RSS+8<<20 {
+		t.Errorf("ready %v, pid %d, memory %d, before %d", st.Ready, st.PID, st.RSS, before.RSS)
 	}
 	for _, name := range []string{"egress", "pipelock", "git-gate", "supervise"} {
 		if d := b.status(name); d.Restarts != 0 || d.LastExit != "" {
