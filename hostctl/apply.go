@@ -90,8 +90,11 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	if err != nil {
 		return err
 	}
-	if p.Kind != proposal.Access {
+	switch p.Kind {
+	case proposal.Question:
 		return usagef("%s is a question: answer it with: hostctl answer %s TEXT", id, id)
+	case proposal.Fault:
+		return c.restart(ctx, b, card.Plan, p)
 	}
 	changes, err := plan(card.Plan, p, g)
 	if err != nil {
@@ -108,6 +111,19 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 		return fmt.Errorf("the agent could not be told, so the old policy is back: %w", err)
 	}
 	fmt.Fprint(c.out, added(changes))
+	return nil
+}
+
+// restart starts a daemon again that has failed. The supervisor closes its
+// question when the daemon serves.
+func (c *controller) restart(ctx context.Context, b backend, plan pair.Plan, p proposal.Proposal) error {
+	if err := c.record(plan, audit.Entry{Verdict: "allow", Rule: "restart", Why: p.Daemon, Proposal: p.ID, By: operator()}); err != nil {
+		return err
+	}
+	if err := ctl(ctx, b, plan.Name, nil, "restart", p.Daemon); err != nil {
+		return fmt.Errorf("%s is still down: %w", p.Daemon, err)
+	}
+	fmt.Fprintf(c.out, "%s serves again\n", p.Daemon)
 	return nil
 }
 
@@ -254,7 +270,7 @@ func (c *controller) answer(ctx context.Context, name, id, state, note string) e
 	if state == proposal.Answered {
 		verdict = "answer"
 		if p.Kind != proposal.Question {
-			return usagef("%s asks for access: approve or deny it", id)
+			return usagef("%s is no question: approve or deny it", id)
 		}
 	}
 	if err := c.record(card.Plan, audit.Entry{Verdict: verdict, Rule: state, Host: hostOf(p.URL), Proposal: id, By: operator()}); err != nil {

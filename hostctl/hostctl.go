@@ -343,6 +343,11 @@ func (c *controller) show(p open) {
 		if p.State == proposal.Pending {
 			fmt.Fprintf(c.out, "  hostctl approve %s   or   hostctl deny %s\n", p.ID, p.ID)
 		}
+	case proposal.Fault:
+		fmt.Fprintf(c.out, "  fault: %s\n", p.Why)
+		if p.State == proposal.Pending {
+			fmt.Fprintf(c.out, "  hostctl approve %s starts it again\n", p.ID)
+		}
 	case proposal.Question:
 		fmt.Fprintf(c.out, "  asks:  %q %q\n", p.Question, p.Choices)
 		if p.State == proposal.Pending {
