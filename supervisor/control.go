@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/handoff"
 	"airlock/internal/httpd"
+	"airlock/internal/logs"
 	"airlock/internal/proposal"
 )
 
@@ -34,6 +37,7 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	mux.HandleFunc("GET /metrics", s.getMetrics)
 	mux.HandleFunc("POST /restart", s.change(s.restart))
 	mux.HandleFunc("POST /reload", s.change(s.reread))
+	mux.HandleFunc("POST /log", s.postLevel)
 	mux.HandleFunc("GET /proposals", s.getProposals)
 	mux.HandleFunc("POST /proposals/{id}", s.postProposal)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -99,7 +103,7 @@ func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case !known:
-			http.Error(w, fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", ")), http.StatusNotFound)
+			http.Error(w, s.unknown(name), http.StatusNotFound)
 		default:
 			s.await(w, r, outcome)
 		}
@@ -120,6 +124,52 @@ func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-cha
 		http.Error(w, "the daemon did not answer in time", http.StatusGatewayTimeout)
 	case <-r.Context().Done():
 	}
+}
+
+// postLevel changes what one daemon, or every one, writes to its log: now, and
+// in every process of it that starts later.
+func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
+	level, name := r.URL.Query().Get("level"), r.URL.Query().Get("daemon")
+	if err := logs.Check(level); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var known bool
+	var errs []error
+	err := s.do(func() {
+		for _, d := range s.daemons {
+			if name == "" || name == d.name {
+				known = true
+				errs = append(errs, s.setLevel(d, level))
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	case !known:
+		http.Error(w, s.unknown(name), http.StatusNotFound)
+	case errors.Join(errs...) != nil:
+		http.Error(w, errors.Join(errs...).Error(), http.StatusConflict)
+	}
+}
+
+func (s *supervisor) setLevel(d *daemon, level string) error {
+	s.levels[d.name] = level
+	var errs []error
+	for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
+		if p == nil {
+			continue
+		}
+		if err := p.link.Tell(handoff.KeyLevel, level); err != nil {
+			errs = append(errs, fmt.Errorf("%s (process %d) does not listen: %w", d.name, p.pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *supervisor) unknown(name string) string {
+	return fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", "))
 }
 
 // proposals opens the folder that supervise writes to.

@@ -1,76 +1,261 @@
 package supervisor
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
+	"encoding/json"
+	"fmt"
 	"io"
-	"sync/atomic"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
-	maxLine   = 64 << 10 // bytes; the rest of a longer line is dropped and marked
-	ringLines = 4096     // lines that may wait for whoever reads our output
+	maxLine   = 64 << 10 // bytes of a child's line; the rest is dropped, and the line marked
+	ringLines = 4096     // lines that may wait for whoever reads our output …
+	ringBytes = 4 << 20  // … and their bytes, as they are written
+	batch     = 64 << 10 // bytes that are written at once
 )
 
-// output writes the lines of all daemons to one stream. It never waits for
-// that stream's reader: what does not fit into the ring is counted and lost.
+// output writes the lines of all daemons to one stream, marked with where they
+// come from. It never waits for that stream's reader: what does not fit into
+// the ring is counted and lost, and a line says so where the lost ones were.
 type output struct {
-	lines   chan []byte
-	dropped atomic.Uint64
-	masks   [][]byte
+	json bool
+	mask masker
+	now  func() time.Time
+
+	mu      sync.Mutex
+	filled  sync.Cond // signalled when something is in the ring, or it closed
+	ring    [][]byte
+	bytes   int
+	closed  bool
+	lost    uint64 // since the last line that fitted
+	dropped uint64 // in all
 }
 
-func newOutput(secrets map[string]string) *output {
-	o := &output{lines: make(chan []byte, ringLines)}
-	for _, value := range secrets {
-		if len(value) >= 8 {
-			o.masks = append(o.masks, []byte(value))
-		}
-	}
+func newOutput(json bool, mask masker) *output {
+	o := &output{json: json, mask: mask, now: time.Now}
+	o.filled.L = &o.mu
 	return o
 }
 
-// write copies lines to w until close.
+// write copies lines to w until close, and what is left then.
 func (o *output) write(w io.Writer) {
-	for line := range o.lines {
-		_, _ = w.Write(line) // nobody is left to tell
+	for {
+		text, ok := o.take()
+		if !ok {
+			return
+		}
+		_, _ = w.Write(text) // nobody is left to tell
 	}
 }
 
-// put queues one line.
-func (o *output) put(daemon string, line []byte) {
-	for _, secret := range o.masks {
-		line = bytes.ReplaceAll(line, secret, []byte("[masked]"))
+// take waits for lines, and takes them out of the ring.
+func (o *output) take() (text []byte, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.ring) == 0 && o.lost == 0 && !o.closed {
+		o.filled.Wait()
 	}
-	full := make([]byte, 0, len(daemon)+len(line)+4)
-	full = append(full, '[')
-	full = append(full, daemon...)
-	full = append(full, "] "...)
-	full = append(append(full, line...), '\n')
-	select {
-	case o.lines <- full:
-	default:
-		o.dropped.Add(1)
+	n := 0
+	for n < len(o.ring) && (n == 0 || len(text)+len(o.ring[n]) <= batch) {
+		text = append(text, o.ring[n]...)
+		n++
 	}
+	o.ring, o.bytes = slices.Delete(o.ring, 0, n), o.bytes-len(text)
+	if len(o.ring) == 0 {
+		o.ring = nil // a burst's memory does not stay
+		text = append(text, o.confess()...)
+	}
+	return text, len(text) > 0
+}
+
+// confess is the line about those that were lost here, if any.
+func (o *output) confess() []byte {
+	if o.lost == 0 {
+		return nil
+	}
+	line := o.format("supervisor", "stdout", fmt.Appendf(nil, "%d lines were lost: nobody read them in time", o.lost), false)
+	o.lost = 0
+	return line
+}
+
+// close ends write when all that waits is written.
+func (o *output) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	o.filled.Broadcast()
+}
+
+// losses is how many lines were lost.
+func (o *output) losses() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.dropped
+}
+
+// put queues one line of a daemon. One that was cut is marked.
+func (o *output) put(daemon, stream string, line []byte, cut bool) {
+	full := o.format(daemon, stream, o.mask.hide(line, cut), cut)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	notice := 0
+	if o.lost > 0 {
+		notice = 1
+	}
+	if len(o.ring)+notice >= ringLines || o.bytes+len(full) > ringBytes {
+		o.lost++
+		o.dropped++
+		return
+	}
+	o.ring = append(o.ring, full)
+	o.bytes += len(full)
+	if notice > 0 {
+		note := o.confess()
+		o.ring = slices.Insert(o.ring, len(o.ring)-1, note)
+		o.bytes += len(note)
+	}
+	o.filled.Signal()
 }
 
 // copy reads a child's stream line by line until it ends.
-func (o *output) copy(daemon string, r io.ReadCloser) {
+func (o *output) copy(daemon, stream string, r io.ReadCloser) {
 	defer r.Close()
-	br := bufio.NewReaderSize(r, maxLine)
+	var line []byte
+	cut := false
+	buf := make([]byte, 8<<10)
 	for {
-		line, err := br.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			o.put(daemon, append(bytes.Clone(line), "… (cut)"...))
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = br.ReadSlice('\n')
+		n, err := r.Read(buf)
+		for rest := buf[:n]; len(rest) > 0; {
+			part, after, ends := bytes.Cut(rest, []byte("\n"))
+			if room := maxLine - len(line); len(part) > room {
+				part, cut = part[:room], true
 			}
-		} else if len(line) > 0 {
-			o.put(daemon, bytes.TrimSuffix(line, []byte("\n")))
+			line = append(line, part...)
+			if ends {
+				o.put(daemon, stream, line, cut)
+				line, cut = nil, false
+			}
+			rest = after
 		}
 		if err != nil {
+			if len(line) > 0 {
+				o.put(daemon, stream, line, cut)
+			}
 			return
 		}
 	}
+}
+
+const cutMark = "… (cut)"
+
+// format makes a line of the output, its end included.
+func (o *output) format(daemon, stream string, line []byte, cut bool) []byte {
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if o.json {
+		return o.object(daemon, stream, line, cut)
+	}
+	full := append(make([]byte, 0, len(daemon)+len(line)+4), "["+daemon+"] "...)
+	full = appendHarmless(full, line)
+	if cut {
+		full = append(full, cutMark...)
+	}
+	return append(full, '\n')
+}
+
+// appendHarmless appends text without what would steer a terminal: control
+// characters, marks that turn the direction of writing, and bytes that are no
+// UTF-8 are written as Go writes them.
+func appendHarmless(to, text []byte) []byte {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			to = fmt.Appendf(to, `\x%02x`, text[0])
+		case r == '\t' || unicode.IsGraphic(r):
+			to = append(to, text[:n]...)
+		default:
+			quoted := strconv.QuoteRuneToASCII(r)
+			to = append(to, quoted[1:len(quoted)-1]...)
+		}
+		text = text[n:]
+	}
+	return to
+}
+
+// object makes one JSON object of a line. The fields of a line that is an
+// object itself stand beside ours, which no child can overrule.
+func (o *output) object(daemon, stream string, line []byte, cut bool) []byte {
+	line = bytes.ToValidUTF8(line, []byte("\uFFFD"))
+	fields := map[string]json.RawMessage{}
+	if !bytes.HasPrefix(bytes.TrimLeft(line, " \t"), []byte("{")) || json.Unmarshal(line, &fields) != nil {
+		msg := string(line)
+		if cut {
+			msg += cutMark
+		}
+		fields = map[string]json.RawMessage{"msg": quote(msg)}
+	}
+	level := "INFO"
+	if stream == "stderr" {
+		level = "WARN" // somebody complains who has no logger, as a crash does
+	}
+	own := []field{
+		{"time", orElse(fields["time"], quote(o.now().UTC().Format(time.RFC3339Nano)))},
+		{"level", orElse(fields["level"], quote(level))},
+		{"daemon", quote(daemon)}, {"stream", quote(stream)},
+		{"msg", orElse(fields["msg"], quote(""))},
+	}
+	for _, name := range keys(fields) {
+		own = append(own, field{name, fields[name]})
+	}
+	full := []byte("{")
+	for i, f := range own {
+		if i > 0 {
+			full = append(full, ',')
+		}
+		full = append(append(full, quote(f.name)...), ':')
+		full = append(full, f.value...)
+	}
+	return append(full, "}\n"...)
+}
+
+// field is a member of a JSON object.
+type field struct {
+	name  string
+	value json.RawMessage
+}
+
+// keys are the names of a child's own fields, sorted. A name that is one of
+// ours in other letters is none: many readers of JSON would take it for ours.
+func keys(fields map[string]json.RawMessage) []string {
+	var names []string
+	for name := range fields {
+		ours := slices.ContainsFunc([]string{"time", "level", "daemon", "stream", "msg"}, func(own string) bool { return strings.EqualFold(own, name) })
+		if !ours {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func orElse(v, other json.RawMessage) json.RawMessage {
+	if len(v) == 0 {
+		return other
+	}
+	return v
+}
+
+func quote(s string) json.RawMessage {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string and a buffer cannot fail
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -109,40 +109,6 @@ func TestChosen(t *testing.T) {
 	}
 }
 
-func TestOutput(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := newOutput(map[string]string{"EGRESS_TOKEN_0": "a-long-secret"})
-	long := strings.Repeat("x", 3*maxLine)
-	go func() {
-		fmt.Fprintf(w, "one\nwith a-long-secret in it\n%s\nno end", long)
-		w.Close()
-	}()
-	o.copy("egress", r)
-	close(o.lines)
-	var got strings.Builder
-	o.write(&got)
-	lines := strings.Split(got.String(), "\n")
-	if len(lines) != 5 || lines[0] != "[egress] one" || lines[1] != "[egress] with [masked] in it" || lines[3] != "[egress] no end" {
-		t.Fatalf("%d lines: %.200q", len(lines), lines)
-	}
-	if !strings.HasSuffix(lines[2], "… (cut)") || len(lines[2]) > maxLine+100 {
-		t.Errorf("the long line has %d bytes", len(lines[2]))
-	}
-}
-
-func TestStalledReaderBlocksNobody(t *testing.T) {
-	o := newOutput(nil)
-	for range ringLines + 10 {
-		o.put("egress", []byte("x"))
-	}
-	if got := o.dropped.Load(); got != 10 {
-		t.Errorf("%d lines dropped", got)
-	}
-}
-
 func TestSecretsFromStandardInput(t *testing.T) {
 	held, err := readSecrets(true, strings.NewReader(`{"EGRESS_TOKEN_0": "value"}`))
 	if err != nil || held["EGRESS_TOKEN_0"] != "value" {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/internal/handoff"
+	"airlock/internal/logs"
 	"airlock/internal/reap"
 )
 
@@ -63,8 +65,8 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 		link.Close()
 		return nil, err
 	}
-	s.readers.Go(func() { s.out.copy(daemon, ours[0]) })
-	s.readers.Go(func() { s.out.copy(daemon, ours[1]) })
+	s.readers.Go(func() { s.out.copy(daemon, "stdout", ours[0]) })
+	s.readers.Go(func() { s.out.copy(daemon, "stderr", ours[1]) })
 	s.readers.Go(func() {
 		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 	})
@@ -91,7 +93,7 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 }
 
 // inherited are the variables that every daemon gets, when they are set.
-var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE"}
+var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
 // slots says which secrets a daemon gets, by the beginning of their names.
 var slots = map[string]string{"egress": "EGRESS_TOKEN_", "git-gate": "GIT_TOKEN_", "pipelock": "EGRESS_DIGEST_"}
@@ -99,7 +101,7 @@ var slots = map[string]string{"egress": "EGRESS_TOKEN_", "git-gate": "GIT_TOKEN_
 // environment is what a daemon needs, and not what we have. Proxy variables
 // reach nobody: the daemons dial for themselves.
 func (s *supervisor) environment(daemon string) []string {
-	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair)
+	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
 	for _, name := range inheritedVars {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -19,7 +19,7 @@ const connsWithin = 200 * time.Millisecond
 func (s *supervisor) snapshot() (st control.Status, links map[string]*handoff.Link, err error) {
 	links = map[string]*handoff.Link{}
 	err = s.do(func() {
-		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.dropped.Load()}
+		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.losses()}
 		for _, name := range s.order {
 			row := s.daemons[name]
 			d := row.status()

@@ -26,6 +26,7 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/handoff"
+	"airlock/internal/logs"
 	"airlock/internal/reap"
 	"airlock/internal/secrets"
 )
@@ -43,6 +44,7 @@ type supervisor struct {
 	reaper  *reap.Reaper
 	out     *output
 	doors   doorman
+	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
 	readers sync.WaitGroup
 }
 
@@ -67,7 +69,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout})
+	json, err := logs.FromEnv()
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout, JSON: json})
 }
 
 // chosen reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
@@ -129,13 +135,22 @@ func addDigests(held map[string]string) error {
 	return nil
 }
 
+// values are the secrets themselves.
+func values(held map[string]string) (all [][]byte) {
+	for _, value := range held {
+		all = append(all, []byte(value))
+	}
+	return all
+}
+
 // Config is what Run needs.
 type Config struct {
 	Dirs    bundle.Dirs
 	Pair    string
 	Daemons []string // in start order
 	Secrets map[string]string
-	Stdout  io.Writer // the daemons' output, line by line
+	Stdout  io.Writer // the daemons' output, line by line …
+	JSON    bool      // … as JSON objects
 }
 
 // Run starts the daemons and keeps them until ctx ends or SIGTERM comes. It
@@ -158,7 +173,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	s := &supervisor{
 		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.Secrets), doors: doorman{open: map[string]func(){}},
+		reaper: reap.New(), out: newOutput(c.JSON, newMasker(values(c.Secrets))), levels: map[string]string{}, doors: doorman{open: map[string]func(){}},
 	}
 	s.table = newTable(c.Daemons, s)
 	go s.reaper.Run() // for as long as the process lives: nothing else may wait
@@ -171,7 +186,7 @@ func Run(ctx context.Context, c Config) error {
 	err = s.loop(ctx, listen())
 	stopControl()
 	s.readers.Wait()
-	close(s.out.lines)
+	s.out.close()
 	select {
 	case <-written:
 	case <-time.After(time.Second): // nobody reads our output any more
@@ -194,7 +209,7 @@ func listen() signals {
 
 // say writes a line of our own.
 func (s *supervisor) say(format string, args ...any) {
-	s.out.put("supervisor", fmt.Appendf(nil, format, args...))
+	s.out.put("supervisor", "stdout", fmt.Appendf(nil, format, args...), false)
 }
 
 // allReady tells our own parent that all daemons serve.

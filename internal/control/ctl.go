@@ -14,6 +14,7 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
+	"airlock/internal/logs"
 )
 
 const usage = `usage: ctl COMMAND
@@ -21,6 +22,7 @@ const usage = `usage: ctl COMMAND
   health                exit code 0 when every daemon serves
   restart DAEMON        replace a daemon; the old one stays if the new one is not ready
   reload DAEMON         make a daemon read its configuration again
+  log LEVEL [DAEMON]    how much the daemons, or one, write: debug, info, warn or error
   metrics               Prometheus text
   proposals             what the agent asks for, as JSON
   answer ID STATE TEXT  close a proposal: approved, denied or answered
@@ -46,6 +48,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return c.health(ctx)
 	case (command == "restart" || command == "reload") && len(args) == 1:
 		return c.Do(ctx, http.MethodPost, "/"+command, url.Values{"daemon": {args[0]}}, nil, nil)
+	case command == "log" && (len(args) == 1 || len(args) == 2):
+		return c.setLevel(ctx, args[0], strings.Join(args[1:], ""))
 	case (command == "metrics" || command == "proposals") && len(args) == 0:
 		return c.show(ctx, stdout, "/"+command)
 	case command == "answer" && len(args) >= 2:
@@ -64,6 +68,13 @@ func (c *Client) show(ctx context.Context, stdout io.Writer, path string) error 
 	}
 	_, err := io.WriteString(stdout, text)
 	return err
+}
+
+func (c *Client) setLevel(ctx context.Context, level, daemon string) error {
+	if err := logs.Check(level); err != nil {
+		return err
+	}
+	return c.Do(ctx, http.MethodPost, "/log", url.Values{"level": {level}, "daemon": {daemon}}, nil, nil)
 }
 
 func (c *Client) health(ctx context.Context) error {
