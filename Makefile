@@ -27,7 +27,8 @@ test:
 	$(GO) test $(RACE) ./...
 
 vet:
-	$(GO) vet ./... && $(GO) vet -tags e2e ./... && GOOS=darwin $(GO) vet ./cmd/hostctl && $(GO) tool staticcheck -tags e2e ./... && $(GO) mod tidy -diff && test -z "$$(gofmt -l .)"
+	$(GO) vet ./... && cd internal/jsonschema && $(GO) vet ./...
+	$(GO) vet -tags e2e ./... && GOOS=darwin $(GO) vet ./cmd/hostctl && $(GO) tool staticcheck -tags e2e ./... && $(GO) mod tidy -diff && test -z "$$(gofmt -l .)"
 
 e2e: build
 	$(GO) test $(RACE) -tags e2e -count=1 -timeout 8m ./e2e/... ./hostctl/docker/...

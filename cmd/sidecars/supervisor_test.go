@@ -407,3 +407,30 @@ func TestNoSecretInTheOutput(t *testing.T) {
 		}
 	}
 }
+
+// TestToolsRefuseWhatTheirSchemasDoNotAllow is an MCP client that makes every
+// kind of mistake.
+func TestToolsRefuseWhatTheirSchemasDoNotAllow(t *testing.T) {
+	b := start(t, nil)
+	session := b.connectMCP()
+	for _, c := range []struct {
+		tool string
+		args map[string]any
+		want string
+	}{
+		{"request_access", map[string]any{"url": "https://x.test/"}, "why"},
+		{"request_access", map[string]any{"url": 7, "why": "x"}, "url"},
+		{"request_access", map[string]any{"url": "https://x.test/", "why": "x", "methods": "GET"}, "methods"},
+		{"request_access", map[string]any{"url": "https://x.test/", "why": "x", "methods": []any{1}}, "methods"},
+		{"request_access", map[string]any{"url": "https://x.test/" + strings.Repeat("a", 3000), "why": "x"}, "maxLength"},
+		{"request_access", map[string]any{"url": "https://x.test/", "why": "x", "sudo": true}, "additional"},
+		{"proposal_status", map[string]any{}, "id"},
+	} {
+		res, err := session.CallTool(context.Background(), &mcp.CallToolParams{Name: c.tool, Arguments: c.args})
+		must(t, err)
+		text := res.Content[0].(*mcp.TextContent).Text
+		if !res.IsError || !strings.Contains(text, "input schema validation failed") || !strings.Contains(text, c.want) {
+			t.Errorf("%v: error %v: %s", c.args, res.IsError, text)
+		}
+	}
+}
