@@ -46,9 +46,17 @@ func check(b *testing.B, err error) {
 	}
 }
 
-// newRig starts a bundle with all four daemons on an origin that answers
-// with 1,000 bytes.
+// newRig starts a bundle with all four daemons.
 func newRig(b *testing.B) *rig {
+	b.Helper()
+	r := prepare(b, [4]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
+	r.start()
+	return r
+}
+
+// prepare writes the files of a bundle on an origin that answers with 1,000
+// bytes. The addresses are egress's, git-gate's two, and supervise's.
+func prepare(b *testing.B, listen [4]string) *rig {
 	b.Helper()
 	dir := b.TempDir()
 	r := &rig{b: b, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}}
@@ -67,14 +75,13 @@ func newRig(b *testing.B) *rig {
 	port := r.origin.Port()
 	for name, text := range map[string]string{
 		"ca/ca.crt": string(cert), "ca/ca.key": string(key), "ca/upstream.crt": string(r.lab.PEM),
-		"egress.yaml":    fmt.Sprintf("version: 1\nlisten: 127.0.0.1:0\nca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}\nroutes: [{host: 'api.ok.test:%d', auth: {type: bearer, slot: EGRESS_TOKEN_0}}]\n", port),
+		"egress.yaml":    fmt.Sprintf("version: 1\nlisten: %s\nca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}\nroutes: [{host: 'api.ok.test:%d', auth: {type: bearer, slot: EGRESS_TOKEN_0}}]\n", listen[0], port),
 		"pipelock.yaml":  fmt.Sprintf("version: 1\nallow: ['api.ok.test:%d']\nhosts: {api.ok.test: 127.0.0.1}\naddresses: {allow: [127.0.0.1/32]}\nupstream_ca: /etc/airlock/ca/upstream.crt\nsecrets: {values: [EGRESS_DIGEST_0]}\n", port),
-		"git-gate.yaml":  "version: 1\nlisten: {git: '127.0.0.1:0', http: '127.0.0.1:0'}\nrepos: {}\n",
-		"supervise.yaml": "version: 1\nlisten: 127.0.0.1:0\n",
+		"git-gate.yaml":  fmt.Sprintf("version: 1\nlisten: {git: '%s', http: '%s'}\nrepos: {}\n", listen[1], listen[2]),
+		"supervise.yaml": "version: 1\nlisten: " + listen[3] + "\n",
 	} {
 		check(b, os.WriteFile(filepath.Join(r.dirs.Etc, name), []byte(text), 0o600))
 	}
-	r.start()
 	return r
 }
 
