@@ -109,6 +109,7 @@ func (s *stage) turnAway(name string, on bool) { s.away[name] = on }
 func (s *stage) failed(name, _ string)         { s.down[name] = true }
 func (s *stage) mended(name string)            { s.down[name] = false }
 func (s *stage) allReady()                     {}
+func (s *stage) settled()                      {}
 func (s *stage) say(string, ...any)            {}
 
 // check runs in the loop.

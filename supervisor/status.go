@@ -2,8 +2,12 @@ package supervisor
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,11 +19,62 @@ import (
 // has. A status must not wait for one that hangs.
 const connsWithin = 200 * time.Millisecond
 
+// heldFor is how long a request for a newer status waits for one.
+const heldFor = 30 * time.Second
+
+// board knows whether the table has changed since somebody looked.
+type board struct {
+	run string // no other supervisor's
+
+	mu      sync.Mutex
+	last    string // the table as text
+	number  int
+	changed chan struct{} // closed with the next change
+}
+
+func newBoard() *board { return &board{run: rand.Text()[:8], changed: make(chan struct{})} }
+
+// version names the table as it is, and tells when it is so no more.
+func (b *board) version() (string, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.run + "-" + strconv.Itoa(b.number), b.changed
+}
+
+// post puts up the table.
+func (b *board) post(table string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if table == b.last {
+		return
+	}
+	b.last = table
+	b.number++
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// settled puts up what a status shows, apart from memory and connections,
+// which change all the time.
+func (s *supervisor) settled() {
+	var table strings.Builder
+	for _, name := range s.order {
+		d := s.daemons[name]
+		pid := 0
+		if d.current != nil {
+			pid = d.current.pid
+		}
+		fmt.Fprintf(&table, "%s %d %d %d %d %q %q %q\n", d.state, pid, d.starts, d.generation, len(d.draining), d.lastExit, d.digest, d.problem)
+	}
+	s.board.post(table.String())
+}
+
 // snapshot is the table as it is now, and the links to those who serve.
 func (s *supervisor) snapshot() (st control.Status, links map[string]*handoff.Link, err error) {
 	links = map[string]*handoff.Link{}
 	err = s.do(func() {
-		st = control.Status{Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.losses()}
+		version, _ := s.board.version()
+		st = control.Status{Version: version, Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.losses()}
 		for _, name := range s.order {
 			row := s.daemons[name]
 			d := row.status()
@@ -70,7 +125,19 @@ func (s *supervisor) status(ctx context.Context) (control.Status, error) {
 	return st, nil
 }
 
+// getStatus answers at once, or, when asked for one after the version that
+// there is, with the next change.
 func (s *supervisor) getStatus(w http.ResponseWriter, r *http.Request) {
+	if version, changed := s.board.version(); r.FormValue("after") == version {
+		held := time.NewTimer(heldFor)
+		defer held.Stop()
+		select {
+		case <-changed:
+		case <-held.C:
+		case <-s.over:
+		case <-r.Context().Done():
+		}
+	}
 	st, err := s.status(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)

@@ -44,6 +44,7 @@ type supervisor struct {
 	reaper  *reap.Reaper
 	out     *output
 	doors   doorman
+	board   *board
 	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
 	readers sync.WaitGroup
 }
@@ -173,7 +174,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	s := &supervisor{
 		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.JSON, newMasker(values(c.Secrets))), levels: map[string]string{}, doors: doorman{open: map[string]func(){}},
+		reaper: reap.New(), out: newOutput(c.JSON, newMasker(values(c.Secrets))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
 	}
 	s.table = newTable(c.Daemons, s)
 	go s.reaper.Run() // for as long as the process lives: nothing else may wait

@@ -44,6 +44,8 @@ type world interface {
 	mended(daemon string)
 	// allReady is called once, when every daemon serves.
 	allReady()
+	// settled is called by the loop after everything that happened.
+	settled()
 	say(format string, args ...any)
 }
 
@@ -163,6 +165,7 @@ func (t *table) loop(ctx context.Context, sig signals) error {
 			f()
 		}
 		t.tellReady()
+		t.world.settled()
 	}
 	return t.result()
 }

@@ -45,6 +45,7 @@ type Isolation struct {
 
 // Status is the answer to GET /status.
 type Status struct {
+	Version string   `json:"version"` // changes with the table, but not with memory and connections
 	Pair    string   `json:"pair,omitempty"`
 	PID     int      `json:"pid"`
 	RSS     int64    `json:"rss,omitempty"` // of the supervisor itself, bytes
@@ -110,7 +111,11 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 }
 
 // Status asks for the status of everything.
-func (c *Client) Status(ctx context.Context) (Status, error) {
+func (c *Client) Status(ctx context.Context) (Status, error) { return c.StatusAfter(ctx, "") }
+
+// StatusAfter is the status as soon as it is of another version, or after 30 s
+// of that very version.
+func (c *Client) StatusAfter(ctx context.Context, version string) (Status, error) {
 	var s Status
-	return s, c.Do(ctx, http.MethodGet, "/status", nil, nil, &s)
+	return s, c.Do(ctx, http.MethodGet, "/status", url.Values{"after": {version}}, nil, &s)
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"airlock/internal/bundle"
@@ -18,7 +17,8 @@ import (
 )
 
 const usage = `usage: ctl COMMAND
-  status [--json]       state of each daemon
+  status [--json] [--watch]
+                        state of each daemon; with --watch again whenever it changes
   health                exit code 0 when every daemon serves
   restart DAEMON        replace a daemon; the old one stays if the new one is not ready
   reload DAEMON         make a daemon read its configuration again
@@ -36,14 +36,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := NewClient(bundle.DirsFromEnv().Control())
 	command, args := args[0], args[1:]
 	switch {
-	case command == "status" && len(args) == 0:
-		st, err := c.Status(ctx)
-		if err != nil {
-			return err
-		}
-		return st.print(stdout)
-	case command == "status" && len(args) == 1 && args[0] == "--json":
-		return c.show(ctx, stdout, "/status")
+	case command == "status":
+		return c.status(ctx, args, stdout, stderr)
 	case command == "health" && len(args) == 0:
 		return c.health(ctx)
 	case (command == "restart" || command == "reload") && len(args) == 1:
@@ -59,6 +53,32 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	return config.Usagef("ctl: %q with %d arguments is not a command\n%s", command, len(args), usage)
+}
+
+func (c *Client) status(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var asJSON, watch bool
+	for _, arg := range args {
+		switch arg {
+		case "--json", "-json":
+			asJSON = true
+		case "--watch", "-watch":
+			watch = true
+		default:
+			return config.Usagef("ctl status: %q is neither --json nor --watch", arg)
+		}
+	}
+	switch {
+	case watch:
+		return c.watch(ctx, newScreen(stdout), asJSON, stderr)
+	case asJSON:
+		return c.show(ctx, stdout, "/status")
+	}
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(stdout, st.table(newScreen(stdout), time.Now()))
+	return err
 }
 
 func (c *Client) show(ctx context.Context, stdout io.Writer, path string) error {
@@ -101,21 +121,4 @@ func (c *Client) answer(ctx context.Context, stdout io.Writer, id, state, text s
 	}
 	_, err = io.WriteString(stdout, out)
 	return err
-}
-
-// print shows the status as a table.
-func (s Status) print(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "DAEMON\tSTATE\tPID\tUPTIME\tRESTARTS\tMEMORY\tCONFIG\tLAST EXIT")
-	for _, d := range s.Daemons {
-		uptime := "-"
-		if !d.Since.IsZero() {
-			uptime = time.Since(d.Since).Round(time.Second).String()
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%.1f MB\t%.12s\t%s\n", d.Name, d.State, d.PID, uptime, d.Restarts, float64(d.RSS)/1e6, d.Digest, d.LastExit)
-		if d.Error != "" {
-			fmt.Fprintf(t, "\t  %s\n", d.Error)
-		}
-	}
-	return t.Flush()
 }
