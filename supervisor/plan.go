@@ -64,10 +64,10 @@ func turnsAway(s State, down time.Duration) bool {
 // The restart policy.
 const (
 	patience  = 10 * time.Second // of a caller
-	firstWait = 100 * time.Millisecond
+	firstWait = 50 * time.Millisecond
 	longest   = 30 * time.Second // a wait
-	stable    = time.Minute      // a run this long forgives what was before
-	flapLimit = 8                // ends in a row without a stable run
+	stable    = 10 * time.Second // a run this long forgives what was before
+	flapLimit = 9                // ends in a row without a stable run: some 10 s of trying
 )
 
 // wait is how long after the nth end in a row (from 1) the next start comes:

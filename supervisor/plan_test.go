@@ -71,7 +71,7 @@ func TestEveryStateIsReached(t *testing.T) {
 }
 
 func TestWait(t *testing.T) {
-	for n, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 5: 1600 * time.Millisecond, 9: 25600 * time.Millisecond, 10: longest, 1000: longest} {
+	for n, want := range map[int]time.Duration{1: 50 * time.Millisecond, 2: 100 * time.Millisecond, 5: 800 * time.Millisecond, 10: 25600 * time.Millisecond, 11: longest, 1000: longest} {
 		if got := wait(n, 0); got != want {
 			t.Errorf("after %d ends: %v, want %v", n, got, want)
 		}
@@ -88,7 +88,7 @@ func TestAfterExit(t *testing.T) {
 		event  Event
 		ends   int
 	}{
-		{time.Second, 0, Exits, 1}, {time.Second, 6, Exits, 7}, {time.Second, 7, Flaps, 8}, {stable, 7, Exits, 1},
+		{time.Second, 0, Exits, 1}, {time.Second, 7, Exits, 8}, {time.Second, 8, Flaps, 9}, {stable, 7, Exits, 1},
 	} {
 		if e, n := afterExit(c.uptime, c.before); e != c.event || n != c.ends {
 			t.Errorf("after %v and %d ends: %s, %d", c.uptime, c.before, e, n)

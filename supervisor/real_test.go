@@ -346,7 +346,7 @@ func TestFlapping(t *testing.T) {
 		return slices.DeleteFunc(all, func(p proposal.Proposal) bool { return p.State != proposal.Pending })
 	}
 	h.until("the operator is asked", func() bool { return len(asked()) == 1 })
-	if p := asked()[0]; p.Kind != proposal.Fault || p.Daemon != bundle.Egress || !strings.Contains(p.Why, "8 times") {
+	if p := asked()[0]; p.Kind != proposal.Fault || p.Daemon != bundle.Egress || !strings.Contains(p.Why, "9 times") {
 		t.Errorf("%+v", p)
 	}
 	h.tell(bundle.Egress, "")
