@@ -26,6 +26,7 @@ import (
 	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
+	"airlock/internal/secretmem"
 )
 
 // drain is how long requests in progress may take after the end was asked for.
@@ -55,7 +56,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Reload: reload, Log: log})
+	slots, err := secretmem.Slots()
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: slots, Reload: reload, Log: log})
 }
 
 // Validate says everything that is wrong with the configuration, the file

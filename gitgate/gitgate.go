@@ -31,6 +31,7 @@ import (
 	"airlock/internal/logs"
 	"airlock/internal/metrics"
 	"airlock/internal/policy"
+	"airlock/internal/secretmem"
 	"airlock/internal/secrets"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
@@ -87,7 +88,11 @@ func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: os.Getenv, Log: log})
+	slots, err := secretmem.Slots()
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: slots, Log: log})
 }
 
 // gate is the running daemon.

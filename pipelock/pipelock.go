@@ -23,6 +23,7 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/metrics"
+	"airlock/internal/secretmem"
 	"airlock/internal/tunnel"
 )
 
@@ -52,7 +53,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: os.Getenv, Log: log})
+	slots, err := secretmem.Slots()
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: slots, Log: log})
 }
 
 // Validate says everything that is wrong with the file.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -110,12 +111,15 @@ func TestChosen(t *testing.T) {
 }
 
 func TestSecretsFromStandardInput(t *testing.T) {
-	held, err := readSecrets(true, strings.NewReader(`{"EGRESS_TOKEN_0": "value"}`))
-	if err != nil || held["EGRESS_TOKEN_0"] != "value" {
-		t.Errorf("%v", err)
+	// Nothing closes the pipe behind the object.
+	in, out := io.Pipe()
+	go io.WriteString(out, `{"EGRESS_TOKEN_0": "the value", "GIT_TOKEN_0": "x", "GIT_TOKEN_1": ""}`)
+	held, warning, err := readSecrets(true, in)
+	if err != nil || warning != nil || held.Get("EGRESS_TOKEN_0") != "the value" || held.Get("GIT_TOKEN_0") != "x" || held.Get("EGRESS_DIGEST_0") == "" || len(held.All()) != 3 {
+		t.Errorf("%v, %v, %d values", err, warning, len(held.All()))
 	}
-	for _, bad := range []string{"", "EGRESS_TOKEN_0=value", `{"A": 1}`, `["value"]`} {
-		if _, err := readSecrets(true, strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "value\"") {
+	for _, bad := range []string{"", "EGRESS_TOKEN_0=value", `{"A": 1}`, `["value"]`, `{"A": "value"}}`, "null"} {
+		if _, _, err := readSecrets(true, strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "value\"") {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/reap"
+	"airlock/internal/secretmem"
 )
 
 // launch starts a daemon with its sockets, a link, and pipes for its output.
@@ -45,6 +46,17 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	env := append(s.environment(daemon),
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
 		"NOTIFY_FD="+strconv.Itoa(len(files)))
+	files = append(files, end.Fd())
+	purse, err := s.secrets.Share(func(name string) bool { return slots[daemon] != "" && strings.HasPrefix(name, slots[daemon]) })
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	if purse != nil {
+		defer purse.Close()
+		env = append(env, secretmem.Variable+"="+strconv.Itoa(len(files)))
+		files = append(files, purse.Fd())
+	}
 	allowed := profile(daemon, s.dirs)
 	makeRoom(daemon, allowed, s.dirs)
 	var missing []string
@@ -53,7 +65,7 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
 		Attr: &syscall.ProcAttr{
 			Env:   env,
-			Files: append(files, end.Fd()),
+			Files: files,
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		},
 		Exited: func(status syscall.WaitStatus) { s.post(func() { s.exited(daemon, generation, status) }) },
@@ -95,9 +107,6 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 // inherited are the variables that every daemon gets, when they are set.
 var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
-// slots says which secrets a daemon gets, by the beginning of their names.
-var slots = map[string]string{"egress": "EGRESS_TOKEN_", "git-gate": "GIT_TOKEN_", "pipelock": "EGRESS_DIGEST_"}
-
 // environment is what a daemon needs, and not what we have. Proxy variables
 // reach nobody: the daemons dial for themselves.
 func (s *supervisor) environment(daemon string) []string {
@@ -105,13 +114,6 @@ func (s *supervisor) environment(daemon string) []string {
 	for _, name := range inheritedVars {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
-		}
-	}
-	if prefix, ok := slots[daemon]; ok {
-		for name, value := range s.secrets {
-			if strings.HasPrefix(name, prefix) {
-				env = append(env, name+"="+value)
-			}
 		}
 	}
 	return env

@@ -6,13 +6,10 @@ package supervisor
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -28,10 +25,8 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/reap"
-	"airlock/internal/secrets"
+	"airlock/internal/secretmem"
 )
-
-const maxSecrets = 1 << 20 // bytes on standard input
 
 // supervisor is the world in which the table of daemons acts: processes,
 // sockets, output.
@@ -39,7 +34,7 @@ type supervisor struct {
 	*table
 	dirs    bundle.Dirs
 	pair    string
-	secrets map[string]string
+	secrets *secretmem.Store
 	sockets map[string][]socket
 	reaper  *reap.Reaper
 	out     *output
@@ -66,7 +61,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	held, err := readSecrets(*stdin, os.Stdin)
+	held, warning, err := readSecrets(*stdin, os.Stdin)
 	if err != nil {
 		return err
 	}
@@ -74,7 +69,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout, JSON: json})
+	return Run(ctx, Config{Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Warning: warning, Stdout: stdout, JSON: json})
 }
 
 // chosen reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
@@ -92,66 +87,15 @@ func chosen(list string) ([]string, error) {
 	return slices.DeleteFunc(bundle.Daemons(), func(n string) bool { return !slices.Contains(want, n) }), nil
 }
 
-// readSecrets takes the slots from the environment and, if told so, from
-// standard input, and takes them out of our own environment.
-func readSecrets(fromStdin bool, stdin io.Reader) (map[string]string, error) {
-	held := map[string]string{}
-	for _, pair := range os.Environ() {
-		name, value, _ := strings.Cut(pair, "=")
-		for _, prefix := range slots {
-			if strings.HasPrefix(name, prefix) && value != "" {
-				held[name] = value
-				os.Unsetenv(name)
-			}
-		}
-	}
-	if !fromStdin {
-		return held, nil
-	}
-	more := map[string]string{}
-	dec := json.NewDecoder(io.LimitReader(stdin, maxSecrets))
-	if err := dec.Decode(&more); err != nil {
-		// The error of the library could quote a part of a value.
-		return nil, config.Usagef("supervisor: standard input: one JSON object of slots and their values was wanted")
-	}
-	maps.Copy(held, more)
-	return held, nil
-}
-
-// addDigests gives pipelock a keyed digest of every value that egress holds,
-// so that it can look for the value without knowing it.
-func addDigests(held map[string]string) error {
-	key := rand.Text()
-	for name, value := range maps.Clone(held) {
-		number, ok := strings.CutPrefix(name, "EGRESS_TOKEN_")
-		if !ok || len(value) < 8 || held["EGRESS_DIGEST_"+number] != "" {
-			continue
-		}
-		digest, err := secrets.NewDigest(value, key)
-		if err != nil {
-			return fmt.Errorf("making the digest of %s: %w", name, err)
-		}
-		held["EGRESS_DIGEST_"+number] = digest
-	}
-	return nil
-}
-
-// values are the secrets themselves.
-func values(held map[string]string) (all [][]byte) {
-	for _, value := range held {
-		all = append(all, []byte(value))
-	}
-	return all
-}
-
 // Config is what Run needs.
 type Config struct {
 	Dirs    bundle.Dirs
 	Pair    string
-	Daemons []string // in start order
-	Secrets map[string]string
-	Stdout  io.Writer // the daemons' output, line by line …
-	JSON    bool      // … as JSON objects
+	Daemons []string         // in start order
+	Secrets *secretmem.Store // the slots of all daemons
+	Warning error            // about how they are kept; nil: none
+	Stdout  io.Writer        // the daemons' output, line by line …
+	JSON    bool             // … as JSON objects
 }
 
 // Run starts the daemons and keeps them until ctx ends or SIGTERM comes. It
@@ -169,14 +113,14 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := addDigests(c.Secrets); err != nil {
-		return err
-	}
 	s := &supervisor{
 		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.JSON, newMasker(values(c.Secrets))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
+		reaper: reap.New(), out: newOutput(c.JSON, newMasker(c.Secrets.All())), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
 	}
 	s.table = newTable(c.Daemons, s)
+	if c.Warning != nil {
+		s.say("warning: %v", c.Warning)
+	}
 	go s.reaper.Run() // for as long as the process lives: nothing else may wait
 	written := make(chan struct{})
 	go func() { defer close(written); s.out.write(c.Stdout) }()

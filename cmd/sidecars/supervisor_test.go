@@ -17,6 +17,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/control"
 	"airlock/internal/lab"
@@ -66,9 +67,14 @@ func TestEveryDaemonServes(t *testing.T) {
 }
 
 func TestSecretsReachOnlyWhoNeedsThem(t *testing.T) {
-	b := start(t, nil, "GIT_TOKEN_0=git-credential-of-the-test", "HTTPS_PROXY=http://127.0.0.1:1", "OTHER=of no concern")
-	for _, name := range []string{"egress", "pipelock", "git-gate", "supervise"} {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", b.status(name).PID))
+	sent := make(chan string, 1)
+	b := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { sent <- r.Header.Get("Authorization") }), "GIT_TOKEN_0=git-credential-of-the-test", "HTTPS_PROXY=http://127.0.0.1:1", "OTHER=of no concern")
+	pids := map[string]int{"supervisor": b.cmd.Process.Pid}
+	for _, name := range bundle.Daemons() {
+		pids[name] = b.status(name).PID
+	}
+	for name, pid := range pids {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if os.Getuid() != 0 {
 			if !errors.Is(err, os.ErrPermission) {
 				t.Errorf("the environment of %s is open to its user: %v", name, err)
@@ -77,21 +83,37 @@ func TestSecretsReachOnlyWhoNeedsThem(t *testing.T) {
 		}
 		must(t, err)
 		env := string(data)
+		daemon := name != "supervisor"
 		for _, c := range []struct {
 			what string
 			has  bool
 			want bool
 		}{
-			{"the web credential", strings.Contains(env, b.token), name == "egress"},
-			{"the git credential", strings.Contains(env, "git-credential-of-the-test"), name == "git-gate"},
-			{"the digest of the credential", strings.Contains(env, "EGRESS_DIGEST_0="), name == "pipelock"},
-			{"a proxy variable", strings.Contains(env, "HTTPS_PROXY"), false},
-			{"what is of no concern", strings.Contains(env, "OTHER="), false},
+			{"the web credential", strings.Contains(env, b.token), false},
+			{"the git credential", strings.Contains(env, "git-credential-of-the-test"), false},
+			{"the digest of the credential", strings.Contains(env, "EGRESS_DIGEST_0="), false},
+			{"a descriptor of secrets", strings.Contains(env, "SECRETS_FD="), daemon && name != "supervise"},
+			{"a proxy variable", strings.Contains(env, "HTTPS_PROXY"), !daemon},
+			{"what is of no concern", strings.Contains(env, "OTHER="), !daemon},
 		} {
 			if c.has != c.want {
 				t.Errorf("%s has %s: %v, want %v", name, c.what, c.has, c.want)
 			}
 		}
+		// The supervisor has made a digest of it, egress looks for it; both leave copies.
+		if daemon && name != "egress" {
+			places, err := lab.InMemory(pid, b.token)
+			must(t, err)
+			if len(places) > 0 {
+				t.Errorf("the web credential is in the memory of %s: %v", name, places)
+			}
+		}
+	}
+	if status, body := b.get(b.url("api.ok.test", "/v1/x")); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	if got := <-sent; got != "Bearer "+b.token {
+		t.Errorf("the origin was sent %q", got)
 	}
 }
 

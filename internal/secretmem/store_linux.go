@@ -26,7 +26,7 @@ type Store struct {
 
 // New copies the values into a new store. The caller should wipe its own.
 func New(values map[string]string) (*Store, error) {
-	f, weak, err := fill(values)
+	f, err := fill(values)
 	if err != nil {
 		return nil, fmt.Errorf("keeping secrets in memory: %w", err)
 	}
@@ -35,7 +35,6 @@ func New(values map[string]string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keeping secrets in memory: %w", err)
 	}
-	s.weak = errors.Join(weak, s.weak)
 	return s, nil
 }
 
@@ -52,8 +51,14 @@ func (s *Store) Bytes(name string) []byte {
 	return unsafe.Slice(unsafe.StringData(v), len(v))
 }
 
-// Values are all values, which point into the store's memory, by name.
-func (s *Store) Values() map[string]string { return maps.Clone(s.values) }
+// All are the values, each without a copy, as Bytes.
+func (s *Store) All() [][]byte {
+	var all [][]byte
+	for name := range s.values {
+		all = append(all, s.Bytes(name))
+	}
+	return all
+}
 
 // Share makes a descriptor for a child that gets some of the values; nil when
 // there are none. Every child gets memory of its own: what one does to it no
@@ -64,7 +69,7 @@ func (s *Store) Share(whose func(name string) bool) (*os.File, error) {
 	if len(part) == 0 {
 		return nil, nil
 	}
-	f, _, err := fill(part)
+	f, err := fill(part)
 	if err != nil {
 		return nil, fmt.Errorf("handing on secrets: %w", err)
 	}
@@ -73,24 +78,23 @@ func (s *Store) Share(whose func(name string) bool) (*os.File, error) {
 
 // fill makes a file in memory that holds the values: the length of a name,
 // the name, the length of the value, the value, and so on until a length is 0.
-func fill(values map[string]string) (f *os.File, weak, err error) {
+func fill(values map[string]string) (*os.File, error) {
 	size := 4
 	for name, value := range values {
 		size += 8 + len(name) + len(value)
 	}
 	if size > maxSize {
-		return nil, nil, fmt.Errorf("%d bytes; at most %d are kept", size, maxSize)
+		return nil, fmt.Errorf("%d bytes; at most %d are kept", size, maxSize)
 	}
-	if f, err = fillSecret(values, size); err == nil {
-		return f, nil, nil
+	if f, err := fillSecret(values, size); err == nil {
+		return f, nil
 	}
-	f, err = fillSealed(values, size)
-	return f, nil, err
+	return fillSealed(values, size)
 }
 
 // fillSecret uses memory that the kernel itself cannot read any more.
 func fillSecret(values map[string]string, size int) (*os.File, error) {
-	fd, err := unix.MemfdSecret(unix.FD_CLOEXEC)
+	fd, err := unix.MemfdSecret(unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,5 @@
+//go:build race
+
+package secretmem
+
+const race = true
