@@ -67,6 +67,9 @@ func (s *supervisor) settled() {
 		fmt.Fprintf(&table, "%s %d %d %d %d %q %q %q\n", d.state, pid, d.starts, d.generation, len(d.draining), d.lastExit, d.digest, d.problem)
 	}
 	s.board.post(table.String())
+	if s.tracer != nil {
+		s.trace()
+	}
 }
 
 // snapshot is the table as it is now, and the links to those who serve.

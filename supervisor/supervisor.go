@@ -24,6 +24,7 @@ import (
 	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
+	"airlock/internal/otlp"
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
 )
@@ -40,6 +41,7 @@ type supervisor struct {
 	out     *output
 	doors   doorman
 	board   *board
+	tracer  *tracer           // nil: nobody wants traces
 	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
 	readers sync.WaitGroup
 }
@@ -69,7 +71,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Warning: warning, Stdout: stdout, JSON: json})
+	// A variable that was meant for others must not keep the bundle down.
+	traces, untraced := otlp.FromEnv(os.Getenv)
+	return Run(ctx, Config{
+		Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout, JSON: json,
+		Traces: traces, Warning: errors.Join(warning, untraced),
+	})
 }
 
 // chosen reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
@@ -93,7 +100,8 @@ type Config struct {
 	Pair    string
 	Daemons []string         // in start order
 	Secrets *secretmem.Store // the slots of all daemons
-	Warning error            // about how they are kept; nil: none
+	Warning error            // about what is not as it should be; nil: all is
+	Traces  *otlp.Exporter   // nil: none
 	Stdout  io.Writer        // the daemons' output, line by line …
 	JSON    bool             // … as JSON objects
 }
@@ -115,7 +123,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	s := &supervisor{
 		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.JSON, newMasker(c.Secrets.All())), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
+		reaper: reap.New(), out: newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
 	}
 	s.table = newTable(c.Daemons, s)
 	if c.Warning != nil {
@@ -128,7 +136,9 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	stopTraces := s.exportTraces(c.Traces)
 	err = s.loop(ctx, listen())
+	stopTraces()
 	stopControl()
 	s.readers.Wait()
 	s.out.close()
