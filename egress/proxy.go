@@ -21,6 +21,7 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
+	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/tunnel"
@@ -65,7 +66,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			s.open(r, c)
 		}}, host
 	})
-	return s.tunnels.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain)
+	return s.tunnels.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
 }
 
 // outside serves the port itself: CONNECT, and plain-HTTP proxy requests.

@@ -28,6 +28,7 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/handoff"
+	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/metrics"
 	"airlock/internal/policy"
@@ -160,7 +161,8 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.serveGit(clients, git) })
 	group.Go(func() error {
-		if err := server.Serve(netutil.LimitListener(web, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+		leave := httpd.Leave{Within: drain, Ending: handoff.Ending()}
+		if err := httpd.Serve(ctx, server, netutil.LimitListener(web, maxConns), leave); err != nil {
 			return fmt.Errorf("serving http: %w", err)
 		}
 		return nil
@@ -170,9 +172,6 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		handoff.Stopping()
 		git.Close()
 		time.AfterFunc(drain, cut) // for both protocols; to call it once more later is harmless
-		if server.Shutdown(clients) != nil {
-			return server.Close()
-		}
 		return nil
 	})
 	return group.Wait()

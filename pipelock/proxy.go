@@ -15,6 +15,7 @@ import (
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/tunnel"
@@ -56,13 +57,13 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener) error {
 		}
 		s.judge(w, r, authority, r.URL.Scheme, injectedFields(r.Header))
 	}
-	return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(h), s.log), l, drain)
+	return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(h), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
 }
 
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, drain)
+	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {

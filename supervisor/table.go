@@ -71,6 +71,14 @@ type process struct {
 // kill ends a process and all that it started.
 func (p *process) kill() { p.SignalGroup(syscall.SIGKILL) }
 
+// nobodyFollows tells a process that ends, or is about to, that there is no
+// need to wait for callers: nobody takes over.
+func (p *process) nobodyFollows() {
+	if p.link != nil {
+		_ = p.link.Tell(handoff.KeyEnding, "1") // else it ends a little later
+	}
+}
+
 // daemon is one row of the table.
 type daemon struct {
 	name       string
@@ -449,6 +457,9 @@ func (t *table) stop() {
 			d.successor.told = true
 			d.successor.kill()
 		}
+		for _, p := range d.draining {
+			p.nobodyFollows()
+		}
 	}
 	t.stopNext()
 }
@@ -469,6 +480,7 @@ func (t *table) stopNext() {
 		}
 		t.world.say("stopping %s", name)
 		d.current.told = true
+		d.current.nobodyFollows()
 		d.current.Signal(syscall.SIGTERM)
 		return
 	}

@@ -34,6 +34,8 @@ const (
 
 	// KeyLevel is the supervisor's word for the level of the logger.
 	KeyLevel = "LOG"
+	// KeyEnding is the supervisor's word that nobody takes over.
+	KeyEnding = "X_ENDING"
 )
 
 const (
@@ -48,6 +50,8 @@ type link struct {
 	w       io.Writer
 	socket  *net.UnixConn // nil: a pipe, which takes news and says nothing
 	gone    chan struct{} // closed when the supervisor hung up
+	ending  chan struct{} // closed when it has said that nobody takes over
+	once    sync.Once     // for that
 	obey    func(l *link, key, val string)
 
 	mu      sync.Mutex
@@ -73,7 +77,7 @@ var ownLink = sync.OnceValue(func() *link {
 // newLink takes over the file and starts to read where there is something to
 // read.
 func newLink(f *os.File, obey func(l *link, key, val string)) *link {
-	l := &link{w: f, gone: make(chan struct{}), waiting: map[uint64]chan answer{}, obey: obey}
+	l := &link{w: f, gone: make(chan struct{}), ending: make(chan struct{}), waiting: map[uint64]chan answer{}, obey: obey}
 	if c, err := net.FileConn(f); err == nil {
 		if socket, ok := c.(*net.UnixConn); ok {
 			f.Close()
@@ -84,9 +88,23 @@ func newLink(f *os.File, obey func(l *link, key, val string)) *link {
 	return l
 }
 
+// Ending is closed once it is known that nobody takes this process's sockets
+// over: the supervisor has said so, or there is none. A process that is
+// replaced leaves slowly, see httpd.Leave.
+func Ending() <-chan struct{} {
+	if l := ownLink(); l != nil && l.socket != nil {
+		return l.ending
+	}
+	nobody := make(chan struct{})
+	close(nobody)
+	return nobody
+}
+
 // obey does what the supervisor says.
 func obey(l *link, key, val string) {
 	switch key {
+	case KeyEnding:
+		l.once.Do(func() { close(l.ending) })
 	case KeyLevel:
 		_ = logs.SetLevel(val) // the supervisor has checked the word
 	case keyMetrics:

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func TestServeLosesNoRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	srv := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") }), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, srv, &telling{l, accepted}, 10*time.Second) }()
+	go func() { ended <- Serve(ctx, srv, &telling{l, accepted}, Leave{Within: 10 * time.Second}) }()
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -76,4 +77,74 @@ func (l *telling) Accept() (net.Conn, error) {
 		l.accepted <- struct{}{}
 	}
 	return c, err
+}
+
+// TestIdleConnectionsGetOneMoreAnswer: a server that is replaced does not hang
+// up on a client that is about to send; it answers and asks it to close.
+func TestIdleConnectionsGetOneMoreAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	closed := &closing{Listener: l, done: make(chan struct{})}
+	srv := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") }), slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	ending := make(chan struct{})
+	go func() { ended <- Serve(ctx, srv, closed, Leave{Within: 10 * time.Second, Ending: ending}) }()
+	var clients [2]net.Conn
+	for i := range clients {
+		if clients[i], err = net.Dial("tcp", l.Addr().String()); err != nil {
+			t.Fatal(err)
+		}
+		defer clients[i].Close()
+		if exchange(t, clients[i]).Close {
+			t.Error("asked to close before the end")
+		}
+	}
+	cancel()
+	<-closed.done
+	if !exchange(t, clients[0]).Close {
+		t.Error("not asked to close")
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the second client was hung up on: %v", err)
+	default:
+	}
+	close(ending) // nobody takes over: there is nothing to wait for
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := clients[1].Read(make([]byte, 1)); err == nil {
+		t.Error("the idle connection is still open")
+	}
+}
+
+func exchange(t *testing.T, c net.Conn) *http.Response {
+	t.Helper()
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" {
+		t.Fatalf("%q, %v", body, err)
+	}
+	return res
+}
+
+// closing tells when the listener is closed.
+type closing struct {
+	net.Listener
+	done chan struct{}
+	once sync.Once
+}
+
+func (l *closing) Close() error {
+	defer l.once.Do(func() { close(l.done) })
+	return l.Listener.Close()
 }

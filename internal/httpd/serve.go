@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,16 +29,33 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// Serve serves until ctx ends, then stops accepting, waits up to drain for
-// what is in progress, and cuts the rest. It returns when all is over, and
-// nil unless the listener failed.
+// linger is how long an idle connection is kept for one more request when
+// somebody else takes over the socket.
+const linger = 3 * time.Second
+
+// Leave is how a server takes its leave.
+type Leave struct {
+	// Within is how long what is in progress may take.
+	Within time.Duration
+	// Ending is closed when nobody takes over: then idle connections end at
+	// once. Before that each is kept for a few seconds, to answer one more
+	// request and ask the client to close. Otherwise the server would close in
+	// the very moment in which the client sends (RFC 9112 §9.5), and a client
+	// may not repeat every request. nil: nobody ever takes over.
+	Ending <-chan struct{}
+}
+
+// Serve serves until ctx ends, then stops accepting, takes its leave, and cuts
+// the rest. It returns when all is over, and nil unless the listener failed.
 //
 // Not by Shutdown alone: that drops a request which it has just read, and
 // does not know a connection that was accepted a moment ago. Whoever takes
 // over a socket must not lose either.
-func Serve(ctx context.Context, srv *http.Server, l net.Listener, drain time.Duration) error {
-	busy := &busy{conns: map[net.Conn]struct{}{}, none: make(chan struct{}, 1)}
-	srv.ConnState = busy.change
+func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) error {
+	open := &conns{busy: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
+	srv.ConnState = open.change
+	var leaving atomic.Bool
+	srv.Handler = last(&leaving, srv.Handler)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -45,55 +63,83 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, drain time.Dur
 		return err
 	case <-ctx.Done():
 	}
+	leaving.Store(true)
 	_ = l.Close()
 	if err := <-failed; !errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	srv.SetKeepAlivesEnabled(false) // the answer to each request is its connection's last
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leave.Within)
 	defer cancel()
-	busy.wait(end)
+	if leave.Ending != nil {
+		open.wait(end, leave.Ending, time.After(linger), func(busy, idle int) bool { return busy+idle == 0 })
+	}
+	open.wait(end, nil, nil, func(busy, _ int) bool { return busy == 0 })
+	srv.SetKeepAlivesEnabled(false)
 	if err := srv.Shutdown(end); err != nil {
 		_ = srv.Close() // the time is up: what is left is cut
 	}
 	return nil
 }
 
-// busy knows the connections on which a request is, or is about to be.
-type busy struct {
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	none  chan struct{} // told when the last one is gone
+// last asks clients to close behind their answer when the server leaves.
+// Streams of HTTP/2 are told by Shutdown; an upgrade needs the field itself.
+func last(leaving *atomic.Bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if leaving.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
-func (b *busy) change(c net.Conn, s http.ConnState) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// conns knows which connections are open, and on which of them a request is,
+// or is about to be.
+type conns struct {
+	mu      sync.Mutex
+	busy    map[net.Conn]bool
+	changed chan struct{}
+}
+
+func (c *conns) change(conn net.Conn, s http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch s {
 	case http.StateNew, http.StateActive:
-		b.conns[c] = struct{}{}
+		c.busy[conn] = true
 		return
+	case http.StateIdle:
+		c.busy[conn] = false
+	default:
+		delete(c.busy, conn)
 	}
-	delete(b.conns, c)
-	if len(b.conns) == 0 {
-		select {
-		case b.none <- struct{}{}:
-		default: // it has been told
-		}
+	select {
+	case c.changed <- struct{}{}:
+	default: // whoever waits has not looked since the last time
 	}
 }
 
-// wait returns when no connection is busy, or ctx ends.
-func (b *busy) wait(ctx context.Context) {
+// wait returns when the numbers are as wanted, ctx or the time is over, or
+// ending is closed.
+func (c *conns) wait(ctx context.Context, ending <-chan struct{}, over <-chan time.Time, enough func(busy, idle int) bool) {
 	for {
-		b.mu.Lock()
-		left := len(b.conns)
-		b.mu.Unlock()
-		if left == 0 {
+		c.mu.Lock()
+		busy := 0
+		for _, is := range c.busy {
+			if is {
+				busy++
+			}
+		}
+		idle := len(c.busy) - busy
+		c.mu.Unlock()
+		if enough(busy, idle) {
 			return
 		}
 		select {
-		case <-b.none:
+		case <-c.changed:
+		case <-over:
+			return
+		case <-ending:
+			return
 		case <-ctx.Done():
 			return
 		}

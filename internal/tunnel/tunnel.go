@@ -122,20 +122,19 @@ func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Ver
 
 // Behind serves the port that CONNECT comes to, and the tunnels behind it,
 // until ctx ends. Then no connection is accepted any more, what is in
-// progress may end for up to drain, upgraded connections among it, and the
-// rest is cut.
-func (s *Server) Behind(ctx context.Context, outer *http.Server, l net.Listener, drain time.Duration) error {
+// progress may end, upgraded connections among it, and the rest is cut.
+func (s *Server) Behind(ctx context.Context, outer *http.Server, l net.Listener, leave httpd.Leave) error {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		// The tunnels outlive the port: a CONNECT that was accepted is served.
 		defer stop()
-		return httpd.Serve(ctx, outer, l, drain)
+		return httpd.Serve(ctx, outer, l, leave)
 	})
 	group.Go(func() error {
-		defer context.AfterFunc(inner, func() { s.cutAfter(drain) })()
-		err := httpd.Serve(inner, s.inner, s.queue, drain)
+		defer context.AfterFunc(inner, func() { s.cutAfter(leave.Within) })()
+		err := httpd.Serve(inner, s.inner, s.queue, leave)
 		s.waitForTunnels()
 		return err
 	})
