@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -113,7 +114,13 @@ func TestMetricsOfEveryDaemon(t *testing.T) {
 			t.Errorf("the time of %s is missing", name)
 		}
 	}
-	t.Logf("families: %v", slices.Sorted(maps.Keys(after)))
+	documented, err := os.ReadFile("../../docs/operating.md")
+	must(t, err)
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if !strings.Contains(string(documented), "`"+name+"`") {
+			t.Errorf("docs/operating.md does not know %s", name)
+		}
+	}
 }
 
 func TestMetricsOfWhatHappened(t *testing.T) {
