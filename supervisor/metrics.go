@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,10 +39,19 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	t.Add(metrics.Gather(), metrics.Label{Name: "daemon", Value: "supervisor"})
 	for _, name := range s.order {
-		t.Add(told[name], metrics.Label{Name: "daemon", Value: name})
+		own := slices.DeleteFunc(told[name], func(f metrics.Family) bool { return !mayTell(name, f.Name) })
+		t.Add(own, metrics.Label{Name: "daemon", Value: name})
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = t.Write(w) // the client may be gone
+}
+
+// mayTell keeps a daemon that was taken over from spoiling the families of
+// the others: it has its own, and those that the supervisor has named before.
+func mayTell(daemon, family string) bool {
+	prefix, _, _ := strings.Cut(daemon, "-") // git-gate counts what git does
+	return strings.HasPrefix(family, "airlock_"+prefix+"_") || strings.HasPrefix(family, "airlock_connections_") ||
+		strings.HasPrefix(family, "go_") || family == "process_open_fds"
 }
 
 // scrape asks all daemons at once. Those that do not answer are left out.
@@ -99,6 +110,9 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 			return float64(d.Draining), true
 		}),
 		failedScrapes(st),
+		// Of the daemons, which cannot make them something else.
+		{Name: "airlock_connections_open", Kind: metrics.KindGauge, Help: "Connections that were accepted and not closed yet."},
+		{Name: "airlock_connections_accepted_total", Kind: metrics.KindCounter, Help: "Connections that were accepted."},
 		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", truth(st.Ready)),
 		one("airlock_output_dropped_lines_total", metrics.KindCounter, "Lines of output that nobody read in time.", float64(st.Dropped)),
 		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.doors.turned.Load())),

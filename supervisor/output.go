@@ -51,7 +51,11 @@ func (o *output) write(w io.Writer) {
 		if !ok {
 			return
 		}
-		_, _ = w.Write(text) // nobody is left to tell
+		if _, err := w.Write(text); err != nil { // nobody is left to tell
+			o.mu.Lock()
+			o.dropped += uint64(bytes.Count(text, []byte("\n")))
+			o.mu.Unlock()
+		}
 	}
 }
 

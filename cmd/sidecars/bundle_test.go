@@ -51,6 +51,8 @@ type running struct {
 	ctl    *control.Client
 	token  string
 	done   chan struct{} // closed when the supervisor has ended
+
+	through func(io.Reader) io.Reader // what its output is read through; nil: nothing
 }
 
 // lines keeps what the supervisor prints.
@@ -144,7 +146,11 @@ func (b *running) run(env ...string) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		sc := bufio.NewScanner(out)
+		var from io.Reader = out
+		if b.through != nil {
+			from = b.through(out)
+		}
+		sc := bufio.NewScanner(from)
 		for sc.Scan() {
 			b.output.wait <- sc.Text()
 		}

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -74,3 +76,47 @@ func TestLogLevels(t *testing.T) {
 	must(t, ctl("log", "info"))
 	must(t, syscall.Kill(b.status("supervise").PID, syscall.SIGCONT))
 }
+
+// TestStalledReaderBlocksNobody lets a bundle print more than anybody reads,
+// and reads it in the end.
+func TestStalledReaderBlocksNobody(t *testing.T) {
+	b := prepare(t, nil)
+	out := &faucet{opened: make(chan struct{})}
+	b.through = out.pass
+	b.run()
+	client := b.client(b.egress)
+	lost := func() float64 { v, _ := value(b.scrape(), "airlock_output_dropped_lines_total"); return v }
+	out.shut.Store(true)
+	eventually(t, "lines are lost", func() bool {
+		for range 500 {
+			if status, _ := b.send(client, http.MethodGet, "http://evil.test/"+strings.Repeat("x", 2000), nil); status != 403 {
+				t.Fatalf("status %d while nobody reads the output", status)
+			}
+		}
+		return lost() > 0
+	})
+	close(out.opened)
+	if l := b.until(" lines were lost: nobody read them in time"); !strings.HasPrefix(l, "[supervisor] ") {
+		t.Error(l)
+	}
+	b.stop(syscall.SIGTERM)
+}
+
+// faucet holds back what a supervisor prints while it is shut.
+type faucet struct {
+	shut   atomic.Bool
+	opened chan struct{}
+}
+
+func (f *faucet) pass(r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if f.shut.Load() {
+			<-f.opened
+		}
+		return r.Read(p)
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
