@@ -204,7 +204,10 @@ func ours(pid int32) bool {
 }
 
 // isolationOf says which layers are in force when some could not be put on.
-func isolationOf(missing []string) control.Isolation {
+func isolationOf(missing []string, b *box) control.Isolation {
 	in := slices.DeleteFunc(confine.Layers(), func(l string) bool { return slices.Contains(missing, l) })
-	return control.Isolation{Layers: in, Missing: missing}
+	if b.kind == "" {
+		return control.Isolation{Layers: in, Missing: append(missing, "memory")}
+	}
+	return control.Isolation{Layers: in, Missing: missing, Memory: b.kind, MemoryLimit: b.limit}
 }

@@ -60,6 +60,7 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	allowed := profile(daemon, s.dirs)
 	makeRoom(daemon, allowed, s.dirs)
 	var missing []string
+	packed := make(chan *box, 1)
 	c, err := s.reaper.Start(reap.Command{
 		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
 		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
@@ -68,7 +69,9 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 			Files: files,
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		},
-		Exited: func(status syscall.WaitStatus) { s.post(func() { s.exited(daemon, generation, status) }) },
+		Exited: func(status syscall.WaitStatus) {
+			(<-packed).unpack(status, func() { s.post(func() { s.exited(daemon, generation, status) }) })
+		},
 	})
 	if err != nil {
 		for _, f := range ours {
@@ -77,12 +80,14 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 		link.Close()
 		return nil, err
 	}
+	b := s.pack(c.PID, daemon, generation)
+	packed <- b
 	s.readers.Go(func() { s.out.copy(daemon, "stdout", ours[0]) })
-	s.readers.Go(func() { s.out.copy(daemon, "stderr", ours[1]) })
+	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{ours[1], b.said, b.read}) })
 	s.readers.Go(func() {
 		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 	})
-	return &process{child: c, pid: c.PID, link: link, isolation: isolationOf(missing)}, nil
+	return &process{child: c, pid: c.PID, link: link, memory: b, isolation: isolationOf(missing, b)}, nil
 }
 
 // opener opens what a daemon that cannot open it itself may still read, and
@@ -116,5 +121,5 @@ func (s *supervisor) environment(daemon string) []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	return env
+	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]))
 }

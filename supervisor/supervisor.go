@@ -36,6 +36,8 @@ type supervisor struct {
 	dirs    bundle.Dirs
 	pair    string
 	secrets *secretmem.Store
+	limits  map[string]int64
+	groups  *groups
 	sockets map[string][]socket
 	reaper  *reap.Reaper
 	out     *output
@@ -63,6 +65,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	limits, err := memoryLimits(os.Getenv("SIDECAR_MEMORY"))
+	if err != nil {
+		return err
+	}
 	held, warning, err := readSecrets(*stdin, os.Stdin)
 	if err != nil {
 		return err
@@ -75,7 +81,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	traces, untraced := otlp.FromEnv(os.Getenv)
 	return Run(ctx, Config{
 		Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout, JSON: json,
-		Traces: traces, Warning: errors.Join(warning, untraced),
+		Traces: traces, Warning: errors.Join(warning, untraced), Memory: limits,
 	})
 }
 
@@ -101,6 +107,7 @@ type Config struct {
 	Daemons []string         // in start order
 	Secrets *secretmem.Store // the slots of all daemons
 	Warning error            // about what is not as it should be; nil: all is
+	Memory  map[string]int64 // bytes that a process of each daemon may have
 	Traces  *otlp.Exporter   // nil: none
 	Stdout  io.Writer        // the daemons' output, line by line …
 	JSON    bool             // … as JSON objects
@@ -122,9 +129,10 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := &supervisor{
-		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, sockets: sockets,
+		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, limits: c.Memory, groups: openGroups(), sockets: sockets,
 		reaper: reap.New(), out: newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
 	}
+	defer s.groups.close()
 	s.table = newTable(c.Daemons, s)
 	if c.Warning != nil {
 		s.say("warning: %v", c.Warning)

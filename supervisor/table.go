@@ -66,6 +66,7 @@ type process struct {
 	late       *time.Timer
 	link       *handoff.Link
 	isolation  control.Isolation
+	memory     *box
 }
 
 // kill ends a process and all that it started.
@@ -277,7 +278,8 @@ func (t *table) exited(name string, generation int, status syscall.WaitStatus) {
 		p.late.Stop()
 	case d.successor != nil && d.successor.generation == generation:
 		d.successor.late.Stop()
-		t.rejected(d, "the replacement ended before it was ready ("+describe(status)+")")
+		why := describe(status) + d.successor.memory.note()
+		t.rejected(d, "the replacement ended before it was ready ("+why+")")
 	case d.current != nil && d.current.generation == generation:
 		t.currentExited(d, status)
 	}
@@ -287,7 +289,7 @@ func (t *table) currentExited(d *daemon, status syscall.WaitStatus) {
 	p := d.current
 	d.current = nil
 	p.late.Stop()
-	d.lastExit, d.lastCode = describe(status), reap.Code(status)
+	d.lastExit, d.lastCode = describe(status)+p.memory.note(), reap.Code(status)
 	if p.told && status.Signaled() {
 		d.lastCode = 0 // a signal that we sent
 	}

@@ -163,11 +163,11 @@ func (b *running) run(env ...string) {
 	}()
 	b.t.Cleanup(func() {
 		_ = b.cmd.Process.Kill() // it has ended in most tests
+		for l := range b.output.wait {
+			b.output.all = append(b.output.all, l)
+		}
 		<-b.done
 		if b.t.Failed() {
-			for l := range b.output.wait {
-				b.output.all = append(b.output.all, l)
-			}
 			b.t.Logf("the supervisor printed:\n%s", strings.Join(b.output.all, "\n"))
 		}
 	})

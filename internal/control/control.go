@@ -40,7 +40,10 @@ type Daemon struct {
 // Isolation is what keeps a daemon from the others and from the system.
 type Isolation struct {
 	Layers  []string `json:"layers,omitempty"`  // in force: no_new_privs, landlock, seccomp
-	Missing []string `json:"missing,omitempty"` // those that could not be put on
+	Missing []string `json:"missing,omitempty"` // those that could not be put on; "memory": it is not bounded
+
+	Memory      string `json:"memory,omitempty"`       // how it is bounded: cgroup or rlimit
+	MemoryLimit int64  `json:"memory_limit,omitempty"` // bytes
 }
 
 // Status is the answer to GET /status.
