@@ -177,3 +177,26 @@ func FuzzOutput(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkOutput is one line of a daemon's log, with a dozen secrets to hide.
+func BenchmarkOutput(b *testing.B) {
+	line := `time=2026-01-02T03:04:05.678Z level=INFO msg=refused host=evil.test:443 method=GET rule=allow why="no line of the allowlist names it"`
+	object := `{"time":"2026-01-02T03:04:05.678Z","level":"INFO","msg":"refused","host":"evil.test:443","method":"GET","rule":"allow","why":"no line names it"}`
+	var secrets [][]byte
+	for i := range 12 {
+		secrets = append(secrets, fmt.Appendf(nil, "%c-secret-of-the-benchmark", 'a'+i))
+	}
+	for name, c := range map[string]struct {
+		json bool
+		line string
+	}{"text": {false, line}, "json": {true, object}} {
+		b.Run(name, func(b *testing.B) {
+			o := newOutput(c.json, newMasker(secrets))
+			b.SetBytes(int64(len(c.line)))
+			b.ReportAllocs()
+			for b.Loop() {
+				o.format("egress", "stderr", o.mask.hide([]byte(c.line), false), false)
+			}
+		})
+	}
+}

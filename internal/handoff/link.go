@@ -304,7 +304,7 @@ func (l *Link) Listen(heard func(key, val string)) {
 			number, text, _ := strings.Cut(val, " ")
 			l.answered(number, text)
 		default:
-			heard(key, val)
+			heard(key, val[:min(len(val), maxTold)]) // it may be shown to people
 		}
 	}
 }

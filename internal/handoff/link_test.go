@@ -45,6 +45,12 @@ func TestLinkBothWays(t *testing.T) {
 	if w := <-news; w != (word{KeyReady, "1"}) {
 		t.Errorf("%+v", w)
 	}
+	if err := ours.say(KeyError, strings.Repeat("x", 3*maxTold)); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-news; len(w.val) != maxTold {
+		t.Errorf("%d bytes of one piece of news", len(w.val))
+	}
 	if err := theirs.Tell("LOG", "debug"); err != nil {
 		t.Fatal(err)
 	}
