@@ -21,6 +21,7 @@ type groups struct {
 	v2     bool
 	parent string // v2: the cgroup that we were in, and are in a leaf of now
 	leaf   string
+	undo   string // what takes the controller back
 }
 
 const groupPrefix = "airlock-"
@@ -118,7 +119,7 @@ func (g *groups) delegate(own, controller string) error {
 		if err != nil || strings.TrimSpace(string(members)) != strconv.Itoa(os.Getpid()) {
 			return errors.Join(err, errors.New("others are in this cgroup"))
 		}
-		g.parent, g.leaf = own, g.dir+"-self"
+		g.parent, g.leaf, g.undo = own, g.dir+"-self", "-"+controller
 		if err := os.Mkdir(g.leaf, 0o755); err != nil {
 			return err
 		}
@@ -166,7 +167,7 @@ func (g *groups) close() {
 	removeTree(g.dir)
 	if g.leaf != "" {
 		// In the order of delegate, backwards.
-		_ = put(g.parent, "cgroup.subtree_control", "-memory")
+		_ = put(g.parent, "cgroup.subtree_control", g.undo)
 		_ = put(g.parent, "cgroup.procs", "0")
 		_ = unix.Rmdir(g.leaf)
 	}

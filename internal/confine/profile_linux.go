@@ -75,9 +75,12 @@ func (p Profile) filter() Filter {
 		families = append(families, unix.AF_UNIX)
 	}
 	if p.Inet {
-		families = append(families, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK)
+		families = append(families, unix.AF_INET, unix.AF_INET6)
 		// The Go network stack binds sockets to find out what the machine has.
 		calls = append(calls, Call{unix.SYS_BIND, []bpf.Instruction{Allow}})
+	}
+	if p.Inet && p.Dynamic {
+		families = append(families, unix.AF_NETLINK) // the C library's resolver asks for our addresses
 	}
 	if p.Unix || p.Inet {
 		calls = append(calls, Call{unix.SYS_CONNECT, []bpf.Instruction{Allow}})
