@@ -129,6 +129,9 @@ func (d Daemon) notes() (all []note) {
 	if d.Error != "" {
 		all = append(all, note{"31", oneLine(d.Error)})
 	}
+	if len(d.Isolation.Missing) > 0 {
+		all = append(all, note{"31", "not confined by " + oneLine(strings.Join(d.Isolation.Missing, ", "))})
+	}
 	if d.Draining > 0 {
 		all = append(all, note{"2", fmt.Sprintf("%d replaced, still ending", d.Draining)})
 	}
