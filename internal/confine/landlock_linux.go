@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,7 @@ const (
 )
 
 // Rule allows an access to files, and to folders with all that is below them.
-// Paths that do not exist are left out.
+// Paths that do not exist or that the thread cannot reach are left out.
 type Rule struct {
 	Access Access
 	Paths  []string
@@ -96,7 +97,7 @@ func (d Domain) ruleset(abi int) rulesetAttr {
 
 func allowBeneath(ruleset int, path string, access uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+	if slices.Contains([]error{unix.ENOENT, unix.ENOTDIR, unix.EACCES}, err) {
 		return nil
 	}
 	if err != nil {
