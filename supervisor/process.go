@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,10 @@ import (
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
 )
+
+// lastNews is how long after a process's end its link is read: it is empty
+// much earlier, unless another process got hold of the other end.
+const lastNews = 100 * time.Millisecond
 
 // launch starts a daemon with its sockets, a link, and pipes for its output.
 func (s *supervisor) launch(daemon string, generation int) (*process, error) {
@@ -60,7 +65,7 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	allowed := profile(daemon, s.dirs)
 	makeRoom(daemon, allowed, s.dirs)
 	var missing []string
-	packed := make(chan *box, 1)
+	packed, ended := make(chan *box, 1), make(chan syscall.WaitStatus, 1)
 	c, err := s.reaper.Start(reap.Command{
 		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
 		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
@@ -70,7 +75,10 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		},
 		Exited: func(status syscall.WaitStatus) {
-			(<-packed).unpack(status, func() { s.post(func() { s.exited(daemon, generation, status) }) })
+			(<-packed).unpack(status, func() {
+				ended <- status
+				time.AfterFunc(lastNews, func() { link.Close() }) // somebody else holds its end
+			})
 		},
 	})
 	if err != nil {
@@ -86,6 +94,8 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{ours[1], b.said, b.read}) })
 	s.readers.Go(func() {
 		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
+		status := <-ended // what it said comes before its end
+		s.post(func() { s.exited(daemon, generation, status) })
 	})
 	return &process{child: c, pid: c.PID, link: link, memory: b, isolation: isolationOf(missing, b)}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -76,6 +77,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	json, err := logs.FromEnv()
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		// Little is allocated here, mostly for answers on the control socket:
+		// half the usual garbage is 2.5 MB less, and a collection is short.
+		debug.SetGCPercent(50)
 	}
 	// A variable that was meant for others must not keep the bundle down.
 	traces, untraced := otlp.FromEnv(os.Getenv)
