@@ -97,7 +97,7 @@ func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
 	if f.Root != "" {
 		root = dirs.Path(f.Root)
 	}
-	p.Change = append(p.Change, root)
+	p.Change, p.Moves = append(p.Change, root), true // out of the quarantine
 	network(p)
 }
 

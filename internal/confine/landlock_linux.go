@@ -42,17 +42,27 @@ type Rule struct {
 type Domain struct {
 	Rules []Rule
 	NoTCP bool // neither bind nor connect, where the kernel can say it (version 4)
+	Moves bool // files move from one folder to another: version 1 lets nobody do that
+}
+
+// LandlockVersion is the version of Landlock's interface that the kernel has:
+// 0 for none, and where something around us refuses its calls.
+func LandlockVersion() int {
+	version, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if e != 0 {
+		return 0
+	}
+	return int(version)
 }
 
 // Apply puts the calling thread into the domain. The error is
-// errors.ErrUnsupported where the kernel has no Landlock or something around
-// us refuses its calls.
+// errors.ErrUnsupported where there is no Landlock, or one that is too old.
 func (d Domain) Apply() error {
-	abi, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if e != 0 {
+	version := LandlockVersion()
+	if version == 0 || d.Moves && version < 2 {
 		return errors.ErrUnsupported
 	}
-	attr := d.ruleset(int(abi))
+	attr := d.ruleset(version)
 	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if e != 0 {
 		return e

@@ -28,6 +28,7 @@ type Profile struct {
 
 	Unix    bool // may make local sockets, and connect them
 	Inet    bool // may make TCP and UDP sockets, and connect them
+	Moves   bool // moves files between the folders that it may change
 	Dynamic bool // the binary is linked with libraries: they are mapped for execution
 }
 
@@ -60,6 +61,7 @@ func (p Profile) domain() Domain {
 	}
 	return Domain{
 		NoTCP: !p.Inet,
+		Moves: p.Moves,
 		Rules: []Rule{{Run, run}, {Read, p.Read}, {Change, p.Change}, {unix.LANDLOCK_ACCESS_FS_WRITE_FILE, p.Write}},
 	}
 }
