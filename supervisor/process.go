@@ -23,44 +23,73 @@ import (
 // much earlier, unless another process got hold of the other end.
 const lastNews = 100 * time.Millisecond
 
-// launch starts a daemon with its sockets, a link, and pipes for its output.
-func (s *supervisor) launch(daemon string, generation int) (*process, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
-	var ours, theirs [2]*os.File // stdout, stderr
-	for i := range ours {
-		if ours[i], theirs[i], err = os.Pipe(); err != nil {
-			return nil, fmt.Errorf("making a pipe for %s: %w", daemon, err)
+// gear is what a process starts with, and our ends of it.
+type gear struct {
+	theirs []*os.File // in the order of their numbers
+	given  []*os.File // those of theirs that are closed once it runs
+	env    []string
+	output [2]*os.File // stdout, stderr
+	link   *handoff.Link
+}
+
+// equip collects a process's sockets, a link, pipes for its output, and its
+// secrets. What was opened is in the gear on an error, too.
+func (s *supervisor) equip(daemon string) (g gear, err error) {
+	give := func(f *os.File, err error) error {
+		if f != nil {
+			g.theirs, g.given = append(g.theirs, f), append(g.given, f)
 		}
-		defer theirs[i].Close()
+		return err
 	}
-	link, end, err := handoff.NewLink(s.opener(daemon))
-	if err != nil {
-		return nil, err
+	if err := give(os.Open(os.DevNull)); err != nil {
+		return g, err
 	}
-	defer end.Close()
-	files := []uintptr{null.Fd(), theirs[0].Fd(), theirs[1].Fd()}
+	for i := range g.output {
+		var end *os.File
+		if g.output[i], end, err = os.Pipe(); err != nil {
+			return g, fmt.Errorf("making a pipe for %s: %w", daemon, err)
+		}
+		_ = give(end, nil)
+	}
 	var names []string
 	for _, sock := range s.sockets[daemon] {
-		files = append(files, sock.file.Fd())
-		names = append(names, sock.name)
+		g.theirs, names = append(g.theirs, sock.file), append(names, sock.name)
 	}
-	env := append(s.environment(daemon),
-		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"),
-		"NOTIFY_FD="+strconv.Itoa(len(files)))
-	files = append(files, end.Fd())
+	g.env = append(s.environment(daemon),
+		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"), "NOTIFY_FD="+strconv.Itoa(len(g.theirs)))
+	var end *os.File
+	if g.link, end, err = handoff.NewLink(s.opener(daemon)); err != nil {
+		return g, err
+	}
+	_ = give(end, nil)
 	purse, err := s.secrets.Share(func(name string) bool { return slots[daemon] != "" && strings.HasPrefix(name, slots[daemon]) })
-	if err != nil {
-		link.Close()
-		return nil, err
-	}
 	if purse != nil {
-		defer purse.Close()
-		env = append(env, secretmem.Variable+"="+strconv.Itoa(len(files)))
-		files = append(files, purse.Fd())
+		g.env = append(g.env, secretmem.Variable+"="+strconv.Itoa(len(g.theirs)))
+	}
+	return g, give(purse, err)
+}
+
+// abandon closes our ends, of what will not be started.
+func (g gear) abandon() {
+	for _, f := range g.output {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if g.link != nil {
+		g.link.Close()
+	}
+}
+
+// launch starts a daemon on a thread that has been restricted to its profile.
+func (s *supervisor) launch(daemon string, generation int) (*process, error) {
+	g, err := s.equip(daemon)
+	for _, f := range g.given {
+		defer f.Close()
+	}
+	if err != nil {
+		g.abandon()
+		return nil, err
 	}
 	allowed := profile(daemon, s.dirs)
 	makeRoom(daemon, allowed, s.dirs)
@@ -70,34 +99,38 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
 		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
 		Attr: &syscall.ProcAttr{
-			Env:   env,
-			Files: files,
+			Env:   g.env,
+			Files: numbers(g.theirs),
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		},
 		Exited: func(status syscall.WaitStatus) {
 			(<-packed).unpack(status, func() {
 				ended <- status
-				time.AfterFunc(lastNews, func() { link.Close() }) // somebody else holds its end
+				time.AfterFunc(lastNews, func() { g.link.Close() }) // somebody else holds its end
 			})
 		},
 	})
 	if err != nil {
-		for _, f := range ours {
-			f.Close()
-		}
-		link.Close()
+		g.abandon()
 		return nil, err
 	}
 	b := s.pack(c.PID, daemon, generation)
 	packed <- b
-	s.readers.Go(func() { s.out.copy(daemon, "stdout", ours[0]) })
-	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{ours[1], b.said, b.read}) })
+	s.readers.Go(func() { s.out.copy(daemon, "stdout", g.output[0]) })
+	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{g.output[1], b.said, b.read}) })
 	s.readers.Go(func() {
-		link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
+		g.link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 		status := <-ended // what it said comes before its end
 		s.post(func() { s.exited(daemon, generation, status) })
 	})
-	return &process{child: c, pid: c.PID, link: link, memory: b, isolation: isolationOf(missing, b)}, nil
+	return &process{child: c, pid: c.PID, link: g.link, memory: b, isolation: isolationOf(missing, b)}, nil
+}
+
+func numbers(files []*os.File) (fds []uintptr) {
+	for _, f := range files {
+		fds = append(fds, f.Fd())
+	}
+	return fds
 }
 
 // opener opens what a daemon that cannot open it itself may still read, and
