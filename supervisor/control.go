@@ -116,7 +116,7 @@ func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-cha
 	select {
 	case err := <-outcome:
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusConflict)
+			http.Error(w, s.out.mask.text(err.Error()), http.StatusConflict)
 			return
 		}
 		s.getStatus(w, r)

@@ -50,6 +50,14 @@ func (m masker) hide(line []byte, cut bool) []byte {
 	return line
 }
 
+// text is the same for a text that is whole.
+func (m masker) text(s string) string {
+	if s == "" {
+		return s
+	}
+	return string(m.hide([]byte(s), false))
+}
+
 func hide(line, secret []byte, cut bool) []byte {
 	var out []byte
 	from := 0

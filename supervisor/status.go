@@ -81,6 +81,7 @@ func (s *supervisor) snapshot() (st control.Status, links map[string]*handoff.Li
 		for _, name := range s.order {
 			row := s.daemons[name]
 			d := row.status()
+			d.Error = s.out.mask.text(d.Error) // a daemon's words
 			for _, sock := range s.sockets[name] {
 				d.Listen[sock.name] = sock.address
 			}

@@ -21,6 +21,7 @@ import (
 	"airlock/internal/cage"
 	"airlock/internal/confine"
 	"airlock/internal/control"
+	"airlock/internal/handoff"
 	"airlock/internal/pid1"
 	"airlock/internal/probe"
 	"airlock/pipelock"
@@ -64,6 +65,7 @@ func main() {
 	}
 	if err != nil && err.Error() != "" { // empty: how a command of init ended
 		fmt.Fprintf(os.Stderr, "sidecars: %v\n", err)
+		handoff.Notify(handoff.KeyError, err.Error()) // the status says why, not the log alone
 	}
 	os.Exit(exitCode(err))
 }

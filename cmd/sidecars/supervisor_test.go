@@ -145,7 +145,7 @@ func TestBadFilesChangeNothing(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct{ path, daemon, wants string }{
 		{"/reload", "egress", "egress.yaml:2: unknown key hots"},
-		{"/restart", "pipelock", "config rejected"},
+		{"/restart", "pipelock", "config rejected: " + b.dirs.File("pipelock") + ":2: pattern"},
 	} {
 		err := b.ctl.Do(ctx, http.MethodPost, c.path, map[string][]string{"daemon": {c.daemon}}, nil, nil)
 		if err == nil || !strings.Contains(err.Error(), c.wants) {

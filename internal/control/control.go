@@ -89,6 +89,10 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 		return fmt.Errorf("asking the supervisor: %w", err)
 	}
 	res, err := c.http.Do(req)
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // the URL is no news
+	}
 	if err != nil {
 		return fmt.Errorf("asking the supervisor: %w", err)
 	}
