@@ -18,8 +18,8 @@ import (
 	"airlock/internal/reap"
 )
 
-// lastGrace is how long PID 1 waits for what the command left behind, after
-// SIGTERM. When it ends, the kernel kills the rest.
+// lastGrace is how long we wait for what the command left behind, after
+// SIGTERM. When PID 1 ends, the kernel kills the rest.
 const lastGrace = time.Second
 
 // forwarded are the signals that reach the command. SIGURG and SIGPROF are the
@@ -158,14 +158,17 @@ func (i *initProcess) forward(sig syscall.Signal) {
 	}
 }
 
-// leave ends what the command left behind.
+// leave ends what the command left behind, and buries what ends in time: the
+// next reaper above us may be a worse one.
 func (i *initProcess) leave(r *reap.Reaper) {
 	if i.single {
 		return
 	}
-	// Its group may live on without it. While one of it does, the number is taken.
-	_ = syscall.Kill(-i.command.PID, syscall.SIGTERM)
 	if os.Getpid() == 1 {
 		r.StopAll(lastGrace)
+		return
 	}
+	// Its group may live on without it. While one of it does, the number is taken.
+	_ = syscall.Kill(-i.command.PID, syscall.SIGTERM)
+	r.WaitAll(lastGrace)
 }
