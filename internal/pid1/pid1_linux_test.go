@@ -133,7 +133,7 @@ func TestSignalsReachTheCommand(t *testing.T) {
 
 // TestStop: a stop by the terminal stops both, so that a shell sees it.
 func TestStop(t *testing.T) {
-	c, lines := spoken(t, "--", "sh", "-c", "echo $$; trap 'echo on' CONT; while :; do sleep 0.01; done")
+	c, lines := spoken(t, "--", "sh", "-c", "trap 'echo on' CONT; echo $$; while :; do sleep 0.01; done")
 	child, err := strconv.Atoi(line(t, lines))
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +145,10 @@ func TestStop(t *testing.T) {
 	if _, err := syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 		t.Fatalf("%v, %v", status, err)
 	}
-	if got := state(t, child); got != "T" {
-		t.Errorf("the command is in state %s", got)
+	for deadline := time.Now().Add(20 * time.Second); state(t, child) != "T"; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the command is in state %s", state(t, child))
+		}
 	}
 	if err := c.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
