@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -148,20 +147,11 @@ func get(c *http.Client, target string) error {
 	return err
 }
 
-// pss is the memory of a process in bytes, with pages that several share
-// counted in parts (proc_pid_smaps_rollup(5)): all daemons are one binary.
 func pss(b *testing.B, pid int) int {
 	b.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	n, err := lab.PSS(pid)
 	check(b, err)
-	for line := range strings.Lines(string(data)) {
-		var kb int
-		if _, err := fmt.Sscanf(line, "Pss: %d kB", &kb); err == nil {
-			return kb << 10
-		}
-	}
-	b.Fatal("no Pss line")
-	return 0
+	return n
 }
 
 // BenchmarkFootprint reports sizes and the memory of an idle bundle, in MB

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,20 +173,9 @@ func tree(pid int) (own, daemons []int) {
 		return nil, []int{pid}
 	}
 	own = []int{pid}
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the pattern is good
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		for _, text := range strings.Fields(string(data)) {
-			child, err := strconv.Atoi(text)
-			if err != nil {
-				continue
-			}
-			o, d := tree(child)
-			own, daemons = append(own, o...), append(daemons, d...)
-		}
+	for _, child := range lab.Children(pid) {
+		o, d := tree(child)
+		own, daemons = append(own, o...), append(daemons, d...)
 	}
 	return own, daemons
 }
@@ -209,27 +197,6 @@ func (g *managed) down() {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // most have ended; the numbers are seconds old
 	}
 	<-done
-}
-
-// wakeups is how often the threads of processes gave up the processor by
-// themselves: what a timer or a poll costs an idle machine.
-func wakeups(pids []int) (n int) {
-	for _, pid := range pids {
-		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid)) // the pattern is good
-		for _, f := range files {
-			data, err := os.ReadFile(f)
-			if err != nil {
-				continue
-			}
-			for line := range strings.Lines(string(data)) {
-				if text, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
-					k, _ := strconv.Atoi(strings.TrimSpace(text)) // 0 for what is no number
-					n += k
-				}
-			}
-		}
-	}
-	return n
 }
 
 // BenchmarkSupervisors runs the four daemons under Airlock's supervisor and
@@ -262,10 +229,10 @@ func BenchmarkSupervisors(b *testing.B) {
 			}
 			b.ReportMetric(float64(total)/1e6, "supervisor-MB")
 			const quiet = 10
-			before, beforeDaemons := wakeups(own), wakeups(daemons)
+			before, beforeDaemons := lab.Wakeups(own...), lab.Wakeups(daemons...)
 			time.Sleep(quiet * time.Second) // nothing is to happen
-			b.ReportMetric(float64(wakeups(own)-before)/quiet, "wakeups/s")
-			b.ReportMetric(float64(wakeups(daemons)-beforeDaemons)/quiet, "daemons-wakeups/s")
+			b.ReportMetric(float64(lab.Wakeups(own...)-before)/quiet, "wakeups/s")
+			b.ReportMetric(float64(lab.Wakeups(daemons...)-beforeDaemons)/quiet, "daemons-wakeups/s")
 			b.ReportMetric(0, "ns/op")
 		})
 	}

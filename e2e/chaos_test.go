@@ -266,17 +266,7 @@ func (s *storm) status() control.Status {
 
 func (s *storm) look() (i idle) {
 	pid := s.b.process.Pid
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, f := range tasks {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread is gone
-		}
-		i.children += len(strings.Fields(string(data)))
-	}
+	i.children = len(lab.Children(pid))
 	eventually(s.t, "the control connections are closed", func() bool { // ours, a moment ago
 		files, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
 		if err != nil {

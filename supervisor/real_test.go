@@ -26,6 +26,7 @@ import (
 	"airlock/internal/bundle"
 	"airlock/internal/control"
 	"airlock/internal/handoff"
+	"airlock/internal/lab"
 	"airlock/internal/proposal"
 )
 
@@ -475,7 +476,7 @@ func TestRealProcessesUnderRandomEvents(t *testing.T) {
 		st, err := h.ctl.Status(context.Background())
 		return err == nil && st.Ready && !slices.ContainsFunc(st.Daemons, func(d control.Daemon) bool { return d.Draining > 0 || d.State != string(Ready) })
 	})
-	if n := len(children(t, h.cmd.Process.Pid)); n != 4 {
+	if n := len(lab.Children(h.cmd.Process.Pid)); n != 4 {
 		t.Errorf("%d children", n)
 	}
 	h.signal(syscall.SIGTERM)
@@ -485,20 +486,4 @@ func TestRealProcessesUnderRandomEvents(t *testing.T) {
 	if left := leftovers(t, h); len(left) > 0 {
 		t.Errorf("left over: %v", left)
 	}
-}
-
-func children(t *testing.T, pid int) (all []string) {
-	t.Helper()
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range tasks {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread is gone
-		}
-		all = append(all, strings.Fields(string(data))...)
-	}
-	return all
 }

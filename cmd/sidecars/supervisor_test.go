@@ -319,17 +319,7 @@ func TestOrphansAreBuried(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	eventually(t, "only the daemons are left", func() bool {
-		all, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-		must(t, err)
-		n := 0
-		for _, f := range all {
-			list, err := os.ReadFile(f)
-			if err != nil {
-				return false // the thread is gone
-			}
-			n += len(strings.Fields(string(list)))
-		}
-		return n == 4
+		return len(lab.Children(pid)) == 4
 	})
 	if st := b.supervisor(); !st.Ready || st.PID != 1 || st.RSS > before.RSS+8<<20 {
 		t.Errorf("ready %v, pid %d, memory %d, before %d", st.Ready, st.PID, st.RSS, before.RSS)
