@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -72,14 +69,6 @@ type process struct {
 // kill ends a process and all that it started.
 func (p *process) kill() { p.SignalGroup(syscall.SIGKILL) }
 
-// nobodyFollows tells a process that ends, or is about to, that there is no
-// need to wait for callers: nobody takes over.
-func (p *process) nobodyFollows() {
-	if p.link != nil {
-		_ = p.link.Tell(handoff.KeyEnding, "1") // else it ends a little later
-	}
-}
-
 // daemon is one row of the table.
 type daemon struct {
 	name       string
@@ -99,12 +88,6 @@ type daemon struct {
 	problem    string
 	next       string // digest that the successor reported
 	waiters    []waiter
-}
-
-// waiter wants to know what became of a change.
-type waiter struct {
-	outcome    chan<- error // has room
-	generation int          // of the process that will show it, or a later one
 }
 
 // table is the daemons and what happens to them. One loop owns it; everybody
@@ -350,193 +333,6 @@ func (t *table) mended(d *daemon) {
 	}
 }
 
-func (t *table) successorSaid(d *daemon, key, val string) {
-	switch key {
-	case handoff.KeyDigest:
-		d.next = val
-	case handoff.KeyError:
-		d.problem = val
-	case handoff.KeyReady:
-		t.succeed(d)
-	}
-}
-
-// succeed puts the successor, which serves, in the place of the old process.
-func (t *table) succeed(d *daemon) {
-	if !t.move(d, SuccessorReady) {
-		return
-	}
-	old := d.current
-	d.current, d.successor = d.successor, nil
-	d.current.ready = true
-	d.current.late.Stop()
-	d.digest, d.problem, d.ends = d.next, "", 0
-	t.drain(d, old)
-	t.world.say("%s was replaced: generation %d serves", d.name, d.current.generation)
-	t.answer(d, d.current.generation, nil)
-	t.onceMore(d)
-}
-
-// drain lets a process finish what it has begun.
-func (t *table) drain(d *daemon, p *process) {
-	p.told = true
-	d.draining[p.generation] = p
-	p.late = time.AfterFunc(grace+time.Second, func() { t.post(p.kill) })
-	p.Signal(syscall.SIGTERM)
-}
-
-// rejected keeps the old process.
-func (t *table) rejected(d *daemon, why string) {
-	generation := d.successor.generation
-	d.successor = nil
-	if d.problem == "" {
-		d.problem = why
-	}
-	d.problem = "config rejected: " + d.problem
-	t.move(d, SuccessorFails)
-	t.world.say("%s was not replaced, the old one serves on: %s", d.name, d.problem)
-	t.answer(d, generation, errors.New(d.problem))
-	t.onceMore(d)
-}
-
-// onceMore replaces again when that was asked for in the meantime.
-func (t *table) onceMore(d *daemon) {
-	if d.again {
-		d.again = false
-		t.replace(d)
-	}
-}
-
-// replace starts a successor, or the daemon itself where it is down. During a
-// start or a replacement it is remembered, once, however often it is asked for.
-func (t *table) replace(d *daemon) {
-	if d == nil || t.stopping > 0 {
-		return
-	}
-	switch d.state {
-	case Starting, Replacing:
-		d.again = true
-	case Ready:
-		p := t.launch(d)
-		if p == nil {
-			t.answer(d, d.generation, errors.New("the replacement could not be started: "+d.lastExit))
-			return
-		}
-		d.problem, d.next = "", ""
-		d.successor = p
-		t.move(d, Replace)
-	case Backoff, Failed:
-		d.ends = 0
-		t.begin(d, Replace)
-	}
-}
-
-// reload passes SIGHUP on to a daemon that serves. One that is just starting
-// reads the new file anyway.
-func (t *table) reload(d *daemon) {
-	if d != nil && d.current != nil && t.stopping == 0 {
-		d.current.Signal(syscall.SIGHUP)
-	}
-}
-
-// stop ends everything, in the reverse order of the start. The second call
-// shortens the patience, the third ends it.
-func (t *table) stop() {
-	t.stopping++
-	switch t.stopping {
-	case 1:
-		t.cut = time.AfterFunc(grace, func() { t.post(t.killAll) })
-	case 2:
-		t.cut.Reset(shortGrace)
-		return
-	default:
-		t.killAll()
-		return
-	}
-	for _, d := range t.daemons {
-		t.answer(d, math.MaxInt, errStopping)
-		if d.successor != nil {
-			d.successor.told = true
-			d.successor.kill()
-		}
-		for _, p := range d.draining {
-			p.nobodyFollows()
-		}
-	}
-	t.stopNext()
-}
-
-// stopNext tells the last daemon that still runs.
-func (t *table) stopNext() {
-	for _, name := range slices.Backward(t.order) {
-		d := t.daemons[name]
-		if d.state == Stopping {
-			return
-		}
-		if !t.move(d, Stop) {
-			continue
-		}
-		if d.current == nil {
-			t.move(d, Exits)
-			continue
-		}
-		t.world.say("stopping %s", name)
-		d.current.told = true
-		d.current.nobodyFollows()
-		d.current.Signal(syscall.SIGTERM)
-		return
-	}
-}
-
-func (t *table) killAll() {
-	for _, d := range t.daemons {
-		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
-			if p != nil {
-				p.told = true
-				p.kill()
-			}
-		}
-	}
-}
-
-// finished tells whether everything has ended.
-func (t *table) finished() bool {
-	if t.stopping == 0 {
-		return false
-	}
-	for _, d := range t.daemons {
-		if d.state != Stopped || d.successor != nil || len(d.draining) > 0 {
-			return false
-		}
-	}
-	t.cut.Stop()
-	return true
-}
-
-// exitError carries the exit code of the worst child.
-type exitError struct {
-	daemon string
-	code   int
-}
-
-func (e *exitError) Error() string { return fmt.Sprintf("%s ended with code %d", e.daemon, e.code) }
-
-// ExitCode is the highest code among the daemons'.
-func (e *exitError) ExitCode() int { return e.code }
-
-func (t *table) result() error {
-	worst := &exitError{}
-	for _, d := range t.daemons {
-		if d.lastCode > worst.code {
-			worst = &exitError{d.name, d.lastCode}
-		}
-	}
-	if worst.code == 0 {
-		return nil
-	}
-	return worst
-}
-
 // tellReady says once that all daemons serve.
 func (t *table) tellReady() {
 	if t.told || !t.ready() {
@@ -554,43 +350,4 @@ func (t *table) ready() bool {
 		}
 	}
 	return t.stopping == 0
-}
-
-// restart replaces a daemon for somebody who wants to know the outcome: that
-// of a process which starts after this call.
-func (t *table) restart(d *daemon, outcome chan<- error) {
-	t.wait(d, outcome, d.generation+1)
-	t.replace(d)
-}
-
-// reread makes a daemon read its configuration again for somebody who wants
-// to know the outcome.
-func (t *table) reread(d *daemon, outcome chan<- error) {
-	generation := d.generation
-	if d.current == nil {
-		generation++ // the next start reads it
-	}
-	t.wait(d, outcome, generation)
-	t.reload(d)
-}
-
-func (t *table) wait(d *daemon, outcome chan<- error, generation int) {
-	if t.stopping > 0 {
-		outcome <- errStopping
-		return
-	}
-	d.waiters = append(d.waiters, waiter{outcome, generation})
-}
-
-// answer tells those who wait for this generation or an older one.
-func (t *table) answer(d *daemon, generation int, err error) {
-	var rest []waiter
-	for _, w := range d.waiters {
-		if w.generation > generation {
-			rest = append(rest, w)
-			continue
-		}
-		w.outcome <- err
-	}
-	d.waiters = rest
 }

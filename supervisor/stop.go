@@ -1,0 +1,118 @@
+package supervisor
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"syscall"
+	"time"
+
+	"airlock/internal/handoff"
+)
+
+// nobodyFollows tells a process that ends, or is about to, that there is no
+// need to wait for callers: nobody takes over.
+func (p *process) nobodyFollows() {
+	if p.link != nil {
+		_ = p.link.Tell(handoff.KeyEnding, "1") // else it ends a little later
+	}
+}
+
+// stop ends everything, in the reverse order of the start. The second call
+// shortens the patience, the third ends it.
+func (t *table) stop() {
+	t.stopping++
+	switch t.stopping {
+	case 1:
+		t.cut = time.AfterFunc(grace, func() { t.post(t.killAll) })
+	case 2:
+		t.cut.Reset(shortGrace)
+		return
+	default:
+		t.killAll()
+		return
+	}
+	for _, d := range t.daemons {
+		t.answer(d, math.MaxInt, errStopping)
+		if d.successor != nil {
+			d.successor.told = true
+			d.successor.kill()
+		}
+		for _, p := range d.draining {
+			p.nobodyFollows()
+		}
+	}
+	t.stopNext()
+}
+
+// stopNext tells the last daemon that still runs.
+func (t *table) stopNext() {
+	for _, name := range slices.Backward(t.order) {
+		d := t.daemons[name]
+		if d.state == Stopping {
+			return
+		}
+		if !t.move(d, Stop) {
+			continue
+		}
+		if d.current == nil {
+			t.move(d, Exits)
+			continue
+		}
+		t.world.say("stopping %s", name)
+		d.current.told = true
+		d.current.nobodyFollows()
+		d.current.Signal(syscall.SIGTERM)
+		return
+	}
+}
+
+func (t *table) killAll() {
+	for _, d := range t.daemons {
+		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
+			if p != nil {
+				p.told = true
+				p.kill()
+			}
+		}
+	}
+}
+
+// finished tells whether everything has ended.
+func (t *table) finished() bool {
+	if t.stopping == 0 {
+		return false
+	}
+	for _, d := range t.daemons {
+		if d.state != Stopped || d.successor != nil || len(d.draining) > 0 {
+			return false
+		}
+	}
+	t.cut.Stop()
+	return true
+}
+
+// exitError carries the exit code of the worst child.
+type exitError struct {
+	daemon string
+	code   int
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("%s ended with code %d", e.daemon, e.code) }
+
+// ExitCode is the highest code among the daemons'.
+func (e *exitError) ExitCode() int { return e.code }
+
+func (t *table) result() error {
+	worst := &exitError{}
+	for _, d := range t.daemons {
+		if d.lastCode > worst.code {
+			worst = &exitError{d.name, d.lastCode}
+		}
+	}
+	if worst.code == 0 {
+		return nil
+	}
+	return worst
+}
