@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -137,12 +136,7 @@ func chaosFiles(t *testing.T, uid int) (dir string, client *http.Client, target 
 		}
 	}
 	if uid != 0 {
-		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			return errors.Join(err, os.Chown(path, uid, uid))
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		chown(t, dir)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(cert)
