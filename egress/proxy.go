@@ -273,6 +273,9 @@ type hop struct {
 	direct    bool
 }
 
+// hopIdle is how long an idle connection to pipelock is used again.
+const hopIdle = 2 * time.Second
+
 // newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
 func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 	if upstream == "direct" {
@@ -288,9 +291,10 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
-		// One connection a request: a pipelock that is replaced then never
-		// closes an idle connection on which a request is just being written.
-		DisableKeepAlives:      true,
+		// Shorter than a pipelock that is replaced keeps an idle connection
+		// (httpd.Leave): it never closes one on which a request is being written.
+		IdleConnTimeout:        hopIdle,
+		MaxIdleConnsPerHost:    256,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
 		ExpectContinueTimeout:  time.Second,
