@@ -27,6 +27,11 @@ const (
 	untouched = 76 << 20
 
 	leastMemory = 8 << 20 // below it no daemon starts
+
+	// garbage is GOGC of the daemons, in percent. What lives in them is a few
+	// MB: at the usual 100 a busy one collects a hundred times a second, which
+	// costs a quarter of its requests. Above the soft limit it does not count.
+	garbage = "400"
 )
 
 // memoryLimits reads SIDECAR_MEMORY: what differs from the defaults.

@@ -164,5 +164,5 @@ func (s *supervisor) environment(daemon string) []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]))
+	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), garbage))
 }
