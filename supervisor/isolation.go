@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"airlock/internal/bundle"
 	"airlock/internal/confine"
@@ -157,7 +158,7 @@ func makeRoom(daemon string, p confine.Profile, dirs bundle.Dirs) {
 		}
 		_ = os.MkdirAll(dir, 0o700) // the daemon says why
 		if dir != path {
-			if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+			if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o600); err == nil {
 				f.Close()
 			}
 		}

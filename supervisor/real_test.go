@@ -41,6 +41,7 @@ func init() {
 		var coded interface{ ExitCode() int }
 		switch {
 		case errors.As(err, &coded):
+			fmt.Println(err)
 			os.Exit(coded.ExitCode())
 		case err != nil:
 			fmt.Println(err)
@@ -94,14 +95,22 @@ func behave(name string) int {
 		go greet(l)
 	}
 	handoff.Ready("digest-of-" + strings.Join(how, "-"))
-	select {
-	case <-end:
-		for _, l := range all {
-			l.Close()
+	again := make(chan os.Signal, 1)
+	if name == bundle.Egress { // the one that reads its file again
+		signal.Notify(again, syscall.SIGHUP)
+	}
+	for {
+		select {
+		case <-again:
+			handoff.Ready("digest-after-reload")
+		case <-end:
+			for _, l := range all {
+				l.Close()
+			}
+			return 0
+		case <-life:
+			return 3
 		}
-		return 0
-	case <-life:
-		return 3
 	}
 }
 
@@ -229,6 +238,10 @@ func (h *house) status(name string) control.Daemon {
 
 func (h *house) restart(name string) error {
 	return h.ctl.Do(context.Background(), http.MethodPost, "/restart", url.Values{"daemon": {name}}, nil, nil)
+}
+
+func (h *house) reload(name string) error {
+	return h.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {name}}, nil, nil)
 }
 
 func (h *house) signal(sig syscall.Signal) {
@@ -418,6 +431,103 @@ func TestSignalsAreDirtyFlags(t *testing.T) {
 	}
 	if d := h.status(bundle.Pipelock); d.Generation != 3 || d.State != string(Ready) {
 		t.Errorf("generation %d, %s", d.Generation, d.State)
+	}
+}
+
+// TestSecondSupervisor: it must not take the first one's sockets away.
+func TestSecondSupervisor(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.start()
+	second := exec.Command(h.cmd.Path)
+	second.Args, second.Env = h.cmd.Args, h.cmd.Env
+	out, err := second.CombinedOutput()
+	if err == nil || second.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "another supervisor runs on "+h.dirs.Run) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if d := h.status(bundle.Egress); d.State != string(Ready) || d.Generation != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// TestPipeInPlaceOfAFile: nobody waits for its other end.
+func TestPipeInPlaceOfAFile(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	h.start()
+	file := h.dirs.File(bundle.Egress)
+	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	// The fake daemon would wait for the pipe by itself: it is the supervisor that must not.
+	if _, err := h.ctl.Status(context.Background()); err != nil {
+		t.Error(err)
+	}
+	go func() { _ = h.restart(bundle.Egress) }() // it is answered by the end
+	h.until("the replacement has begun", func() bool { return h.status(bundle.Egress).State == string(Replacing) })
+	h.signal(syscall.SIGTERM)
+	if code := h.end(); code != 0 {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestReload: egress gets the signal, also after a replacement that was
+// rejected; the others are replaced.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress, bundle.Supervise)
+	h.start()
+	h.tell(bundle.Egress, "fails 1")
+	if err := h.restart(bundle.Egress); err == nil {
+		t.Error("not rejected")
+	}
+	for name, generation := range map[string]int{bundle.Egress: 1, bundle.Supervise: 2} {
+		if err := h.reload(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if d := h.status(name); d.Generation != generation || d.LastExit != "" && name == bundle.Egress {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	if got := h.status(bundle.Egress).Digest; got != "digest-after-reload" {
+		t.Error(got)
+	}
+}
+
+// TestOpenFilesStay: what the supervisor's parent left open reaches no daemon.
+func TestOpenFilesStay(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress)
+	secret, err := os.Create(filepath.Join(t.TempDir(), "of-the-parent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	h.cmd.ExtraFiles = make([]*os.File, 20)
+	h.cmd.ExtraFiles[19] = secret
+	h.start()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.status(bundle.Egress).PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if to, err := os.Readlink(f); err == nil && to == secret.Name() {
+			t.Errorf("egress has %s", f)
+		}
+	}
+}
+
+// TestSlowEndCostsNobodyElse: the others get their own leave.
+func TestSlowEndCostsNobodyElse(t *testing.T) {
+	t.Parallel()
+	h := build(t, bundle.Egress, bundle.Supervise)
+	h.tell(bundle.Supervise, "deaf")
+	h.start()
+	pid := h.status(bundle.Egress).PID
+	h.signal(syscall.SIGTERM)
+	h.until("egress has ended before the grace is over", func() bool { return syscall.Kill(pid, 0) != nil })
+	if code := h.end(); code != 0 {
+		t.Errorf("code %d", code)
 	}
 }
 

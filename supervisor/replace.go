@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"time"
 
+	"airlock/internal/bundle"
 	"airlock/internal/handoff"
 )
 
@@ -113,11 +114,17 @@ func (t *table) restart(d *daemon, outcome chan<- error) {
 // reread makes a daemon read its configuration again for somebody who wants
 // to know the outcome.
 func (t *table) reread(d *daemon, outcome chan<- error) {
-	generation := d.generation
-	if d.current == nil {
-		generation++ // the next start reads it
+	switch {
+	case d.name != bundle.Egress: // the others read it when they start
+		t.restart(d, outcome)
+		return
+	case d.current == nil:
+		t.wait(d, outcome, d.generation+1)
+	case d.successor != nil:
+		t.wait(d, outcome, d.successor.generation)
+	default:
+		t.wait(d, outcome, d.current.generation)
 	}
-	t.wait(d, outcome, generation)
 	t.reload(d)
 }
 

@@ -26,6 +26,7 @@ func (t *table) stop() {
 	switch t.stopping {
 	case 1:
 		t.cut = time.AfterFunc(grace, func() { t.post(t.killAll) })
+		t.rest = time.AfterFunc(grace/2, func() { t.post(t.stopRest) })
 	case 2:
 		t.cut.Reset(shortGrace)
 		return
@@ -60,12 +61,27 @@ func (t *table) stopNext() {
 			t.move(d, Exits)
 			continue
 		}
-		t.world.say("stopping %s", name)
-		d.current.told = true
-		d.current.nobodyFollows()
-		d.current.Signal(syscall.SIGTERM)
+		t.tell(d)
 		return
 	}
+}
+
+// stopRest tells all who still run, when one takes long: its slowness must not
+// cost the others their own leave.
+func (t *table) stopRest() {
+	for _, name := range slices.Backward(t.order) {
+		if d := t.daemons[name]; d.state != Stopping && t.move(d, Stop) && d.current != nil {
+			t.tell(d)
+		}
+	}
+}
+
+// tell asks a daemon to end.
+func (t *table) tell(d *daemon) {
+	t.world.say("stopping %s", d.name)
+	d.current.told = true
+	d.current.nobodyFollows()
+	d.current.Signal(syscall.SIGTERM)
 }
 
 func (t *table) killAll() {
@@ -90,6 +106,7 @@ func (t *table) finished() bool {
 		}
 	}
 	t.cut.Stop()
+	t.rest.Stop()
 	return true
 }
 

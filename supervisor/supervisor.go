@@ -10,8 +10,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -29,6 +31,8 @@ import (
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
 )
+
+const lastWords = time.Second // for what is still being written at the end
 
 // supervisor is the world in which the table of daemons acts: processes,
 // sockets, output.
@@ -61,6 +65,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return config.Usagef("supervisor: unexpected argument %q", flags.Arg(0))
+	}
+	// Whatever else our parent left open stays with us: no daemon gets it.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("keeping inherited files from the daemons: %w", err)
 	}
 	daemons, err := chosen(os.Getenv("SIDECAR_DAEMONS"))
 	if err != nil {
@@ -130,6 +138,9 @@ func Run(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dirs.Run, 0o700); err != nil {
 		return fmt.Errorf("making the folder of the sockets: %w", err)
 	}
+	if err := alone(c.Dirs.Run); err != nil {
+		return err
+	}
 	sockets, err := openSockets(c.Daemons, c.Dirs)
 	if err != nil {
 		return err
@@ -154,14 +165,38 @@ func Run(ctx context.Context, c Config) error {
 	err = s.loop(ctx, listen())
 	stopTraces()
 	stopControl()
-	s.readers.Wait()
+	within(lastWords, s.readers.Wait) // what still writes a proposal may wait for a lock
 	s.out.close()
-	select {
-	case <-written:
-	case <-time.After(time.Second): // nobody reads our output any more
-	}
+	within(lastWords, func() { <-written }) // perhaps nobody reads our output any more
 	return err
 }
+
+// within waits for f, but not for ever. It ends with the process.
+func within(limit time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
+}
+
+// alone takes the lock of the folder of the sockets: a second supervisor would
+// take the first one's sockets away. The lock ends with the process.
+func alone(dir string) error {
+	lock, err := os.OpenFile(filepath.Join(dir, "supervisor.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("locking the folder of the sockets: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return config.Usagef("another supervisor runs on %s: %v", dir, err)
+	}
+	held = lock
+	return nil
+}
+
+// held keeps the lock's file from being closed.
+var held *os.File
 
 // listen takes the signals that mean something. A reload or a replacement that
 // is asked for twice before the loop looks is one. All others that would end

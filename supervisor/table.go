@@ -101,6 +101,7 @@ type table struct {
 
 	stopping int // times that an end was asked for
 	cut      *time.Timer
+	rest     *time.Timer
 	told     bool // that everything is ready
 }
 

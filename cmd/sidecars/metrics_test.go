@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -123,14 +125,31 @@ func TestMetricsOfEveryDaemon(t *testing.T) {
 	}
 }
 
+// standsStill tells whether every thread of a process is stopped: the signal
+// takes a moment.
+func standsStill(t *testing.T, pid int) bool {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	must(t, err)
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(data), ") T ") {
+			return false
+		}
+	}
+	return len(files) > 0
+}
+
 func TestMetricsOfWhatHappened(t *testing.T) {
 	b := start(t, nil)
 	pid := b.status("egress").PID
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	eventually(t, "egress is back", func() bool { d := b.status("egress"); return d.State == "ready" && d.PID != pid })
-	must(t, syscall.Kill(b.status("supervise").PID, syscall.SIGSTOP))
+	stopped := b.status("supervise").PID
+	must(t, syscall.Kill(stopped, syscall.SIGSTOP))
+	eventually(t, "supervise stands still", func() bool { return standsStill(t, stopped) })
 	f := b.scrape()
-	must(t, syscall.Kill(b.status("supervise").PID, syscall.SIGCONT))
+	must(t, syscall.Kill(stopped, syscall.SIGCONT))
 	for _, c := range []struct {
 		name   string
 		labels []string

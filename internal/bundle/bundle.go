@@ -120,7 +120,8 @@ func Args(daemon string, args []string, stderr io.Writer) (file string, dirs Dir
 
 // Load reads a configuration file of the bundle and returns its digest.
 func Load[T any](path string) (file T, digest string, err error) {
-	return LoadBy[T](os.Open, path)
+	digest, err = config.Load(path, &file)
+	return file, digest, err
 }
 
 // LoadBy is Load for who opens files in another way, as a daemon does that

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -50,7 +51,7 @@ type Validator interface{ Validate() error }
 // Load reads the file into v, which must be a pointer, and returns the digest
 // of the bytes that it read: SHA-256 in hexadecimal.
 func Load(path string, v any) (digest string, err error) {
-	return LoadBy(os.Open, path, v)
+	return LoadBy(open, path, v)
 }
 
 // LoadBy is Load for who opens files in another way.
@@ -65,12 +66,18 @@ func LoadBy(open func(string) (*os.File, error), path string, v any) (digest str
 	return Digest(data), nil
 }
 
+// open does not wait for the other end of a pipe that lies in a file's place.
+func open(path string) (*os.File, error) { return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) }
+
 func read(open func(string) (*os.File, error), path string) ([]byte, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, &Error{path, "reading the configuration: " + unwrapPath(err)}
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, &Error{path, "reading the configuration: a regular file was wanted"}
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, &Error{path, "reading the configuration: " + unwrapPath(err)}

@@ -14,6 +14,10 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"airlock/internal/config"
 )
 
 // firstFD is SD_LISTEN_FDS_START.
@@ -38,19 +42,29 @@ func fromEnv(pid, count, names string) (map[string]net.Listener, error) {
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 0 || n > 100 {
-		return nil, fmt.Errorf("LISTEN_FDS %q: a small number was wanted", count)
+		return nil, config.Usagef("LISTEN_FDS %q: a number up to 100 was wanted", count)
 	}
 	all := map[string]net.Listener{}
-	for i, name := range strings.SplitN(names, ":", n) {
+	if n == 0 {
+		return all, nil
+	}
+	list := strings.Split(names, ":")
+	if len(list) != n {
+		return nil, config.Usagef("LISTEN_FDNAMES %q: %d names with colons between them were wanted, as LISTEN_FDS says", names, n)
+	}
+	for i, name := range list {
 		syscall.CloseOnExec(firstFD + i)
 		f := os.NewFile(uintptr(firstFD+i), name)
+		if listens, err := unix.GetsockoptInt(firstFD+i, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+			return nil, config.Usagef("LISTEN_FDS: descriptor %d (%q) is no listening stream socket", firstFD+i, name)
+		}
 		l, err := net.FileListener(f)
 		if err != nil {
 			return nil, fmt.Errorf("taking over socket %q: %w", name, err)
 		}
 		f.Close()
 		if _, twice := all[name]; twice {
-			return nil, fmt.Errorf("LISTEN_FDNAMES: %q stands there twice", name)
+			return nil, config.Usagef("LISTEN_FDNAMES: %q stands there twice", name)
 		}
 		all[name] = l
 	}

@@ -46,7 +46,7 @@ func TestEnvironment(t *testing.T) {
 	for _, c := range []struct {
 		pid, count, names string
 		bad               bool
-	}{{"", "", "", false}, {"1", "1", "x", false}, {"", "many", "", true}, {"", "-1", "", true}, {"", "1000", "", true}} {
+	}{{"", "", "", false}, {"1", "1", "x", false}, {"", "many", "", true}, {"", "-1", "", true}, {"", "1000", "", true}, {"", "2", "egress", true}, {"", "1", "a:b", true}, {"", "1", "a", true}} {
 		if all, err := fromEnv(c.pid, c.count, c.names); (err != nil) != c.bad || len(all) != 0 {
 			t.Errorf("%+v: %v, %v", c, all, err)
 		}

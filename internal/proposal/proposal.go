@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -77,6 +78,9 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir}, nil
 }
 
+// lockWithin is how long a writer waits for another one.
+const lockWithin = 5 * time.Second
+
 var idForm = regexp.MustCompile(`^p-[a-z2-7]{8}$`)
 
 func (s *Store) file(id string) string { return filepath.Join(s.dir, id+".json") }
@@ -115,7 +119,7 @@ func (s *Store) Get(id string) (Proposal, error) {
 	if !idForm.MatchString(id) {
 		return p, ErrAbsent
 	}
-	data, err := os.ReadFile(s.file(id))
+	data, err := readSmall(s.file(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return p, ErrAbsent
 	}
@@ -128,7 +132,24 @@ func (s *Store) Get(id string) (Proposal, error) {
 	return p, nil
 }
 
-// List reads all proposals, the oldest first.
+// maxProposal bounds a proposal's file, in bytes. Who writes it may have been
+// taken over.
+const maxProposal = 1 << 20
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxProposal {
+		return nil, errors.New("a regular file of at most 1 MiB was wanted")
+	}
+	return io.ReadAll(io.LimitReader(f, maxProposal))
+}
+
+// List reads all proposals, the oldest first. One that cannot be read is left
+// out: it must not hide the others.
 func (s *Store) List() ([]Proposal, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -140,11 +161,9 @@ func (s *Store) List() ([]Proposal, error) {
 		if !ok || !idForm.MatchString(id) {
 			continue
 		}
-		p, err := s.Get(id)
-		if err != nil {
-			return nil, err
+		if p, err := s.Get(id); err == nil {
+			all = append(all, p)
 		}
-		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b Proposal) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -242,8 +261,15 @@ func (s *Store) locked(f func() error) error {
 		return fmt.Errorf("locking the proposals: %w", err)
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("locking the proposals: %w", err)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(lockWithin); ; <-tick.C {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f()
+		}
+		if time.Now().After(deadline) || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("locking the proposals: %w", err)
+		}
 	}
-	return f()
 }
