@@ -138,9 +138,11 @@ func Run(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dirs.Run, 0o700); err != nil {
 		return fmt.Errorf("making the folder of the sockets: %w", err)
 	}
-	if err := alone(c.Dirs.Run); err != nil {
+	lock, err := alone(c.Dirs.Run)
+	if err != nil {
 		return err
 	}
+	defer lock.Close()
 	sockets, err := openSockets(c.Daemons, c.Dirs)
 	if err != nil {
 		return err
@@ -182,21 +184,19 @@ func within(limit time.Duration, f func()) {
 }
 
 // alone takes the lock of the folder of the sockets: a second supervisor would
-// take the first one's sockets away. The lock ends with the process.
-func alone(dir string) error {
+// take the first one's sockets away. The lock lies on the file until it is
+// closed.
+func alone(dir string) (io.Closer, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "supervisor.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("locking the folder of the sockets: %w", err)
+		return nil, fmt.Errorf("locking the folder of the sockets: %w", err)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return config.Usagef("another supervisor runs on %s: %v", dir, err)
+		lock.Close()
+		return nil, config.Usagef("another supervisor runs on %s: %v", dir, err)
 	}
-	held = lock
-	return nil
+	return lock, nil
 }
-
-// held keeps the lock's file from being closed.
-var held *os.File
 
 // listen takes the signals that mean something. A reload or a replacement that
 // is asked for twice before the loop looks is one. All others that would end
