@@ -273,9 +273,6 @@ type hop struct {
 	direct    bool
 }
 
-// hopIdle is how long an idle connection to pipelock is used again.
-const hopIdle = 2 * time.Second
-
 // newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
 func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 	if upstream == "direct" {
@@ -291,10 +288,9 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
-		// Shorter than a pipelock that is replaced keeps an idle connection
-		// (httpd.Leave): it never closes one on which a request is being written.
-		IdleConnTimeout:        hopIdle,
-		MaxIdleConnsPerHost:    256,
+		// One connection a request: it goes to the pipelock of this moment, with
+		// the rules of this moment, and is cut by no replacement.
+		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
 		ExpectContinueTimeout:  time.Second,

@@ -15,7 +15,6 @@ import (
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/tunnel"
@@ -57,13 +56,13 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener) error {
 		}
 		s.judge(w, r, authority, r.URL.Scheme, injectedFields(r.Header))
 	}
-	return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(h), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(h), s.log), l, httpd.Leave{Within: drain})
 }
 
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {
