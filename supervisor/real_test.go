@@ -36,6 +36,11 @@ func init() {
 	for _, name := range bundle.Daemons() {
 		roles[name] = func() { os.Exit(behave(name)) }
 	}
+	roles["digest"] = func() {
+		if err := Digest(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
+			os.Exit(1)
+		}
+	}
 	roles["supervisor"] = func() {
 		err := Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
 		var coded interface{ ExitCode() int }

@@ -1,13 +1,19 @@
 package supervisor
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
@@ -18,7 +24,7 @@ import (
 const maxSecrets = 1 << 20 // bytes on standard input
 
 // slots says which secrets a daemon gets, by the beginning of their names.
-var slots = map[string]string{bundle.Egress: "EGRESS_TOKEN_", bundle.GitGate: "GIT_TOKEN_", bundle.Pipelock: "EGRESS_DIGEST_"}
+var slots = map[string]string{bundle.Egress: "EGRESS_TOKEN_", bundle.GitGate: "GIT_TOKEN_", bundle.Pipelock: digestPrefix}
 
 func isSlot(name string) bool {
 	for _, prefix := range slots {
@@ -75,20 +81,66 @@ func readObject(r io.Reader) (map[string]string, error) {
 	return values, nil
 }
 
+// digestsWithin bounds the making of digests.
+const digestsWithin = 10 * time.Second
+
 // addDigests gives pipelock a keyed digest of every value that egress holds,
-// so that it can look for the value without knowing it.
+// so that it can look for the value without knowing it. A process of its own
+// makes them: on the way there are dozens of copies of each value, which end
+// with it. It starts before anything else waits for children.
 func addDigests(held map[string]string) error {
-	key := rand.Text()
-	for name, value := range maps.Clone(held) {
+	values, args := map[string]string{}, []string{"digest"}
+	for _, name := range slices.Sorted(maps.Keys(held)) {
 		number, ok := strings.CutPrefix(name, slots[bundle.Egress])
-		if !ok || len(value) < 8 || held["EGRESS_DIGEST_"+number] != "" {
-			continue
+		if ok && len(held[name]) >= secrets.MinLength && held[digestPrefix+number] == "" {
+			values[name], args = held[name], append(args, name)
 		}
-		digest, err := secrets.NewDigest(value, key)
+	}
+	if len(values) == 0 {
+		return nil
+	}
+	store, err := secretmem.New(values)
+	if err != nil {
+		return err
+	}
+	purse, err := store.Share(func(string) bool { return true })
+	if err != nil {
+		return err
+	}
+	defer purse.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), digestsWithin)
+	defer cancel()
+	maker := exec.CommandContext(ctx, "/proc/self/exe")
+	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{purse}
+	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals for us are not for it
+	out, err := maker.Output()
+	if err != nil {
+		return fmt.Errorf("making digests: %w", err)
+	}
+	var digests map[string]string
+	if err := json.Unmarshal(out, &digests); err != nil || len(digests) != len(values) {
+		return fmt.Errorf("making digests: %d came for %d values: %w", len(digests), len(values), err)
+	}
+	maps.Copy(held, digests)
+	return nil
+}
+
+const digestPrefix = "EGRESS_DIGEST_"
+
+// Digest is the applet of the process that makes the digests: of the slots
+// named by its arguments, as a JSON object of slots for pipelock.
+func Digest(_ context.Context, args []string, stdout, _ io.Writer) error {
+	value, err := secretmem.Slots()
+	if err != nil {
+		return err
+	}
+	key, digests := rand.Text(), map[string]string{}
+	for _, name := range args {
+		digest, err := secrets.NewDigest(value(name), key)
 		if err != nil {
 			return fmt.Errorf("making the digest of %s: %w", name, err)
 		}
-		held["EGRESS_DIGEST_"+number] = digest
+		digests[digestPrefix+strings.TrimPrefix(name, slots[bundle.Egress])] = digest
 	}
-	return nil
+	return json.NewEncoder(stdout).Encode(digests)
 }

@@ -47,6 +47,7 @@ var applets = []applet{
 	{name: "supervise", main: supervise.Main, help: "MCP server through which the agent asks", hide: true},
 	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
 	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
+	{name: "digest", main: supervisor.Digest, hide: true},
 	{name: "init", main: pid1.Main, raw: true},
 	{name: "cage", main: cage.Main, raw: true},
 }

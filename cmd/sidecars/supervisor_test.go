@@ -19,6 +19,7 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
+	"airlock/internal/confine"
 	"airlock/internal/control"
 	"airlock/internal/lab"
 )
@@ -100,8 +101,10 @@ func TestSecretsReachOnlyWhoNeedsThem(t *testing.T) {
 				t.Errorf("%s has %s: %v, want %v", name, c.what, c.has, c.want)
 			}
 		}
-		// The supervisor has made a digest of it, egress looks for it; both leave copies.
-		if daemon && name != "egress" {
+		// egress looks for it, and so has it in many forms. The supervisor's own
+		// is in memory that nobody can read; only the C library of a build with
+		// the race detector keeps a copy of the environment to itself.
+		if name != "egress" && (daemon || !confine.Race) {
 			places, err := lab.InMemory(pid, b.token)
 			must(t, err)
 			if len(places) > 0 {
