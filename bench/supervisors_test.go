@@ -274,7 +274,7 @@ func (g *managed) restartsUnderLoad() (failed int64, longest time.Duration, requ
 			g.b.Errorf("restarting: %v: %s", err, out)
 		}
 	}
-	time.Sleep(250 * time.Millisecond)
+	time.Sleep(250 * time.Millisecond) // what the last restart costs shows after it
 	cancel()
 	group.Wait()
 	return bad.Load(), time.Duration(worst.Load()), all.Load()

@@ -439,6 +439,39 @@ func TestSignalsAreDirtyFlags(t *testing.T) {
 	}
 }
 
+// TestSocketFromAParent: a socket that is handed over as systemd does is
+// served, and kept through a restart; none is bound beside it.
+func TestSocketFromAParent(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	h := build(t, bundle.Egress)
+	h.cmd.ExtraFiles = []*os.File{file}
+	h.cmd.Env = append(h.cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+bundle.FDEgress)
+	h.start()
+	l.Close()
+	file.Close()
+	for range 2 {
+		d := h.status(bundle.Egress)
+		if got := d.Listen[bundle.FDEgress]; got != address {
+			t.Errorf("egress serves %s, not %s", got, address)
+		}
+		if pid, err := h.call(address); err != nil || pid != d.PID {
+			t.Errorf("served by %d, %v", pid, err)
+		}
+		if err := h.restart(bundle.Egress); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestSecondSupervisor: it must not take the first one's sockets away.
 func TestSecondSupervisor(t *testing.T) {
 	t.Parallel()

@@ -44,10 +44,9 @@ func NewDigest(value, key string) (string, error) {
 	b64 := base64.RawURLEncoding
 	parts := []string{digestVersion, b64.EncodeToString([]byte(key))}
 	for _, f := range Forms(value) {
+		mac := sum([]byte(key), f)
 		tag := mix([]byte(key)).tag(f[:window(len(f))])
-		length := len(f)
-		mac := sumOnce([]byte(key), f)
-		parts = append(parts, fmt.Sprintf("%d-%04x-%s", length, tag, b64.EncodeToString(mac[:])))
+		parts = append(parts, fmt.Sprintf("%d-%04x-%s", len(f), tag, b64.EncodeToString(mac[:])))
 	}
 	return strings.Join(parts, "."), nil
 }
@@ -108,18 +107,6 @@ func sum(key, data []byte) (out [sha256.Size]byte) {
 	h := hmac.New(sha256.New, key)
 	h.Write(data)
 	h.Sum(out[:0])
-	return out
-}
-
-// sumOnce is sum for a secret that is not needed any more: neither data nor
-// the last block, which the hash keeps, stay in memory.
-func sumOnce(key, data []byte) (out [sha256.Size]byte) {
-	h := hmac.New(sha256.New, key)
-	h.Write(data)
-	h.Sum(out[:0])
-	clear(data)
-	h.Reset()
-	h.Write(make([]byte, sha256.BlockSize-1))
 	return out
 }
 
