@@ -82,6 +82,8 @@ func (c Config) load() (bundle.EgressFile, *live, error) {
 	purse := readWallet(file.Routes, c.Getenv)
 	return file, &live{
 		digest:   digest,
+		file:     c.File,
+		lines:    file.Lines,
 		rules:    file.Routes,
 		wallet:   purse,
 		redactor: newRedactor(purse, users(file.Routes)),
@@ -115,6 +117,7 @@ func Run(ctx context.Context, c Config) error {
 	s.live.Store(first)
 	first.warn(c.Log)
 	expose(s.tunnels)
+	s.tell()
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })
@@ -159,6 +162,8 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 // live is one configuration, as it is served.
 type live struct {
 	digest   string
+	file     string // that it was read from
+	lines    []int  // of each route in it
 	rules    rules
 	wallet   wallet
 	redactor *redactor

@@ -15,6 +15,9 @@ import (
 // httpsPort is the port that a route without one stands for.
 const httpsPort = 443
 
+// noRoute is the rule of a refusal when no route names the host.
+const noRoute = "no route"
+
 // methodForm is what a method looks like; a longer or mixed one could carry
 // something out, and would stand in the audit.
 var methodForm = regexp.MustCompile(`^[A-Z][A-Z-]{0,19}$`)
@@ -44,14 +47,13 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 	if pushesGit(path, a.query) {
 		return policy.Denied("git push", "a push over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for"), nil
 	}
-	nearest := policy.Denied("no route", "no route names "+a.authority.String())
-	best := 0
+	nearest, best := rs.unnamed(a.authority), 0
 	for i := range rs {
 		v, score := judge(&rs[i], a, path, now)
 		if v.Rule == "" {
 			continue
 		}
-		v.Rule = fmt.Sprintf("routes[%d] %s", i, rs[i].Host)
+		v.Rule = rs.name(i)
 		if v.Allow {
 			return v, &rs[i]
 		}
@@ -60,6 +62,30 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		}
 	}
 	return nearest, nil
+}
+
+// name is what a verdict calls a route.
+func (rs rules) name(i int) string { return fmt.Sprintf("routes[%d] %s", i, rs[i].Host) }
+
+// unnamed refuses a host that no route names.
+func (rs rules) unnamed(a policy.Authority) policy.Verdict {
+	why := "no route names " + a.String()
+	if i := rs.nearestByName(a.Host); i >= 0 {
+		why += "; the nearest is " + rs.name(i)
+	}
+	return policy.Denied(noRoute, why)
+}
+
+// nearestByName is the first route whose host has most in common with a name,
+// or -1 when none has more than a public suffix.
+func (rs rules) nearestByName(h policy.Host) int {
+	nearest, best := -1, 0
+	for i := range rs {
+		if n := rs[i].Host.Kin(h); n > best {
+			nearest, best = i, n
+		}
+	}
+	return nearest
 }
 
 // injectsFor tells whether a credential is ever sent to the host: then every

@@ -60,7 +60,7 @@ func TestDecide(t *testing.T) {
 		{"GET", "http://api.ok.test/v1/x", deny("routes[0] api.ok.test", "the route does not name port 80")},
 		{"GET", "http://api.ok.test:443/v1/x", deny("routes[0] api.ok.test", "the route is for https, this is plain http")},
 		{"GET", "https://a.cdn.test/", allow("routes[1] *.cdn.test")},
-		{"GET", "https://cdn.test/", deny("no route", "no route names cdn.test:443")},
+		{"GET", "https://cdn.test/", deny("no route", "no route names cdn.test:443; the nearest is routes[1] *.cdn.test")},
 		{"GET", "https://evilcdn.test/", deny("no route", "no route names evilcdn.test:443")},
 		{"GET", "https://cdn.test.evil.test/", deny("no route", "no route names cdn.test.evil.test:443")},
 		{"GET", "http://plain.test/", allow("routes[2] plain.test:80")},

@@ -110,6 +110,8 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 		return nil, nil, err
 	}
 	r := newRules(file)
+	r.file = c.File
+	handoff.Answer(handoff.TopicExplain, r.explain)
 	s := newServer(c.Log, book, r, scan, newTransport(newGuard(r), roots))
 	s.budget.perMinute = file.Limits.RequestsPerMinute
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)

@@ -16,11 +16,13 @@ type rules struct {
 	hosts       map[policy.Host]netip.Addr
 	exempt      []netip.Prefix
 	passthrough []policy.Pattern
+	file        string // that they were read from
+	lines       []int  // of each entry of allow in it
 }
 
 // newRules takes a file that has been validated.
 func newRules(f bundle.PipelockFile) rules {
-	r := rules{allow: f.Allow, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: map[policy.Host]netip.Addr{}}
+	r := rules{allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: map[policy.Host]netip.Addr{}}
 	for name, addr := range f.Hosts {
 		if h, err := policy.ParseHost(name); err == nil { // Validate has refused the others
 			r.hosts[h] = addr
@@ -33,11 +35,14 @@ func newRules(f bundle.PipelockFile) rules {
 func (r rules) decide(a policy.Authority) policy.Verdict {
 	for i, p := range r.allow {
 		if p.MatchesAuthority(a, 443, 80) {
-			return policy.Allowed(fmt.Sprintf("allow[%d] %s", i, p))
+			return policy.Allowed(r.name(i))
 		}
 	}
 	return policy.Denied("allow", "the allowlist does not have "+a.String())
 }
+
+// name is what a verdict calls an entry of the allowlist.
+func (r rules) name(i int) string { return fmt.Sprintf("allow[%d] %s", i, r.allow[i]) }
 
 // reads tells whether the content that goes to the host is scanned.
 func (r rules) reads(h policy.Host) bool {

@@ -38,6 +38,8 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	mux.HandleFunc("POST /restart", s.change(s.restart))
 	mux.HandleFunc("POST /reload", s.change(s.reread))
 	mux.HandleFunc("POST /log", s.postLevel)
+	mux.HandleFunc("GET /explain", s.getExplain)
+	mux.HandleFunc("GET /routes", s.getRoutes)
 	mux.HandleFunc("GET /proposals", s.getProposals)
 	mux.HandleFunc("POST /proposals/{id}", s.postProposal)
 	ctx, cancel := context.WithCancel(context.Background())

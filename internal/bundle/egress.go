@@ -20,6 +20,20 @@ type EgressFile struct {
 	Upstream string  `yaml:"upstream,omitempty"` // default the in-bundle socket; "direct" is for tests
 	CA       CA      `yaml:"ca"`
 	Routes   []Route `yaml:"routes"` // none: everything is refused
+
+	Lines []int `yaml:"-"` // where each route stands in the file that was read
+}
+
+// Locate implements config.Locator.
+func (f *EgressFile) Locate(line func(key string) int) {
+	f.Lines = linesOf("routes", len(f.Routes), line)
+}
+
+func linesOf(key string, n int, line func(key string) int) (all []int) {
+	for i := range n {
+		all = append(all, line(fmt.Sprintf("%s[%d]", key, i)))
+	}
+	return all
 }
 
 // CA names the pair's certificate authority.

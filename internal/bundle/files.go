@@ -26,6 +26,13 @@ type PipelockFile struct {
 	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // extra roots for origins
 	Secrets    SecretScan            `yaml:"secrets,omitempty"`
 	Limits     PipelockLimits        `yaml:"limits,omitempty"`
+
+	Lines []int `yaml:"-"` // where each entry of allow stands in the file that was read
+}
+
+// Locate implements config.Locator.
+func (f *PipelockFile) Locate(line func(key string) int) {
+	f.Lines = linesOf("allow", len(f.Allow), line)
 }
 
 // Addresses are exceptions to the ranges that are refused.

@@ -48,6 +48,13 @@ func Usagef(format string, args ...any) error {
 // Validator is a configuration that can say everything wrong with itself.
 type Validator interface{ Validate() error }
 
+// Locator is a configuration that keeps where its parts stand.
+type Locator interface {
+	// Locate is called once the configuration is decoded; line tells the line
+	// of a key ("routes[2]"), from 1.
+	Locate(line func(key string) int)
+}
+
 // Load reads the file into v, which must be a pointer, and returns the digest
 // of the bytes that it read: SHA-256 in hexadecimal.
 func Load(path string, v any) (digest string, err error) {
@@ -119,6 +126,11 @@ func Decode(name string, data []byte, v any) error {
 		if err := val.Validate(); err != nil {
 			return locate(name, data, err)
 		}
+	}
+	if l, ok := v.(Locator); ok {
+		var root yaml.Node
+		_ = yaml.Unmarshal(data, &root) // it has been decoded once
+		l.Locate(func(key string) int { return lineOf(&root, key) })
 	}
 	return nil
 }

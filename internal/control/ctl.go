@@ -24,6 +24,9 @@ const usage = `usage: ctl COMMAND
   reload DAEMON         make a daemon read its configuration again
   log LEVEL [DAEMON]    how much the daemons, or one, write: debug, info, warn or error
   metrics               Prometheus text
+  explain METHOD URL [--json]
+                        whether a request would pass, by which rule; nobody sends it
+  routes                the routes that are in force, as JSON
   proposals             what the agent asks for, as JSON
   answer ID STATE TEXT  close a proposal: approved, denied or answered
 `
@@ -44,7 +47,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return c.Do(ctx, http.MethodPost, "/"+command, url.Values{"daemon": {args[0]}}, nil, nil)
 	case command == "log" && (len(args) == 1 || len(args) == 2):
 		return c.setLevel(ctx, args[0], strings.Join(args[1:], ""))
-	case (command == "metrics" || command == "proposals") && len(args) == 0:
+	case command == "explain":
+		return c.explain(ctx, args, stdout)
+	case (command == "metrics" || command == "proposals" || command == "routes") && len(args) == 0:
 		return c.show(ctx, stdout, "/"+command)
 	case command == "answer" && len(args) >= 2:
 		return c.answer(ctx, stdout, args[0], args[1], strings.Join(args[2:], " "))

@@ -30,6 +30,7 @@ const (
 	keyRefused = "X_REFUSED" // supervisor: number, space, why
 	keyMetrics = "METRICS"   // supervisor: number
 	keyConns   = "X_CONNS"   // supervisor: number
+	keyAsk     = "X_ASK"     // supervisor: number, space, topic, space, the question as JSON
 	keyAnswer  = "X_ANSWER"  // daemon: number, space, what was asked for
 
 	// KeyLevel is the supervisor's word for the level of the logger.
@@ -114,6 +115,11 @@ func obey(l *link, key, val string) {
 		}
 	case keyConns:
 		_ = l.say(keyAnswer, fmt.Sprintf("%s %d", val, OpenConns()))
+	case keyAsk:
+		number, question, _ := strings.Cut(val, " ")
+		if text, err := consult(question); err == nil {
+			_ = l.say(keyAnswer, number+" "+string(text)) // as with all news
+		}
 	}
 }
 
@@ -326,7 +332,7 @@ func (l *Link) give(number, path string) {
 
 // Metrics asks the process for what it counts.
 func (l *Link) Metrics(ctx context.Context) (families []metrics.Family, err error) {
-	text, err := l.ask(ctx, keyMetrics)
+	text, err := l.ask(ctx, keyMetrics, "")
 	if err != nil {
 		return nil, err
 	}
@@ -338,14 +344,31 @@ func (l *Link) Metrics(ctx context.Context) (families []metrics.Family, err erro
 
 // Conns asks the process for the number of its open connections.
 func (l *Link) Conns(ctx context.Context) (int, error) {
-	text, err := l.ask(ctx, keyConns)
+	text, err := l.ask(ctx, keyConns, "")
 	if err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(text)
 }
 
-func (l *Link) ask(ctx context.Context, key string) (string, error) {
+// Ask asks the process something of a topic that it answers, and decodes what
+// it says into the pointer answer.
+func (l *Link) Ask(ctx context.Context, topic string, question, answer any) error {
+	asked, err := json.Marshal(question)
+	if err != nil {
+		return fmt.Errorf("asking over the link: %w", err)
+	}
+	text, err := l.ask(ctx, keyAsk, topic+" "+string(asked))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(text), answer); err != nil {
+		return fmt.Errorf("reading an answer about %s: %w", topic, err)
+	}
+	return nil
+}
+
+func (l *Link) ask(ctx context.Context, key, question string) (string, error) {
 	waiter := make(chan string, 1)
 	l.mu.Lock()
 	l.number++
@@ -357,7 +380,7 @@ func (l *Link) ask(ctx context.Context, key string) (string, error) {
 		defer l.mu.Unlock()
 		delete(l.waiting, number)
 	}()
-	if err := l.Tell(key, strconv.FormatUint(number, 10)); err != nil {
+	if err := l.Tell(key, strings.TrimSpace(strconv.FormatUint(number, 10)+" "+question)); err != nil {
 		return "", fmt.Errorf("asking over the link: %w", err)
 	}
 	select {

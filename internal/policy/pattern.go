@@ -83,6 +83,22 @@ func (p Pattern) MatchesAuthority(a Authority, defaultPorts ...uint16) bool {
 	return false
 }
 
+// Kin is how many labels at the end the pattern and the host have in common,
+// and 0 when those are no more than a public suffix: then two owners have them.
+func (p Pattern) Kin(h Host) (n int) {
+	if p.host.IsZero() || p.host.addr.IsValid() || h.addr.IsValid() {
+		return 0
+	}
+	ours, theirs := strings.Split(p.host.name, "."), strings.Split(h.name, ".")
+	for n < len(ours) && n < len(theirs) && ours[len(ours)-1-n] == theirs[len(theirs)-1-n] {
+		n++
+	}
+	if n == 0 || tooWide(strings.Join(ours[len(ours)-n:], ".")) {
+		return 0
+	}
+	return n
+}
+
 // Exact is the host that the pattern names, if it names just one.
 func (p Pattern) Exact() (Host, bool) { return p.host, !p.suffix && !p.host.IsZero() }
 

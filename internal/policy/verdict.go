@@ -20,3 +20,18 @@ func (v Verdict) Word() string {
 	}
 	return "deny"
 }
+
+// Explanation is a daemon's verdict on a request that nobody has sent, with
+// what a person needs who wants another one.
+type Explanation struct {
+	Daemon    string `json:"daemon"`
+	Allow     bool   `json:"allow"`
+	Final     bool   `json:"final,omitempty"` // answered there: it goes no further
+	Rule      string `json:"rule"`
+	At        string `json:"at,omitempty"` // file and line of the rule; empty for a check that no line turns off
+	Why       string `json:"why,omitempty"`
+	Nearest   string `json:"nearest,omitempty"`    // refused: the rule that came nearest
+	NearestAt string `json:"nearest_at,omitempty"` // its file and line
+	Line      string `json:"line,omitempty"`       // refused: the line of configuration that would let it pass
+	Auth      string `json:"auth,omitempty"`       // allowed: the type of the credential that it would get
+}

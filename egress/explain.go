@@ -1,0 +1,78 @@
+package egress
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/handoff"
+	"airlock/internal/policy"
+)
+
+// explain says how a request would be judged that nobody has sent. Nothing is
+// resolved, dialled or written down for it.
+func (l *live) explain(q handoff.Question, now time.Time) policy.Explanation {
+	x := policy.Explanation{Daemon: bundle.Egress}
+	t, err := policy.ParseTarget(q.URL)
+	if err != nil {
+		x.Rule, x.Why = "authority", err.Error()
+		return x
+	}
+	if t.Authority.Host.String() == localHost {
+		x.Allow, x.Final, x.Rule, x.Why = true, true, localHost, "egress answers it itself, with the live routes"
+		return x
+	}
+	v, route := l.rules.decide(ask{tls: t.TLS, authority: t.Authority, method: q.Method, path: t.Path, query: t.Query}, now)
+	x.Allow, x.Rule, x.Why, x.At = v.Allow, v.Rule, v.Why, l.at(v.Rule)
+	switch {
+	case v.Allow && route.Auth != nil:
+		x.Auth = route.Auth.Type
+		if missing := l.wallet.missing(route.Auth); !missing.Allow {
+			x.Allow, x.Rule, x.Why, x.Auth = false, missing.Rule, missing.Why, ""
+		}
+	case !v.Allow && x.At != "":
+		x.Nearest, x.NearestAt = v.Rule, x.At
+	case !v.Allow && v.Rule == noRoute:
+		if i := l.rules.nearestByName(t.Authority.Host); i >= 0 {
+			x.Nearest = l.rules.name(i)
+			x.NearestAt = l.at(x.Nearest)
+		}
+	}
+	if !v.Allow && (x.At != "" || v.Rule == noRoute) {
+		x.Line = routeFor(t, q.Method)
+	}
+	return x
+}
+
+// at is the file and the line of a rule that is a route; empty for another.
+func (l *live) at(rule string) string {
+	for i := range l.rules {
+		if i < len(l.lines) && l.rules.name(i) == rule {
+			return fmt.Sprintf("%s:%d", filepath.Base(l.file), l.lines[i])
+		}
+	}
+	return ""
+}
+
+// routeFor is the route that would let pass a request and no other, as it is
+// written in egress.yaml and in a manifest.
+func routeFor(t policy.Target, method string) string {
+	path, err := policy.CleanPath(t.Path)
+	if err != nil || strings.Contains(path, "*") {
+		return ""
+	}
+	git := ""
+	if fetchesGit(path, ask{method: method, query: t.Query}) {
+		git = ", git: fetch"
+	}
+	return fmt.Sprintf("{host: %s, methods: [%s], paths: [%s]%s}", strconv.Quote(t.Authority.HostFor(httpsPort)), method, strconv.Quote(path), git)
+}
+
+// tell answers the supervisor's questions from the rules of the moment.
+func (s *server) tell() {
+	handoff.Answer(handoff.TopicExplain, func(q handoff.Question) policy.Explanation { return s.live.Load().explain(q, time.Now()) })
+	handoff.Answer(handoff.TopicRoutes, func(any) []routeView { return s.live.Load().list() })
+}

@@ -1,0 +1,85 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/control"
+	"airlock/internal/handoff"
+	"airlock/internal/policy"
+)
+
+// answerWithin is how long a daemon may take to answer a question.
+const answerWithin = 2 * time.Second
+
+// getExplain asks those that a request would pass, one after the other, and
+// stops where it would go no further.
+func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
+	q, err := control.CheckQuestion(r.FormValue("method"), r.FormValue("url"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	answer := control.Explained{Question: q, Allow: true}
+	for _, name := range []string{bundle.Egress, bundle.Pipelock} {
+		if !slices.Contains(s.order, name) {
+			continue
+		}
+		var x policy.Explanation
+		if err := s.ask(r.Context(), name, handoff.TopicExplain, q, &x); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		x.Daemon = name
+		answer.Daemons = append(answer.Daemons, s.masked(x))
+		answer.Allow = answer.Allow && x.Allow
+		if x.Final {
+			break
+		}
+	}
+	reply(w, answer)
+}
+
+// masked is a daemon's word without what must not be repeated.
+func (s *supervisor) masked(x policy.Explanation) policy.Explanation {
+	for _, text := range []*string{&x.Rule, &x.At, &x.Why, &x.Nearest, &x.NearestAt, &x.Line, &x.Auth} {
+		*text = s.out.mask.text(*text)
+	}
+	return x
+}
+
+// getRoutes tells the routes that are in force.
+func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
+	var routes json.RawMessage
+	if err := s.ask(r.Context(), bundle.Egress, handoff.TopicRoutes, nil, &routes); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	reply(w, routes)
+}
+
+// ask asks the process of a daemon that serves.
+func (s *supervisor) ask(ctx context.Context, name, topic string, question, answer any) error {
+	var link *handoff.Link
+	if err := s.do(func() {
+		if d := s.daemons[name]; d != nil && d.current != nil && d.current.ready {
+			link = d.current.link
+		}
+	}); err != nil {
+		return err
+	}
+	if link == nil {
+		return fmt.Errorf("%s does not serve, so nothing passes", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := link.Ask(ctx, topic, question, answer); err != nil {
+		return fmt.Errorf("asking %s: %w", name, err)
+	}
+	return nil
+}
