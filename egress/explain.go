@@ -14,7 +14,7 @@ import (
 
 // explain says how a request would be judged that nobody has sent. Nothing is
 // resolved, dialled or written down for it.
-func (l *live) explain(q handoff.Question, now time.Time) policy.Explanation {
+func (l *live) explain(q policy.Question, now time.Time) policy.Explanation {
 	x := policy.Explanation{Daemon: bundle.Egress}
 	t, err := policy.ParseTarget(q.URL)
 	if err != nil {
@@ -73,6 +73,6 @@ func routeFor(t policy.Target, method string) string {
 
 // tell answers the supervisor's questions from the rules of the moment.
 func (s *server) tell() {
-	handoff.Answer(handoff.TopicExplain, func(q handoff.Question) policy.Explanation { return s.live.Load().explain(q, time.Now()) })
+	handoff.Answer(handoff.TopicExplain, func(q policy.Question) policy.Explanation { return s.live.Load().explain(q, time.Now()) })
 	handoff.Answer(handoff.TopicRoutes, func(any) []routeView { return s.live.Load().list() })
 }

@@ -6,7 +6,6 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -58,7 +57,7 @@ func TestExplain(t *testing.T) {
 		{"GET", "https://2130706433/", policy.Explanation{Rule: "authority", Why: `host "2130706433": an address is written as four decimal numbers or in IPv6 form`}},
 	} {
 		c.want.Daemon = bundle.Egress
-		if got := l.explain(handoff.Question{Method: c.method, URL: c.url}, time.Now()); got != c.want {
+		if got := l.explain(policy.Question{Method: c.method, URL: c.url}, time.Now()); got != c.want {
 			t.Errorf("%s %s:\n%+v\nwant\n%+v", c.method, c.url, got, c.want)
 		}
 	}

@@ -7,14 +7,13 @@ import (
 	"strconv"
 
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
 // explain says how a request would be judged that nobody has sent, as far as
 // its URL tells. No name is resolved for it: only an address that is written
 // in the URL or in the file is judged.
-func (r rules) explain(q handoff.Question) policy.Explanation {
+func (r rules) explain(q policy.Question) policy.Explanation {
 	x := policy.Explanation{Daemon: bundle.Pipelock}
 	t, err := policy.ParseTarget(q.URL)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -25,7 +24,7 @@ func TestExplain(t *testing.T) {
 		"ftp://api.ok.test/":       {Rule: "authority", Why: "an absolute URL like https://api.example.com/v1/items is needed"},
 	} {
 		want.Daemon = bundle.Pipelock
-		if got := r.explain(handoff.Question{Method: "GET", URL: url}); got != want {
+		if got := r.explain(policy.Question{Method: "GET", URL: url}); got != want {
 			t.Errorf("%s:\n%+v\nwant\n%+v", url, got, want)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -23,14 +22,14 @@ var methodForm = regexp.MustCompile(`^[A-Z][A-Z-]{0,19}$`)
 
 // Explained is the answer to GET /explain: what would become of a request.
 type Explained struct {
-	handoff.Question
+	policy.Question
 	Allow   bool                 `json:"allow"`
 	Daemons []policy.Explanation `json:"daemons"` // in the order in which they are passed
 }
 
 // CheckQuestion refuses what is no request.
-func CheckQuestion(method, rawURL string) (handoff.Question, error) {
-	q := handoff.Question{Method: strings.ToUpper(method), URL: rawURL}
+func CheckQuestion(method, rawURL string) (policy.Question, error) {
+	q := policy.Question{Method: strings.ToUpper(method), URL: rawURL}
 	if !methodForm.MatchString(q.Method) || q.Method == http.MethodConnect {
 		return q, config.Usagef("explain: a method like GET or POST was wanted")
 	}

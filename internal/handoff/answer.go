@@ -9,15 +9,9 @@ import (
 
 // Topics of what the supervisor may ask.
 const (
-	TopicExplain = "explain" // Question → policy.Explanation
+	TopicExplain = "explain" // policy.Question → policy.Explanation
 	TopicRoutes  = "routes"  // null → the rules that are in force
 )
-
-// Question is a request that nobody has sent.
-type Question struct {
-	Method string `json:"method"`
-	URL    string `json:"url"`
-}
 
 // answers are what this process can be asked, by topic.
 var answers sync.Map

@@ -21,8 +21,14 @@ func (v Verdict) Word() string {
 	return "deny"
 }
 
-// Explanation is a daemon's verdict on a request that nobody has sent, with
-// what a person needs who wants another one.
+// Question is a request that nobody has sent.
+type Question struct {
+	Method string `json:"method"`
+	URL    string `json:"url"`
+}
+
+// Explanation is a daemon's verdict on a question, with what a person needs
+// who wants another one.
 type Explanation struct {
 	Daemon    string `json:"daemon"`
 	Allow     bool   `json:"allow"`
