@@ -32,7 +32,7 @@ func (e *unreadableError) Error() string { return e.why }
 // been told the token by an earlier request.
 func answer(res *http.Response) error {
 	p := passOf(res.Request.Context())
-	r := p.live.redactor
+	r := p.live.redactor()
 	if r.empty() {
 		return nil
 	}

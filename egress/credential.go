@@ -1,8 +1,8 @@
 package egress
 
 import (
+	"context"
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,8 +10,6 @@ import (
 	"unicode"
 
 	"airlock/internal/bundle"
-	"airlock/internal/config"
-	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
 )
@@ -38,19 +36,6 @@ func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
 	return w
 }
 
-// checkKinds refuses the types of injection that this version cannot do yet.
-func checkKinds(routes []bundle.Route) error {
-	for i, r := range routes {
-		if r.Auth != nil && slices.Contains([]string{"sigv4", "oauth", "github_app"}, r.Auth.Type) {
-			return config.At(fmt.Sprintf("routes[%d].auth.type", i), "%s is not built yet", r.Auth.Type)
-		}
-		if r.Auth != nil && slices.Contains(r.Auth.In, "body") {
-			return config.At(fmt.Sprintf("routes[%d].auth.in", i), "a placeholder in the body is not built yet")
-		}
-	}
-	return nil
-}
-
 // users lists the user names that stand in Basic pairs, by slot.
 func users(routes []bundle.Route) map[string][]string {
 	all := map[string][]string{}
@@ -68,7 +53,11 @@ func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 		switch value := w[slot]; {
 		case value == "":
 			return policy.Denied("credential", "slot "+slot+" holds no credential")
-		case len(value) < secrets.MinLength:
+		case slot == a.KeySlot:
+			if _, err := parseKey(value); err != nil {
+				return policy.Denied("credential", "slot "+slot+": "+err.Error())
+			}
+		case slot != a.ClientIDSlot && len(value) < secrets.MinLength:
 			return policy.Denied("credential", "the value in slot "+slot+" is too short to be found again in an answer")
 		case strings.ContainsFunc(value, unicode.IsControl):
 			return policy.Denied("credential", "the value in slot "+slot+" holds a line end or another control character")
@@ -77,91 +66,126 @@ func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 	return policy.Allowed("credential")
 }
 
-// credentialFields are the header fields in which a client sends a credential.
-var credentialFields = []string{"Authorization", "Proxy-Authorization", "X-Api-Key", "Api-Key", "X-Auth-Token", "X-Access-Token", "Private-Token", "X-Goog-Api-Key", "X-Amz-Security-Token"}
+// refusedError carries a verdict to whoever answers the agent.
+type refusedError struct{ v policy.Verdict }
 
-// inject takes the agent's own credentials out of the request and puts the
-// real one in. It returns the names of what holds it now, for the hop's
-// header: a field's name, or "query:name".
-func (w wallet) inject(h http.Header, u *url.URL, a *bundle.Auth) (injected []string) {
-	if a == nil {
-		return nil
+func (e *refusedError) Error() string { return e.v.Rule + ": " + e.v.Why }
+
+func refused(rule, why string) error { return &refusedError{policy.Denied(rule, why)} }
+
+// credentialFields are the header fields in which a client sends a credential.
+var credentialFields = []string{"Authorization", "Proxy-Authorization", "X-Authorization", "X-Api-Key", "Api-Key", "Apikey", "X-Api-Token", "X-Auth-Token", "X-Auth-Key",
+	"X-Access-Token", "Private-Token", "Job-Token", "Deploy-Token", "X-Goog-Api-Key", "X-Goog-Iam-Authorization-Token", "X-Amz-Security-Token", "Ocp-Apim-Subscription-Key", "X-Vault-Token"}
+
+// credentialParameters are those of a query in which a client sends one. Words
+// that also mean other things, like key and token, are not among them.
+var credentialParameters = []string{"access_token", "api_key", "apikey", "x_api_key", "auth_token", "private_token", "authorization"}
+
+// inject takes the agent's own credentials out of the request, puts the real
+// one in, and sees to it that no placeholder leaves. A nil a injects nothing.
+// It returns the names of what holds the credential now, for the hop's header:
+// a field's name, "query:" and a parameter's, or httpd.InjectedBody. An error
+// is a refusedError; the request must not go out then.
+func (l *live) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	if a != nil && a.Type == "replace" {
+		if injected, err = l.replace(ctx, out, a); err != nil {
+			return nil, err
+		}
+		if name := l.wires.inHead(out); name != "" {
+			return nil, strayed(name)
+		}
 	}
-	if a.Type == "replace" {
-		return w.replace(h, u, a)
+	if err := l.wires.watch(ctx, out); err != nil {
+		return nil, err
 	}
+	if a == nil || a.Type == "replace" {
+		return injected, nil
+	}
+	strip(out, a)
+	return l.put(ctx, out, a)
+}
+
+// strip removes every credential that the agent has sent itself.
+func strip(out *http.Request, a *bundle.Auth) {
 	for _, field := range append(credentialFields, a.Name) {
-		removeField(h, field)
+		removeField(out.Header, field)
 	}
-	value := w[a.Slot]
+	switch a.Type {
+	case "query":
+		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, folded(a.Name))...)
+	case "bearer", "oauth", "github_app":
+		// The other place of a bearer token (RFC 6750 §2.3).
+		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, "access_token")
+	}
+}
+
+// put writes the credential into a request that has none.
+func (l *live) put(_ context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value := l.wallet[a.Slot]
 	switch a.Type {
 	case "bearer":
-		h["Authorization"] = []string{"Bearer " + value}
-		return []string{"Authorization"}
+		return setField(out, "Authorization", "Bearer "+value), nil
 	case "basic":
-		h["Authorization"] = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(a.User+":"+value))}
-		return []string{"Authorization"}
+		return setField(out, "Authorization", basic(a.User, value)), nil
 	case "header":
-		name := http.CanonicalHeaderKey(a.Name)
-		h[name] = []string{value}
-		return []string{name}
+		return setField(out, http.CanonicalHeaderKey(a.Name), value), nil
 	case "query":
-		u.RawQuery = setQuery(u.RawQuery, a.Name, value)
-		return []string{"query:" + a.Name}
+		part := url.QueryEscape(a.Name) + "=" + url.QueryEscape(value)
+		out.URL.RawQuery = strings.TrimPrefix(out.URL.RawQuery+"&"+part, "&")
+		return []string{injectedParameter(a.Name)}, nil
 	}
-	return nil // checkKinds has refused every other type
+	return nil, refused("credential", "the type "+a.Type+" is not known")
 }
+
+func setField(out *http.Request, name, value string) (injected []string) {
+	out.Header[name] = []string{value}
+	return []string{name}
+}
+
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+}
+
+// injectedParameter names a parameter on the hop. The name may be the agent's
+// choice, and must not end the list that it stands in.
+func injectedParameter(name string) string { return "query:" + url.QueryEscape(name) }
 
 // removeField deletes a field in every spelling, an underscore for a hyphen
 // among them: some servers fold the two.
 func removeField(h http.Header, name string) {
-	if name == "" {
-		return
-	}
 	for have := range h {
-		if strings.EqualFold(strings.ReplaceAll(have, "_", "-"), strings.ReplaceAll(name, "_", "-")) {
+		if name != "" && sameField(have, name) {
 			delete(h, have)
 		}
 	}
 }
 
-// setQuery puts one parameter behind the others, which stay as they were
-// written, and removes those of the same name.
-func setQuery(raw, name, value string) string {
-	var kept []string
-	for part := range strings.SplitSeq(raw, "&") {
-		key, _, _ := strings.Cut(part, "=")
-		if decoded, err := url.QueryUnescape(key); part != "" && (err != nil || decoded != name) {
-			kept = append(kept, part)
-		}
-	}
-	return strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+func sameField(a, b string) bool {
+	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }
 
-// replace puts the value where the agent wrote the placeholder. What stands
-// beside it is the agent's and is scanned: ";replaced" says so.
-func (w wallet) replace(h http.Header, u *url.URL, a *bundle.Auth) (injected []string) {
-	value := w[a.Slot]
-	if a.Places("headers") {
-		for name, values := range h {
-			for i, v := range values {
-				if strings.Contains(v, a.Placeholder) {
-					values[i] = strings.ReplaceAll(v, a.Placeholder, value)
-					injected = append(injected, name+httpd.Replaced)
-				}
+// withoutParameters removes from a query the parameters of these names, which
+// are folded; the others stay as they were written.
+func withoutParameters(raw string, names ...string) string {
+	kept := strings.Split(raw, "&")
+	kept = slices.DeleteFunc(kept, func(part string) bool {
+		// Some servers take a semicolon for an ampersand.
+		for one := range strings.SplitSeq(part, ";") {
+			key, _, _ := strings.Cut(one, "=")
+			if decoded, err := url.QueryUnescape(key); err == nil && slices.Contains(names, folded(decoded)) {
+				return true
 			}
 		}
-	}
-	if a.Places("query") {
-		parts := strings.Split(u.RawQuery, "&")
-		for i, part := range parts {
-			key, text, _ := strings.Cut(part, "=")
-			if name, err := url.QueryUnescape(key); err == nil && strings.Contains(text, a.Placeholder) {
-				parts[i] = key + "=" + strings.ReplaceAll(text, a.Placeholder, url.QueryEscape(value))
-				injected = append(injected, "query:"+name+httpd.Replaced)
-			}
-		}
-		u.RawQuery = strings.Join(parts, "&")
-	}
-	return injected
+		return part == ""
+	})
+	return strings.Join(kept, "&")
+}
+
+// folded is a parameter's name as the most forgiving server reads it: without
+// case, with underscores for what some languages allow in no name, and without
+// an index or what follows a zero byte.
+func folded(name string) string {
+	name, _, _ = strings.Cut(name, "[")
+	name, _, _ = strings.Cut(name, "\x00")
+	return strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(strings.ToLower(strings.TrimSpace(name)))
 }

@@ -76,17 +76,15 @@ func (c Config) load() (bundle.EgressFile, *live, error) {
 	if err != nil {
 		return file, nil, err
 	}
-	if err := checkKinds(file.Routes); err != nil {
-		return file, nil, &config.Error{Where: c.File, What: err.Error()}
-	}
 	purse := readWallet(file.Routes, c.Getenv)
 	return file, &live{
-		digest:   digest,
-		file:     c.File,
-		lines:    file.Lines,
-		rules:    file.Routes,
-		wallet:   purse,
-		redactor: newRedactor(purse, users(file.Routes)),
+		digest: digest,
+		file:   c.File,
+		lines:  file.Lines,
+		rules:  file.Routes,
+		wallet: purse,
+		wires:  newTripwires(file.Routes),
+		looks:  newRedactor(purse, users(file.Routes)),
 	}, nil
 }
 
@@ -161,13 +159,17 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 
 // live is one configuration, as it is served.
 type live struct {
-	digest   string
-	file     string // that it was read from
-	lines    []int  // of each route in it
-	rules    rules
-	wallet   wallet
-	redactor *redactor
+	digest string
+	file   string // that it was read from
+	lines  []int  // of each route in it
+	rules  rules
+	wallet wallet
+	wires  tripwires
+	looks  *redactor
 }
+
+// redactor looks for everything that an answer must not tell, as of now.
+func (l *live) redactor() *redactor { return l.looks }
 
 // warn says which routes will refuse for want of a credential.
 func (l *live) warn(log *slog.Logger) {

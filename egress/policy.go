@@ -103,9 +103,9 @@ func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict
 	}
 	const here = "route"
 	switch {
-	case !r.Host.MatchesAuthority(a.authority, httpsPort):
+	case !r.Host.MatchesAuthority(a.authority, defaultPorts(r, a.tls)...):
 		return policy.Denied(here, fmt.Sprintf("the route does not name port %d", a.authority.Port)), 1
-	case !a.tls && (r.Auth != nil || r.Host.MatchesAuthority(policy.Authority{Host: a.authority.Host, Port: httpsPort}, httpsPort)):
+	case !a.tls && !r.PlainHTTP && (r.Auth != nil || r.Host.MatchesAuthority(policy.Authority{Host: a.authority.Host, Port: httpsPort}, httpsPort)):
 		return policy.Denied(here, "the route is for https, this is plain http"), 1
 	case !r.Expires.IsZero() && !now.Before(r.Expires):
 		return policy.Denied(here, "the grant ended at "+r.Expires.UTC().Format(time.RFC3339)), 2
@@ -119,6 +119,14 @@ func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict
 		return policy.Denied(here, "git over HTTPS needs a route with \"git: fetch\""), 5
 	}
 	return policy.Allowed(here), 0
+}
+
+// defaultPorts are those that a route stands for that names none.
+func defaultPorts(r *bundle.Route, tls bool) []uint16 {
+	if r.PlainHTTP && !tls {
+		return []uint16{80}
+	}
+	return []uint16{httpsPort}
 }
 
 // pushesGit recognises git's smart push (gitprotocol-http) in any spelling

@@ -1,8 +1,6 @@
 package egress
 
 import (
-	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +27,9 @@ routes:
     paths: ["/a"]
   - host: both.test:8443
     paths: ["/b"]
+  - {host: inside.test, plain_http: true, auth: {type: bearer, slot: EGRESS_TOKEN_0}}
+  - {host: 'inside.test:8080', plain_http: true, auth: {type: bearer, slot: EGRESS_TOKEN_0}}
+  - {host: 'secure.test:8080', auth: {type: bearer, slot: EGRESS_TOKEN_0}}
 `
 
 func sampleRules(t *testing.T) rules {
@@ -72,6 +73,10 @@ func TestDecide(t *testing.T) {
 		{"GET", "https://both.test/a", allow("routes[5] both.test:443")},
 		{"GET", "https://both.test:8443/b", allow("routes[6] both.test:8443")},
 		{"GET", "https://both.test:8443/a", deny("routes[6] both.test:8443", `the route is for the paths ["/b"]`)},
+		{"GET", "http://inside.test/", allow("routes[7] inside.test")},
+		{"GET", "https://inside.test/", allow("routes[7] inside.test")},
+		{"GET", "http://inside.test:8080/", allow("routes[8] inside.test:8080")},
+		{"GET", "http://secure.test:8080/", deny("routes[9] secure.test:8080", "the route is for https, this is plain http")},
 		{"GET", "https://evil.test/%", deny("path", "the path has a percent sign without two hexadecimal digits")},
 	} {
 		u := strings.SplitN(c.target, "://", 2)
@@ -106,40 +111,6 @@ func TestPushIsRecognised(t *testing.T) {
 				t.Errorf("%s %s: %+v", method, target, v)
 			}
 		}
-	}
-}
-
-func TestInject(t *testing.T) {
-	w := wallet{"S": "the value"}
-	for _, c := range []struct {
-		name   string
-		auth   bundle.Auth
-		header http.Header
-		query  string
-		want   http.Header
-		raw    string
-	}{
-		{"bearer replaces every spelling", bundle.Auth{Type: "bearer", Slot: "S"},
-			http.Header{"Authorization": {"a", "b"}, "AUTHORIZATION": {"c"}, "X_api_key": {"d"}, "Proxy-Authorization": {"e"}, "Accept": {"f"}}, "a=b",
-			http.Header{"Authorization": {"Bearer the value"}, "Accept": {"f"}}, "a=b"},
-		{"basic", bundle.Auth{Type: "basic", User: "u", Slot: "S"}, http.Header{}, "", http.Header{"Authorization": {"Basic dTp0aGUgdmFsdWU="}}, ""},
-		{"header", bundle.Auth{Type: "header", Name: "x-my-key", Slot: "S"}, http.Header{"X-My-Key": {"mine"}, "Authorization": {"a"}}, "", http.Header{"X-My-Key": {"the value"}}, ""},
-		{"query", bundle.Auth{Type: "query", Name: "key", Slot: "S"}, http.Header{}, "key=mine&a=%zz&k%65y=2", http.Header{}, "a=%zz&key=the+value"},
-		{"replace", bundle.Auth{Type: "replace", Placeholder: "PLACEHOLDER", Slot: "S", In: []string{"headers", "query"}},
-			http.Header{"X": {"a PLACEHOLDER b"}}, "q=PLACEHOLDER", http.Header{"X": {"a the value b"}}, "q=the+value"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			u := &url.URL{RawQuery: c.query}
-			injected := w.inject(c.header, u, &c.auth)
-			if len(injected) == 0 || u.RawQuery != c.raw || len(c.header) != len(c.want) {
-				t.Errorf("injected %v, query %q, header %v", injected, u.RawQuery, c.header)
-			}
-			for name, values := range c.want {
-				if strings.Join(c.header[name], "|") != strings.Join(values, "|") {
-					t.Errorf("%s: %v", name, c.header[name])
-				}
-			}
-		})
 	}
 }
 

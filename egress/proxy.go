@@ -124,11 +124,14 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	}
 	v, route := l.decide(r, authority, tls, time.Now())
 	target := targetURL(r, authority, tls)
-	err := s.audit.Record(audit.Entry{
-		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
-		Host: authority.String(), Method: safeMethod(r.Method), Path: audit.SafePath(r.URL.EscapedPath()),
-	})
-	if err != nil {
+	var injected []string
+	if v.Allow {
+		var err error
+		if injected, err = l.inject(r.Context(), outgoing(r, authority, tls), route.Auth); err != nil {
+			v = verdictOf(err)
+		}
+	}
+	if err := s.record(r, authority, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
 		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", target, httpd.AskOperator)
 		return
@@ -141,18 +144,58 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	}
 	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
-	pass := &pass{live: l, route: route, authority: authority, tls: tls}
-	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor}
+	pass := &pass{live: l, route: route, authority: authority, tls: tls, injected: injected}
+	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor()}
 	defer answer.count(0) // of one that came to no answer
 	s.forward.ServeHTTP(answer, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+}
+
+func (s *server) record(r *http.Request, authority policy.Authority, v policy.Verdict) error {
+	return s.audit.Record(audit.Entry{
+		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
+		Host: authority.String(), Method: safeMethod(r.Method), Path: audit.SafePath(r.URL.EscapedPath()),
+	})
+}
+
+// outgoing prepares a request for its credential. The agent's word on what
+// belongs to the connection counts before that, not afterwards.
+func outgoing(r *http.Request, authority policy.Authority, tls bool) *http.Request {
+	upgrade := r.Header.Get("Upgrade") != ""
+	for _, value := range r.Header["Connection"] {
+		for name := range strings.SplitSeq(value, ",") {
+			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") {
+				r.Header.Del(name)
+			}
+		}
+	}
+	r.Header.Del("Connection")
+	if upgrade {
+		r.Header.Set("Connection", "Upgrade")
+	}
+	r.URL.Scheme, r.Host = "http", authority.HostFor(80)
+	if tls {
+		r.URL.Scheme, r.Host = "https", authority.HostFor(httpsPort)
+	}
+	return r
+}
+
+// verdictOf is the verdict in an error that carries one.
+func verdictOf(err error) policy.Verdict {
+	var known *refusedError
+	if errors.As(err, &known) {
+		return known.v
+	}
+	return policy.Denied("credential", "the credential could not be put in")
 }
 
 // decide joins the policy's answer with what it cannot know: whether the
 // credential is there, and whether a placeholder goes astray.
 func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now time.Time) (policy.Verdict, *bundle.Route) {
 	v, route := l.rules.decide(ask{tls: tls, authority: authority, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}, now)
-	if stray := l.strayPlaceholder(r, route); stray != "" {
-		return policy.Denied("tripwire", "the placeholder of "+stray+" was sent where it is not bound"), nil
+	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
+		if stray := l.wires.inHead(r); stray != "" {
+			return verdictOf(strayed(stray)), nil
+		}
 	}
 	if !v.Allow {
 		return v, nil
@@ -166,26 +209,6 @@ func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now
 		}
 	}
 	return v, route
-}
-
-// strayPlaceholder is the rule whose placeholder stands in a request that
-// goes elsewhere.
-func (l *live) strayPlaceholder(r *http.Request, bound *bundle.Route) string {
-	for i := range l.rules {
-		rule := &l.rules[i]
-		if rule.Auth == nil || rule.Auth.Placeholder == "" || (bound != nil && bound.Auth != nil && bound.Auth.Placeholder == rule.Auth.Placeholder) {
-			continue
-		}
-		if strings.Contains(r.RequestURI, rule.Auth.Placeholder) {
-			return rule.Host.String()
-		}
-		for _, values := range r.Header {
-			if strings.Contains(strings.Join(values, "\n"), rule.Auth.Placeholder) {
-				return rule.Host.String()
-			}
-		}
-	}
-	return ""
 }
 
 // safeMethod keeps a method that is none out of the audit.
@@ -258,6 +281,7 @@ type pass struct {
 	route     *bundle.Route
 	authority policy.Authority
 	tls       bool
+	injected  []string // names of what holds the credential
 }
 
 // searched tells whether the answers of this host are read to their end.
@@ -311,8 +335,7 @@ func (h *hop) rewrite(pr *httputil.ProxyRequest) {
 		out.Header.Del("Range")
 		out.Header.Del("If-Range")
 	}
-	injected := p.live.wallet.inject(out.Header, out.URL, p.route.Auth)
-	if len(injected) > 0 {
+	if len(p.injected) > 0 {
 		injections.Inc(p.route.Auth.Type)
 	}
 	scheme, defaultPort := "http", uint16(80)
@@ -324,8 +347,8 @@ func (h *hop) rewrite(pr *httputil.ProxyRequest) {
 		out.URL.Scheme, out.URL.Host = scheme, p.authority.String()
 		return
 	}
-	if len(injected) > 0 {
-		out.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
+	if len(p.injected) > 0 {
+		out.Header.Set(httpd.HeaderInjected, strings.Join(p.injected, ", "))
 	}
 	// An opaque URL is written as it is: the https form in clear, on the socket.
 	out.URL.Opaque = scheme + "://" + out.Host + out.URL.EscapedPath()
@@ -337,13 +360,20 @@ func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	p := passOf(r.Context())
 	target := targetURL(r, p.authority, p.tls)
 	var unreadable *unreadableError
+	var stopped *refusedError
 	switch {
+	case errors.As(err, &stopped):
+		s.log.Info("refused", "host", p.authority.String(), "rule", stopped.v.Rule, "why", stopped.v.Why)
+		if err := s.record(r, p.authority, stopped.v); err != nil {
+			s.log.Error("the audit cannot be written", "error", err) // nothing is let through
+		}
+		httpd.Forbid(w, bundle.Egress, stopped.v, target, askFor(stopped.v))
 	case errors.As(err, &unreadable):
 		refuse(w, http.StatusBadGateway, "redaction", unreadable.Error(), target, httpd.AskOperator)
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	default:
-		s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor.text(err.Error()))
+		s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor().text(err.Error()))
 		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", target, httpd.AskOperator)
 	}
 }

@@ -20,6 +20,7 @@ type redactor struct {
 	next  []int32 // state × column → state
 	depth []int32 // state → bytes of the input that it stands for
 	match []match // state → the form that ends there
+	found func()  // told of each match in a stream; never nil
 }
 
 // match is the form that ends in a state. A zero length means none.
@@ -31,11 +32,6 @@ type match struct {
 // newRedactor learns the forms of the slots' values. Users of Basic
 // authentication are given with each slot, because the pair is encoded as one.
 func newRedactor(slots map[string]string, users map[string][]string) *redactor {
-	r := &redactor{width: 1}
-	type form struct {
-		text   []byte
-		marker []byte
-	}
 	var forms []form
 	for slot, value := range slots {
 		marker := fmt.Appendf(nil, "[redacted:%s]", slot)
@@ -46,6 +42,14 @@ func newRedactor(slots map[string]string, users map[string][]string) *redactor {
 			forms = append(forms, form{[]byte(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))), marker})
 		}
 	}
+	return newAutomaton(forms, func() { redactions.Inc() })
+}
+
+// form is one text to look for, and what takes its place.
+type form struct{ text, marker []byte }
+
+func newAutomaton(forms []form, found func()) *redactor {
+	r := &redactor{width: 1, found: found}
 	for _, f := range forms {
 		for _, c := range f.text {
 			if r.class[c] == 0 {
@@ -163,7 +167,7 @@ func (s *stream) feed(out, p []byte) []byte {
 		pending := append(s.held, p[from:i+1]...)
 		out = append(out, pending[:len(pending)-m.length]...)
 		out = append(out, s.marker(m)...)
-		redactions.Inc()
+		r.found()
 		s.held, from, state = s.held[:0], i+1, 0
 	}
 	s.state = state

@@ -149,7 +149,7 @@ func (s *server) scan(r *http.Request, p *pass, injected []string) policy.Verdic
 	if v := s.scanner.head(r, h, append(injected, httpd.HeaderInjected)); !v.Allow {
 		return v
 	}
-	v, err := s.scanner.body(r, func(v policy.Verdict) { s.report(p, v) })
+	v, err := s.scanner.body(r, injected, func(v policy.Verdict) { s.report(p, v) })
 	if err != nil {
 		return policy.Denied("scan", "the body could not be read")
 	}

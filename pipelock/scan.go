@@ -9,7 +9,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,7 +110,7 @@ func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy
 		// capitals.
 		fmt.Fprintf(fields, "%s\n", strings.ToLower(name))
 		for _, v := range values {
-			if v, ok := s.own(name, v, injected); ok {
+			if v, ok := s.own(name, []byte(v), injected); ok {
 				fmt.Fprintf(fields, "%s: %s\n", name, v)
 			}
 		}
@@ -115,35 +118,35 @@ func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy
 	return s.look(r.Context(), "header", fields.Bytes())
 }
 
-// own is the part of a field or parameter that is the agent's: all of it, none
-// where egress filled it, and what stands beside the credential where egress
-// replaced a placeholder in it.
-func (s *scanner) own(name, value string, injected []string) (string, bool) {
+// own is the part of a field, parameter or body that is the agent's: all of
+// it, none where egress filled it, and what stands beside the credential where
+// egress replaced a placeholder in it.
+func (s *scanner) own(name string, value []byte, injected []string) ([]byte, bool) {
 	for _, i := range injected {
-		whole, part := strings.CutSuffix(i, httpd.Replaced)
+		whole, slot, part := strings.Cut(i, httpd.Replaced)
 		switch {
-		case !strings.EqualFold(whole, name):
+		case whole != name && (strings.Contains(name, ":") || !strings.EqualFold(whole, name)): // fields alone have no case
 		case !part:
-			return "", false
+			return nil, false
 		default:
-			value = s.without(value)
+			value = s.without(value, slot)
 		}
 	}
 	return value, true
 }
 
-// without takes the known values out of a text.
-func (s *scanner) without(text string) string {
-	for _, d := range s.known {
-		for {
-			start, end, ok := d.Find([]byte(text))
-			if !ok {
-				break
-			}
-			text = text[:start] + "\n" + text[end:]
-		}
+// without takes the value of a slot out of a text. What stood around it is
+// there twice then: apart, and as one.
+func (s *scanner) without(text []byte, slot string) []byte {
+	d, known := s.known[bundle.DigestSlot(slot)]
+	if !known {
+		return text
 	}
-	return text
+	parts := d.Split(text)
+	if len(parts) == 1 {
+		return text
+	}
+	return append(bytes.Join(parts, []byte("\n")), append([]byte("\n"), bytes.Join(parts, nil)...)...)
 }
 
 // target is the path and the query, as written and decoded, without what
@@ -157,11 +160,11 @@ func (s *scanner) target(u *url.URL, injected []string) []byte {
 		if err != nil {
 			name = key
 		}
-		value, ok := s.own("query:"+name, value, injected)
+		own, ok := s.own("query:"+url.QueryEscape(name), []byte(value), injected)
 		if !ok {
 			continue
 		}
-		part = key + "=" + value
+		part = key + "=" + string(own)
 		b.WriteString(part + "\n")
 		if plain, err := url.QueryUnescape(part); err == nil && plain != part {
 			b.WriteString(plain + "\n")
@@ -172,16 +175,27 @@ func (s *scanner) target(u *url.URL, injected []string) []byte {
 
 // body puts the scan between a request's body and the origin. A body that is
 // short is scanned as a whole before anything is dialled; what is found in a
-// longer one later is reported when it is stopped.
-func (s *scanner) body(r *http.Request, report func(policy.Verdict)) (policy.Verdict, error) {
+// longer one later is reported when it is stopped. A body that egress has
+// written itself, for a request of its own, is not scanned.
+func (s *scanner) body(r *http.Request, injected []string, report func(policy.Verdict)) (policy.Verdict, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return policy.Allowed("scan"), nil
+	}
+	if slices.Contains(injected, httpd.InjectedBody) {
 		return policy.Allowed("scan"), nil
 	}
 	if r.ContentLength > s.limit {
 		return policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", s.limit)), nil
 	}
-	encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
-	b := &scannedBody{scanner: s, report: report, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
+	encoding, framed := encodingOf(r.Header)
+	own := func(text []byte) []byte {
+		text, _ = s.own(httpd.InjectedBody, text, injected)
+		if framed {
+			text = append(append(bytes.Clone(text), '\n'), withoutFrames(text)...)
+		}
+		return text
+	}
+	b := &scannedBody{scanner: s, own: own, report: report, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
 	if r.ContentLength < 0 {
 		b.pause = streamPause
 	}
@@ -189,24 +203,71 @@ func (s *scanner) body(r *http.Request, report func(policy.Verdict)) (policy.Ver
 	if err != nil && !ended {
 		return policy.Verdict{}, err
 	}
-	if encoding != "" && encoding != "identity" && !ended && b.pause == 0 {
+	if encoding != "" && !ended && b.pause == 0 {
 		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
 	}
-	if v := s.window(r.Context(), encoding, first); !v.Allow {
+	if v := s.window(r.Context(), encoding, framed, own, first); !v.Allow {
 		return v, nil
 	}
-	b.encoded = encoding != "" && encoding != "identity"
+	b.encoded = encoding != ""
 	b.ready, b.tail, b.ended = first, tailOf(first), ended
 	r.Body = b
 	return policy.Allowed("scan"), nil
 }
 
-// window scans a part of a body, inflated where it is compressed.
-func (s *scanner) window(ctx context.Context, encoding string, data []byte) policy.Verdict {
-	if encoding == "" || encoding == "identity" {
-		return s.look(ctx, "body", data)
+// encodingOf is how a body is compressed, empty when it is not, and whether
+// it is framed in the way of S3 (aws-chunked) besides.
+func encodingOf(h http.Header) (compressed string, framed bool) {
+	framed = strings.HasPrefix(h.Get("X-Amz-Content-Sha256"), "STREAMING-")
+	var rest []string
+	for part := range strings.SplitSeq(strings.Join(h["Content-Encoding"], ","), ",") {
+		switch part = strings.ToLower(strings.TrimSpace(part)); part {
+		case "", "identity":
+		case "aws-chunked":
+			framed = true
+		default:
+			rest = append(rest, part)
+		}
 	}
-	plain, err := inflate(encoding, data)
+	return strings.Join(rest, ","), framed
+}
+
+// frame is what stands between two pieces of a body that is framed in the way
+// of S3.
+var frame = regexp.MustCompile(`(?:^|\r\n)[0-9a-fA-F]{1,16}(?:;[^\r\n]{0,256})?\r\n`)
+
+func withoutFrames(text []byte) []byte { return frame.ReplaceAll(text, nil) }
+
+// unframe is the content of a whole body that is framed in the way of S3.
+func unframe(data []byte) (content []byte, err error) {
+	for {
+		head, rest, ok := bytes.Cut(data, []byte("\r\n"))
+		size, _, _ := bytes.Cut(head, []byte(";"))
+		n, err := strconv.ParseUint(string(size), 16, 31)
+		if !ok || err != nil || n > uint64(len(rest)) {
+			return nil, errors.New("it is not framed as it says")
+		}
+		if n == 0 {
+			return content, nil
+		}
+		content = append(content, rest[:n]...)
+		data = bytes.TrimPrefix(rest[n:], []byte("\r\n"))
+	}
+}
+
+// window scans a part of a body, inflated where it is compressed.
+func (s *scanner) window(ctx context.Context, encoding string, framed bool, own func([]byte) []byte, data []byte) policy.Verdict {
+	if encoding == "" {
+		return s.look(ctx, "body", own(data))
+	}
+	var err error
+	if framed {
+		data, err = unframe(data)
+	}
+	var plain []byte
+	if err == nil {
+		plain, err = inflate(encoding, data)
+	}
 	if err != nil {
 		return policy.Denied("scan", "the body could not be inflated: "+err.Error())
 	}
@@ -244,6 +305,7 @@ func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
 // scannedBody gives on what has been scanned.
 type scannedBody struct {
 	scanner *scanner
+	own     func([]byte) []byte // what of a text is to be scanned
 	report  func(policy.Verdict)
 	ctx     context.Context
 	src     io.ReadCloser
@@ -292,7 +354,7 @@ func (b *scannedBody) refill() error {
 	if len(next) == 0 {
 		return nil
 	}
-	if v := b.scanner.look(b.ctx, "body", append(b.tail, next...)); !v.Allow {
+	if v := b.scanner.look(b.ctx, "body", b.own(append(b.tail, next...))); !v.Allow {
 		return &refusedError{v: v}
 	}
 	b.ready, b.tail = next, tailOf(append(b.tail, next...))

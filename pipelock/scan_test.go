@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,8 +12,10 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"airlock/internal/httpd"
 	"airlock/internal/lab"
 	"airlock/internal/policy"
+	"airlock/internal/secrets"
 )
 
 func testScanner(t *testing.T, more string) *scanner {
@@ -41,7 +44,7 @@ func zipped(t *testing.T, text string) string {
 func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string) {
 	t.Helper()
 	reported := 0
-	v, err := s.body(r, func(policy.Verdict) { reported++ })
+	v, err := s.body(r, nil, func(policy.Verdict) { reported++ })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +132,9 @@ func TestHeads(t *testing.T) {
 		{name: "a token in a cookie", target: "https://api.ok.test/", header: http.Header{"Cookie": {"s=" + token}}},
 		{name: "the injected one is no leak", target: "https://api.ok.test/?key=" + token, header: http.Header{"Authorization": {"Bearer " + token}}, injected: []string{"Authorization", "query:key"}, want: true},
 		{name: "beside the injected one", target: "https://api.ok.test/", header: http.Header{"Authorization": {"Bearer " + token}, "X": {token}}, injected: []string{"Authorization"}},
+		{name: "a parameter in another case than the injected one", target: "https://api.ok.test/?KEY=" + token, injected: []string{"query:key"}},
+		{name: "a field called body", target: "https://api.ok.test/", header: http.Header{"Body": {token}}, injected: []string{httpd.InjectedBody}},
+		{name: "a parameter whose name ends the list", target: "https://api.ok.test/?a=" + token, injected: []string{"query:a%2CX"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, c.target, nil)
@@ -137,6 +143,93 @@ func TestHeads(t *testing.T) {
 			}
 			if v := s.head(r, host, c.injected); v.Allow != c.want {
 				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// TestInjectedBodies has bodies in which egress put a credential: its value
+// alone is excused, and only that of the slot that it names.
+func TestInjectedBodies(t *testing.T) {
+	token, other := lab.Token(), lab.Token()
+	digests := map[string]string{}
+	for name, value := range map[string]string{"EGRESS_DIGEST_0": token, "EGRESS_DIGEST_1": other} {
+		d, err := secrets.NewDigest(value, "0123456789abcdef")
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[name] = d
+	}
+	file := parse(t, "version: 1\nallow: []\nsecrets: {values: [EGRESS_DIGEST_0, EGRESS_DIGEST_1]}\n")
+	s, err := newScanner(file, func(name string) string { return digests[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced := []string{httpd.InjectedBody + httpd.Replaced + "EGRESS_TOKEN_0"}
+	filler := strings.Repeat("the quick brown fox jumps over the lazy dog\n", 60_000)
+	for _, c := range []struct {
+		name, body string
+		injected   []string
+		want       bool
+	}{
+		{"not announced", "a " + token, nil, false},
+		{"announced", `{"a": "` + token + `", "api_key": "` + token + `"}`, replaced, true},
+		{"announced, deep in a long one", filler + token + filler, replaced, true},
+		{"another slot's", "a " + other, replaced, false},
+		{"another slot's beside it", token + " " + other, replaced, false},
+		{"a secret around it", other[:20] + token + other[20:], replaced, false},
+		{"announced for a field", "a " + token, []string{"Body", "body", "query:body"}, false},
+		{"egress' own", "client_secret=" + token, []string{httpd.InjectedBody}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.body))
+			v, err := s.body(r, c.injected, func(policy.Verdict) {})
+			if err == nil && v.Allow {
+				_, err = io.ReadAll(r.Body)
+			}
+			if passed := err == nil && v.Allow; passed != c.want {
+				t.Errorf("%+v, %v", v, err)
+			}
+		})
+	}
+}
+
+// TestFramedBodies has bodies in the framing of S3, which must hide nothing.
+func TestFramedBodies(t *testing.T) {
+	s := testScanner(t, "")
+	token := lab.Token()
+	framed := func(text string, size int) string {
+		var b strings.Builder
+		for len(text) > 0 {
+			n := min(size, len(text))
+			fmt.Fprintf(&b, "%x;chunk-signature=%064x\r\n%s\r\n", n, n, text[:n])
+			text = text[n:]
+		}
+		return b.String() + "0;chunk-signature=" + strings.Repeat("0", 64) + "\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+	}
+	filler := strings.Repeat("the quick brown fox jumps over the lazy dog\n", 60_000)
+	for _, c := range []struct {
+		name, encoding, body string
+		want                 bool
+	}{
+		{"clean", "aws-chunked", framed(filler, 64<<10), true},
+		{"a token cut in pieces", "aws-chunked", framed("note "+token+" x", 3), false},
+		{"one far inside", "aws-chunked", framed(filler+token, 1000), false},
+		{"without a word in Content-Encoding", "", framed("note "+token+" x", 7), false},
+		{"compressed and clean", "gzip, aws-chunked", framed(zipped(t, "hello"), 10), true},
+		{"compressed", "aws-chunked,gzip", framed(zipped(t, "x "+token), 10), false},
+		{"a token in an extension", "aws-chunked", "1;a=" + token + "\r\nx\r\n0\r\n\r\n", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader(c.body))
+			r.Header.Set("Content-Encoding", c.encoding)
+			r.Header.Set("X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
+			v, err := s.body(r, nil, func(policy.Verdict) {})
+			if err == nil && v.Allow {
+				_, err = io.ReadAll(r.Body)
+			}
+			if passed := err == nil && v.Allow; passed != c.want {
+				t.Errorf("%+v, %v", v, err)
 			}
 		})
 	}

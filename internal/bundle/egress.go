@@ -3,6 +3,7 @@ package bundle
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,6 +51,8 @@ type Route struct {
 	Auth    *Auth                `yaml:"auth,omitempty,flow"`    // none: nothing is injected
 	Expires time.Time            `yaml:"expires,omitempty"`      // zero: never
 	Git     string               `yaml:"git,omitempty"`          // "fetch": clone and fetch over HTTPS
+	// PlainHTTP lets the route pass over http, its credential readable on the way.
+	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }
 
 // Auth says which credential a route injects and how.
@@ -65,15 +68,20 @@ type Auth struct {
 	Service    string `yaml:"service,omitempty"`
 	IDSlot     string `yaml:"id_slot,omitempty"`
 	SecretSlot string `yaml:"secret_slot,omitempty"`
+	// SessionSlot belongs to temporary keys; none: the keys are lasting ones.
+	SessionSlot string `yaml:"session_slot,omitempty"`
 
 	TokenURL         string   `yaml:"token_url,omitempty"` // oauth
 	ClientIDSlot     string   `yaml:"client_id_slot,omitempty"`
 	ClientSecretSlot string   `yaml:"client_secret_slot,omitempty"`
 	Scopes           []string `yaml:"scopes,omitempty,flow"`
+	RefreshSlot      string   `yaml:"refresh_slot,omitempty"` // none: the grant is client_credentials
+	ClientAuth       string   `yaml:"client_auth,omitempty"`  // how the client proves itself: basic (default) or body
 
 	AppID          string `yaml:"app_id,omitempty"` // github_app
 	InstallationID string `yaml:"installation_id,omitempty"`
 	KeySlot        string `yaml:"key_slot,omitempty"`
+	APIURL         string `yaml:"api_url,omitempty"` // default https://api.github.com
 }
 
 // Slots are the names of the credentials that the injection needs.
@@ -81,7 +89,7 @@ func (a *Auth) Slots() []string {
 	if a == nil {
 		return nil
 	}
-	all := []string{a.Slot, a.IDSlot, a.SecretSlot, a.ClientIDSlot, a.ClientSecretSlot, a.KeySlot}
+	all := []string{a.Slot, a.IDSlot, a.SecretSlot, a.SessionSlot, a.ClientIDSlot, a.ClientSecretSlot, a.RefreshSlot, a.KeySlot}
 	return slices.DeleteFunc(all, func(s string) bool { return s == "" })
 }
 
@@ -127,7 +135,10 @@ func (r Route) validate(at string) error {
 	if r.Git != "" && r.Git != "fetch" {
 		errs = append(errs, config.At(at+".git", "%q: fetch is the only value; a push goes through git-gate", r.Git))
 	}
-	return errors.Join(append(errs, r.Auth.validate(at+".auth"))...)
+	if r.Auth != nil && r.Host.Port() == 80 && !r.PlainHTTP {
+		errs = append(errs, config.At(at+".host", "a credential would go over plain http, where anybody on the way reads it; plain_http: true says that this is meant"))
+	}
+	return errors.Join(append(errs, r.Auth.validate(at+".auth", r.PlainHTTP))...)
 }
 
 // wants lists the keys that each type of injection needs.
@@ -154,7 +165,7 @@ var wants = map[string]func(a *Auth) map[string]string{
 // to whom, and the ones that mean something between the daemons.
 var framing = []string{"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect", "keep-alive", "proxy-connection", "airlock-injected"}
 
-func (a *Auth) validate(at string) error {
+func (a *Auth) validate(at string, plainHTTP bool) error {
 	if a == nil {
 		return nil
 	}
@@ -187,7 +198,62 @@ func (a *Auth) validate(at string) error {
 	if len(a.Placeholder) > 0 && len(a.Placeholder) < 8 {
 		errs = append(errs, config.At(at+".placeholder", "a placeholder has at least 8 characters, so that it stands nowhere by chance"))
 	}
+	return errors.Join(append(errs, a.validateMinting(at, plainHTTP))...)
+}
+
+var (
+	appName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+	number  = regexp.MustCompile(`^[0-9]+$`)
+	awsName = regexp.MustCompile(`^[a-z0-9-]+$`)
+)
+
+// validateMinting says what is wrong with the keys of the types that sign or
+// fetch.
+func (a *Auth) validateMinting(at string, plainHTTP bool) error {
+	var errs []error
+	for key, value := range map[string]string{"token_url": a.TokenURL, "api_url": a.APIURL} {
+		if value != "" {
+			errs = append(errs, checkEndpoint(at+"."+key, value, plainHTTP))
+		}
+	}
+	if !slices.Contains([]string{"", "basic", "body"}, a.ClientAuth) {
+		errs = append(errs, config.At(at+".client_auth", "%q: basic or body was wanted", a.ClientAuth))
+	}
+	for _, k := range []struct {
+		key, value, want string
+		form             *regexp.Regexp
+	}{
+		{"app_id", a.AppID, "the number or the client id of an app", appName},
+		{"installation_id", a.InstallationID, "the number of an installation", number},
+		{"region", a.Region, "a name like eu-central-1", awsName},
+		{"service", a.Service, "a name like s3", awsName},
+	} {
+		if k.value != "" && !k.form.MatchString(k.value) {
+			errs = append(errs, config.At(at+"."+k.key, "%q: %s was wanted", k.value, k.want))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// checkEndpoint wants the place to which egress itself sends a credential.
+func checkEndpoint(at, text string, plainHTTP bool) error {
+	u, err := url.Parse(text)
+	if err != nil || u.User != nil || u.Fragment != "" || u.Opaque != "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return config.At(at, "https://host/path was wanted")
+	}
+	if _, err := policy.ParseAuthority(u.Host, 443); err != nil {
+		return config.At(at, "%v", err)
+	}
+	if u.Scheme == "http" && !plainHTTP {
+		return config.At(at, "a credential would go over plain http, where anybody on the way reads it; plain_http: true says that this is meant")
+	}
+	return nil
+}
+
+// DigestSlot is the slot in which pipelock finds the digest of the value that
+// egress has in the slot token.
+func DigestSlot(token string) string {
+	return "EGRESS_DIGEST_" + strings.TrimPrefix(token, "EGRESS_TOKEN_")
 }
 
 // Places tells whether a placeholder is replaced there: headers (also where

@@ -31,9 +31,13 @@ const (
 	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
 )
 
-// Replaced follows the name of an injected field when only a part of it is
-// the credential; the rest is the agent's own text.
-const Replaced = ";replaced"
+// Replaced follows the name of what was injected when only a part of it is the
+// credential, before the slot of that credential; the rest is the agent's own.
+const Replaced = ";replaced="
+
+// InjectedBody stands among the injected fields for the body. It is the name
+// of no field.
+const InjectedBody = ":body"
 
 // Refuse answers with the status and the reason. The body of the request is
 // not read, and the connection of an HTTP/1 client closes where one stands

@@ -99,6 +99,9 @@ func (p Pattern) Kin(h Host) (n int) {
 	return n
 }
 
+// Port is the port that the pattern says, 0 if it says none.
+func (p Pattern) Port() uint16 { return p.port }
+
 // Exact is the host that the pattern names, if it names just one.
 func (p Pattern) Exact() (Host, bool) { return p.host, !p.suffix && !p.host.IsZero() }
 

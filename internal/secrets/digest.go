@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -101,6 +102,21 @@ func (d Digest) Find(data []byte) (start, end int, ok bool) {
 		return false
 	})
 	return start, end, ok
+}
+
+// Split returns what stands around the places where a form of the secret is: one part more than there are places, and
+// data itself when there is none.
+func (d Digest) Split(data []byte) (parts [][]byte) {
+	spans := newMatcher(map[string]Digest{"": d}).findAll(data)
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(a.start-b.start, b.end-a.end) })
+	from := 0
+	for _, s := range spans {
+		if s.start >= from {
+			parts = append(parts, data[from:s.start])
+		}
+		from = max(from, s.end)
+	}
+	return append(parts, data[from:])
 }
 
 func sum(key, data []byte) (out [sha256.Size]byte) {

@@ -1,0 +1,333 @@
+package egress
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"golang.org/x/sync/semaphore"
+
+	"airlock/internal/bundle"
+	"airlock/internal/httpd"
+	"airlock/internal/secrets"
+)
+
+const (
+	// wholeReplaced is up to which length a body gets its credential as a
+	// whole, so that its length can be told; a longer one goes on in chunks.
+	wholeReplaced = 1 << 20
+	// heldBytes bounds the bodies that are held as a whole at any time.
+	heldBytes = 64 << 20
+)
+
+// held is taken for every body that is held as a whole.
+var held = semaphore.NewWeighted(heldBytes)
+
+// replace puts the value where the agent wrote the placeholder, in the parts
+// of the request that the route names. What stands beside it is the agent's
+// and is scanned: httpd.Replaced says so, and which slot it was. The agent's
+// own credentials are removed: a field without the placeholder is one.
+func (l *live) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value, mark := l.wallet[a.Slot], httpd.Replaced+a.Slot
+	filled := map[string]bool{}
+	if a.Places("headers") {
+		for name, values := range out.Header {
+			for i, v := range values {
+				if v, ok := replaceField(v, a.Placeholder, value); ok {
+					values[i], filled[name] = v, true
+				}
+			}
+		}
+	}
+	for name := range filled {
+		injected = append(injected, name+mark)
+	}
+	for _, field := range credentialFields {
+		for name := range out.Header {
+			if sameField(name, field) && !filled[name] {
+				delete(out.Header, name)
+			}
+		}
+	}
+	if a.Places("query") {
+		for _, name := range replaceQuery(out.URL, a.Placeholder, value) {
+			injected = append(injected, injectedParameter(name)+mark)
+		}
+	}
+	if !a.Places("body") || !hasBody(out) || encoded(out.Header) {
+		return injected, nil
+	}
+	if err := replaceBody(ctx, out, bodyForms(out.Header.Get("Content-Type"), a.Placeholder, value)); err != nil {
+		return nil, err
+	}
+	return append(injected, httpd.InjectedBody+mark), nil
+}
+
+// replaceField also looks into a Basic pair, as git, curl and pip write it.
+func replaceField(field, placeholder, value string) (string, bool) {
+	if strings.Contains(field, placeholder) {
+		return strings.ReplaceAll(field, placeholder, value), true
+	}
+	scheme, text, _ := strings.Cut(field, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return field, false
+	}
+	pair, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	if err != nil || !bytes.Contains(pair, []byte(placeholder)) {
+		return field, false
+	}
+	pair = bytes.ReplaceAll(pair, []byte(placeholder), []byte(value))
+	return scheme + " " + base64.StdEncoding.EncodeToString(pair), true
+}
+
+// replaceQuery replaces in values, not in names, and returns the names.
+func replaceQuery(u *url.URL, placeholder, value string) (names []string) {
+	parts := strings.Split(u.RawQuery, "&")
+	for i, part := range parts {
+		key, text, _ := strings.Cut(part, "=")
+		name, err := url.QueryUnescape(key)
+		plain, err2 := url.QueryUnescape(text)
+		if err != nil || err2 != nil || !strings.Contains(plain, placeholder) {
+			continue
+		}
+		parts[i] = key + "=" + url.QueryEscape(strings.ReplaceAll(plain, placeholder, value))
+		names = append(names, name)
+	}
+	u.RawQuery = strings.Join(parts, "&")
+	return names
+}
+
+// bodyForms are the spellings of a placeholder in a body of that type, each
+// with the value in the same spelling.
+func bodyForms(contentType, placeholder, value string) []form {
+	kind, _, _ := mime.ParseMediaType(contentType) // what is no type is no JSON and no form
+	switch {
+	case kind == "application/json" || strings.HasSuffix(kind, "+json"):
+		all := []form{{[]byte(placeholder), []byte(inJSON(value))}}
+		if escaped := inJSON(placeholder); escaped != placeholder {
+			all = append(all, form{[]byte(escaped), []byte(inJSON(value))})
+		}
+		return all
+	case kind == "application/x-www-form-urlencoded":
+		all := []form{{[]byte(placeholder), []byte(url.QueryEscape(value))}}
+		if escaped := url.QueryEscape(placeholder); escaped != placeholder {
+			all = append(all, form{[]byte(escaped), []byte(url.QueryEscape(value))})
+		}
+		return all
+	}
+	return []form{{[]byte(placeholder), []byte(value)}}
+}
+
+func inJSON(text string) string {
+	quoted, err := json.Marshal(text)
+	if err != nil { // cannot happen: a string
+		return ""
+	}
+	return string(quoted[1 : len(quoted)-1])
+}
+
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
+
+func encoded(h http.Header) bool {
+	e := strings.TrimSpace(strings.Join(h.Values("Content-Encoding"), ","))
+	return e != "" && !strings.EqualFold(e, "identity")
+}
+
+// replaceBody replaces the forms, in a short body at once, in a long one while
+// it passes.
+func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
+	r := newAutomaton(forms, func() {})
+	if out.ContentLength < 0 || out.ContentLength > wholeReplaced {
+		out.Body = newReader(out.Body, r, false)
+		setLength(out, -1)
+		return nil
+	}
+	text, err := hold(ctx, out, wholeReplaced)
+	if err != nil {
+		return err
+	}
+	putBody(out, r.all(text))
+	return nil
+}
+
+// hold reads the body as a whole, up to a limit. It counts as held until it is
+// closed.
+func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
+	if b, ok := out.Body.(*heldBody); ok {
+		return b.text, nil
+	}
+	size := out.ContentLength
+	if size < 0 {
+		size = limit
+	}
+	if size > limit {
+		return nil, tooLong(limit)
+	}
+	if err := held.Acquire(ctx, size); err != nil {
+		return nil, refused("credential", "too many long bodies at once; the request may be tried again")
+	}
+	text, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = tooLong(limit)
+	}
+	if err != nil {
+		held.Release(size)
+		return nil, asRefused(err)
+	}
+	out.Body = &heldBody{Closer: out.Body, size: size}
+	putBody(out, text)
+	return text, nil
+}
+
+func tooLong(limit int64) error {
+	return refused("credential", fmt.Sprintf("a body of more than %d bytes is too long for this credential", limit))
+}
+
+// asRefused makes a refusal of whatever went wrong while a body was read.
+func asRefused(err error) error {
+	var known *refusedError
+	if errors.As(err, &known) {
+		return known
+	}
+	return refused("credential", "the body of the request could not be read")
+}
+
+// putBody puts another text in the place of a body that is held.
+func putBody(out *http.Request, text []byte) {
+	b := out.Body.(*heldBody)
+	b.text, b.Reader = text, bytes.NewReader(text)
+	setLength(out, int64(len(text)))
+}
+
+// setLength tells the length of the body, -1 when nobody knows it.
+func setLength(out *http.Request, n int64) {
+	out.ContentLength = n
+	out.TransferEncoding = nil
+	out.Header.Del("Content-Length")
+}
+
+// heldBody is a body that is held as a whole.
+type heldBody struct {
+	io.Reader
+	io.Closer
+	text []byte
+	size int64
+}
+
+// Close implements io.Closer. Who sends a request may close its body twice.
+func (b *heldBody) Close() error {
+	held.Release(b.size)
+	b.size = 0
+	return b.Closer.Close()
+}
+
+// tripwires are the placeholders of all routes, to be found where none may be.
+type tripwires struct{ forms *redactor }
+
+// newTripwires looks for each placeholder in every form that a secret is
+// looked for in.
+func newTripwires(routes []bundle.Route) tripwires {
+	var forms []form
+	for _, r := range routes {
+		if r.Auth == nil || r.Auth.Placeholder == "" {
+			continue
+		}
+		for _, text := range secrets.Forms(r.Auth.Placeholder) {
+			forms = append(forms, form{text, []byte(r.Host.String())})
+		}
+	}
+	return tripwires{newAutomaton(forms, func() {})}
+}
+
+func strayed(name string) error {
+	return refused("tripwire", "the placeholder of "+name+" was sent where it is not bound")
+}
+
+// inHead is the host of the route whose placeholder stands somewhere in the
+// target or the header, or nothing.
+func (t tripwires) inHead(r *http.Request) (name string) {
+	if t.forms.empty() {
+		return ""
+	}
+	var b bytes.Buffer
+	write := func(text string) {
+		b.WriteString(text + "\n")
+		if plain, err := url.QueryUnescape(text); err == nil && plain != text {
+			b.WriteString(plain + "\n")
+		}
+	}
+	write(r.URL.EscapedPath())
+	write(r.URL.RawQuery)
+	for name, values := range r.Header {
+		write(name)
+		write(strings.ToLower(name))
+		write(strings.ToUpper(name))
+		for _, v := range values {
+			write(v)
+		}
+	}
+	return (&wire{forms: t.forms}).in(b.Bytes())
+}
+
+// watch refuses the request when a placeholder stands in its body: a short one
+// before anything of it goes on, a longer one on the way.
+func (t tripwires) watch(ctx context.Context, out *http.Request) error {
+	if t.forms.empty() || !hasBody(out) {
+		return nil
+	}
+	w := &wire{forms: t.forms}
+	if out.ContentLength < 0 || out.ContentLength > smallBody {
+		out.Body = &watched{ReadCloser: out.Body, wire: w}
+		return nil
+	}
+	text, err := hold(ctx, out, smallBody)
+	if err != nil {
+		return err
+	}
+	if name := w.in(text); name != "" {
+		out.Body.Close()
+		return strayed(name)
+	}
+	return nil
+}
+
+// wire looks for placeholders in one flow of bytes.
+type wire struct {
+	forms *redactor
+	state int32
+}
+
+// in is the host of the route whose placeholder ends in p, or nothing.
+func (w *wire) in(p []byte) (name string) {
+	for _, c := range p {
+		w.state = w.forms.next[int(w.state)*w.forms.width+int(w.forms.class[c])]
+		if m := &w.forms.match[w.state]; m.length > 0 {
+			return string(m.marker)
+		}
+	}
+	return ""
+}
+
+// watched ends with an error before it gives on the end of a placeholder.
+type watched struct {
+	io.ReadCloser
+	wire *wire
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if name := w.wire.in(p[:n]); name != "" {
+		return 0, strayed(name)
+	}
+	return n, err
+}
