@@ -134,7 +134,7 @@ func (l *live) put(_ context.Context, out *http.Request, a *bundle.Auth) (inject
 		out.URL.RawQuery = strings.TrimPrefix(out.URL.RawQuery+"&"+part, "&")
 		return []string{injectedParameter(a.Name)}, nil
 	}
-	return nil, refused("credential", "the type "+a.Type+" is not known")
+	return nil, refused("credential", "the type "+a.Type+" is not built yet")
 }
 
 func setField(out *http.Request, name, value string) (injected []string) {
