@@ -26,6 +26,7 @@ import (
 	"airlock/internal/config"
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
+	"airlock/internal/policy"
 	"airlock/internal/secretmem"
 )
 
@@ -82,6 +83,7 @@ func (c Config) load() (bundle.EgressFile, *live, error) {
 		file:   c.File,
 		lines:  file.Lines,
 		rules:  file.Routes,
+		learn:  file.Learn,
 		wallet: purse,
 		wires:  newTripwires(file.Routes),
 		looks:  newRedactor(purse, users(file.Routes)),
@@ -120,7 +122,7 @@ func Run(ctx context.Context, c Config) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })
 	group.Go(func() error { c.reloads(ctx, s, file.CA); return nil })
-	handoff.Ready(first.digest)
+	first.announce()
 	c.Log.Info("egress is ready", "address", l.Addr().String(), "routes", len(first.rules))
 	if c.Ready != nil {
 		c.Ready(l.Addr().String())
@@ -152,7 +154,7 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 		}
 		s.live.Store(next)
 		next.warn(c.Log)
-		handoff.Ready(next.digest)
+		next.announce()
 		c.Log.Info("reloaded", "routes", len(next.rules), "digest", next.digest[:12])
 	}
 }
@@ -163,6 +165,7 @@ type live struct {
 	file   string // that it was read from
 	lines  []int  // of each route in it
 	rules  rules
+	learn  []policy.Pattern // learn mode passes what goes there; none: it is off
 	wallet wallet
 	wires  tripwires
 	looks  *redactor
@@ -171,8 +174,18 @@ type live struct {
 // redactor looks for everything that an answer must not tell, as of now.
 func (l *live) redactor() *redactor { return l.looks }
 
-// warn says which routes will refuse for want of a credential.
+// announce tells the supervisor what is served.
+func (l *live) announce() {
+	handoff.Notify(handoff.KeyMode, l.mode())
+	handoff.Ready(l.digest)
+}
+
+// warn says which routes will refuse for want of a credential, and that more
+// passes than the routes.
 func (l *live) warn(log *slog.Logger) {
+	if m := l.mode(); m != "" {
+		log.Warn(m)
+	}
 	for i, r := range l.rules {
 		if r.Auth == nil {
 			continue

@@ -25,7 +25,7 @@ func (l *live) explain(q policy.Question, now time.Time) policy.Explanation {
 		x.Allow, x.Final, x.Rule, x.Why = true, true, localHost, "egress answers it itself, with the live routes"
 		return x
 	}
-	v, route := l.rules.decide(ask{tls: t.TLS, authority: t.Authority, method: q.Method, path: t.Path, query: t.Query}, now)
+	v, route := l.ruling(ask{tls: t.TLS, authority: t.Authority, method: q.Method, path: t.Path, query: t.Query}, now)
 	x.Allow, x.Rule, x.Why, x.At = v.Allow, v.Rule, v.Why, l.at(v.Rule)
 	switch {
 	case v.Allow && route.Auth != nil:
@@ -73,6 +73,15 @@ func routeFor(t policy.Target, method string) string {
 
 // tell answers the supervisor's questions from the rules of the moment.
 func (s *server) tell() {
+	s.meterLearning()
 	handoff.Answer(handoff.TopicExplain, func(q policy.Question) policy.Explanation { return s.live.Load().explain(q, time.Now()) })
-	handoff.Answer(handoff.TopicRoutes, func(any) []routeView { return s.live.Load().list() })
+	handoff.Answer(handoff.TopicRoutes, func(any) routesView { return s.live.Load().view() })
 }
+
+// routesView is what is in force, for the operator.
+type routesView struct {
+	Mode   string      `json:"mode,omitempty"`
+	Routes []routeView `json:"routes"`
+}
+
+func (l *live) view() routesView { return routesView{Mode: l.mode(), Routes: l.list()} }

@@ -37,15 +37,9 @@ type ask struct {
 // decide finds the first route that lets the request pass. Where none does,
 // the verdict names the route that came nearest.
 func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
-	if !methodForm.MatchString(a.method) {
-		return policy.Denied("method", "a method is a word in upper case"), nil
-	}
-	path, err := policy.CleanPath(a.path)
-	if err != nil {
-		return policy.Denied("path", err.Error()), nil
-	}
-	if pushesGit(path, a.query) {
-		return policy.Denied("git push", "a push over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for"), nil
+	path, v := admissible(a)
+	if !v.Allow {
+		return v, nil
 	}
 	nearest, best := rs.unnamed(a.authority), 0
 	for i := range rs {
@@ -62,6 +56,21 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		}
 	}
 	return nearest, nil
+}
+
+// admissible refuses what no route can allow. It returns the cleaned path.
+func admissible(a ask) (path string, v policy.Verdict) {
+	if !methodForm.MatchString(a.method) {
+		return "", policy.Denied("method", "a method is a word in upper case")
+	}
+	path, err := policy.CleanPath(a.path)
+	if err != nil {
+		return "", policy.Denied("path", err.Error())
+	}
+	if pushesGit(path, a.query) {
+		return "", policy.Denied("git push", "a push over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for")
+	}
+	return path, policy.Allowed("request")
 }
 
 // name is what a verdict calls a route.

@@ -142,6 +142,9 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
 		return
 	}
+	if v.Rule == learnRule {
+		learned.Inc()
+	}
 	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
 	pass := &pass{live: l, route: route, authority: authority, tls: tls, injected: injected}
@@ -191,7 +194,7 @@ func verdictOf(err error) policy.Verdict {
 // decide joins the policy's answer with what it cannot know: whether the
 // credential is there, and whether a placeholder goes astray.
 func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now time.Time) (policy.Verdict, *bundle.Route) {
-	v, route := l.rules.decide(ask{tls: tls, authority: authority, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}, now)
+	v, route := l.ruling(ask{tls: tls, authority: authority, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
 		if stray := l.wires.inHead(r); stray != "" {
 			return verdictOf(strayed(stray)), nil

@@ -38,7 +38,7 @@ func (c *controller) explainCommand() *cobra.Command {
 }
 
 func (c *controller) routesCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "routes NAME", Short: "Show the routes of a pair that are in force", Args: exactly(1, "the name of a pair"),
 		Example: "  hostctl routes demo",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,20 +46,25 @@ func (c *controller) routesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			routes := []control.Route{}
-			if err := ctl(cmd.Context(), b, args[0], &routes, "routes"); err != nil {
+			var live control.Routes
+			if err := ctl(cmd.Context(), b, args[0], &live, "routes"); err != nil {
 				return err
 			}
 			if c.json {
-				return c.print(routes)
+				return c.print(live)
+			}
+			if live.Mode != "" {
+				fmt.Fprintln(c.out, live.Mode)
 			}
 			t := tabwriter.NewWriter(c.out, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(t, "HOST\tMETHODS\tPATHS\tCREDENTIAL\tGIT\tENDS")
-			for _, r := range routes {
+			for _, r := range live.Routes {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Host, cmp.Or(strings.Join(r.Methods, ","), "any"), cmp.Or(strings.Join(r.Paths, ","), "any"),
 					cmp.Or(r.Auth, "-"), cmp.Or(r.Git, "-"), cmp.Or(r.Expires, "never"))
 			}
 			return t.Flush()
 		},
 	}
+	cmd.AddCommand(c.suggestCommand())
+	return cmd
 }

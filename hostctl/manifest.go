@@ -53,9 +53,12 @@ type ManifestResources struct {
 	Pids   int          `yaml:"pids,omitempty"`
 }
 
-// ManifestEgress are the routes.
+// ManifestEgress are the routes, and what passes without one while the
+// operator finds out which are needed.
 type ManifestEgress struct {
-	Routes []ManifestRoute `yaml:"routes"`
+	Mode   string           `yaml:"mode,omitempty"`       // learn; empty: routes alone decide
+	Learn  []policy.Pattern `yaml:"learn,omitempty,flow"` // the hosts that it is for
+	Routes []ManifestRoute  `yaml:"routes"`
 }
 
 // ManifestRoute is bundle.Route with references in the place of slots.

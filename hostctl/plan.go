@@ -85,7 +85,7 @@ var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.
 // egress gives each credential a slot. A reference that is none has been
 // refused by Validate.
 func (l *layout) egress(m *Manifest) bundle.EgressFile {
-	f := bundle.EgressFile{Version: 1, CA: pairCA, Routes: []bundle.Route{}}
+	f := bundle.EgressFile{Version: 1, CA: pairCA, Mode: m.Egress.Mode, Learn: m.Egress.Learn, Routes: []bundle.Route{}}
 	for _, r := range m.Egress.Routes {
 		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git}
 		if a := r.Auth; a != nil {
@@ -125,7 +125,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 	for _, r := range egress.Routes {
 		f.Allow = allow(f.Allow, r.Host)
 	}
-	for _, host := range p.Allow {
+	for _, host := range slices.Concat(egress.Learn, p.Allow) {
 		f.Allow = allow(f.Allow, host)
 	}
 	for _, slot := range slices.Sorted(maps.Keys(l.secrets)) {

@@ -64,6 +64,7 @@ type process struct {
 	link       *handoff.Link
 	isolation  control.Isolation
 	memory     *box
+	mode       string // that it does less than it should
 }
 
 // kill ends a process and all that it started.
@@ -300,6 +301,11 @@ func describe(status syscall.WaitStatus) string {
 // heard takes a process's news.
 func (t *table) heard(name string, generation int, key, val string) {
 	d := t.daemons[name]
+	for _, p := range []*process{d.current, d.successor} {
+		if p != nil && p.generation == generation && key == handoff.KeyMode {
+			p.mode = val
+		}
+	}
 	switch {
 	case d.current != nil && d.current.generation == generation:
 		t.currentSaid(d, key, val)

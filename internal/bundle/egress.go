@@ -16,11 +16,15 @@ import (
 // EgressFile is egress.yaml: which requests may pass, and with which
 // credential.
 type EgressFile struct {
-	Version  int     `yaml:"version"`
-	Listen   string  `yaml:"listen,omitempty"`   // default 0.0.0.0:9099
-	Upstream string  `yaml:"upstream,omitempty"` // default the in-bundle socket; "direct" is for tests
-	CA       CA      `yaml:"ca"`
-	Routes   []Route `yaml:"routes"` // none: everything is refused
+	Version  int    `yaml:"version"`
+	Listen   string `yaml:"listen,omitempty"`   // default 0.0.0.0:9099
+	Upstream string `yaml:"upstream,omitempty"` // default the in-bundle socket; "direct" is for tests
+	CA       CA     `yaml:"ca"`
+
+	Mode  string           `yaml:"mode,omitempty"`       // learn: what goes to the hosts of learn passes without a route; empty: routes alone decide
+	Learn []policy.Pattern `yaml:"learn,omitempty,flow"` // with mode learn, and only then
+
+	Routes []Route `yaml:"routes"` // none: everything is refused
 
 	Lines []int `yaml:"-"` // where each route stands in the file that was read
 }
@@ -104,10 +108,29 @@ func (f EgressFile) Validate() error {
 	if f.Upstream != "" && f.Upstream != "direct" && !strings.HasPrefix(f.Upstream, "unix:/") {
 		errs = append(errs, config.At("upstream", "%q: unix:/path, or direct, was wanted", f.Upstream))
 	}
+	errs = append(errs, f.validateMode())
 	for i, r := range f.Routes {
 		errs = append(errs, r.validate(fmt.Sprintf("routes[%d]", i)))
 	}
 	return errors.Join(errs...)
+}
+
+// validateMode wants learn mode said twice: the word, and where.
+func (f EgressFile) validateMode() error {
+	switch {
+	case f.Mode != "" && f.Mode != "learn":
+		return config.At("mode", "%q: learn is the only value; without it routes alone decide", f.Mode)
+	case f.Mode == "learn" && len(f.Learn) == 0:
+		return config.At("mode", "learn mode needs the hosts that it is for, in learn")
+	case f.Mode == "" && len(f.Learn) > 0:
+		return config.At("learn", "hosts to learn about are of no use without \"mode: learn\"")
+	}
+	for i, p := range f.Learn {
+		if p == (policy.Pattern{}) {
+			return config.At(fmt.Sprintf("learn[%d]", i), "a host is needed")
+		}
+	}
+	return nil
 }
 
 func (c CA) validate() error {

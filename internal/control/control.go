@@ -28,6 +28,7 @@ type Daemon struct {
 	LastCode   int       `json:"last_code,omitempty"` // 128+n after signal n
 	Digest     string    `json:"digest,omitempty"`    // SHA-256 of the configuration that runs
 	Error      string    `json:"error,omitempty"`     // why a newer configuration does not run
+	Mode       string    `json:"mode,omitempty"`      // that it does less than it should, in plain words
 	RSS        int64     `json:"rss,omitempty"`       // bytes
 	Conns      *int      `json:"conns,omitempty"`     // open connections; absent when the daemon does not say
 	Draining   int       `json:"draining,omitempty"`

@@ -113,6 +113,12 @@ func placed(rule, at string) string {
 	return oneLine(rule) + " (" + oneLine(at) + ")"
 }
 
+// Routes is the answer to GET /routes: what is in force.
+type Routes struct {
+	Mode   string  `json:"mode,omitempty"` // that more passes than the routes, in plain words
+	Routes []Route `json:"routes"`
+}
+
 // Route is a route as egress shows it: without a credential.
 type Route struct {
 	Host    string   `json:"host"`

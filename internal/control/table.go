@@ -123,6 +123,9 @@ func (d Daemon) cells(now time.Time) []string {
 type note struct{ colour, text string }
 
 func (d Daemon) notes() (all []note) {
+	if d.Mode != "" {
+		all = append(all, note{"33;1", oneLine(d.Mode)})
+	}
 	if d.LastExit != "" {
 		all = append(all, note{"2", "last exit: " + oneLine(d.LastExit)})
 	}

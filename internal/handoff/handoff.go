@@ -29,6 +29,7 @@ const (
 	KeyStopping = "STOPPING"
 	KeyStatus   = "STATUS"
 	KeyDigest   = "X_DIGEST" // SHA-256 of the configuration that runs
+	KeyMode     = "X_MODE"   // that the daemon does less than it should, in plain words; empty: it does all
 	KeyError    = "X_ERROR"  // why a reload was refused; empty once it is mended
 )
 
