@@ -120,7 +120,7 @@ func strip(out *http.Request, a *bundle.Auth) {
 }
 
 // put writes the credential into a request that has none.
-func (l *live) put(_ context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
 	value := l.wallet[a.Slot]
 	switch a.Type {
 	case "bearer":
@@ -133,6 +133,9 @@ func (l *live) put(_ context.Context, out *http.Request, a *bundle.Auth) (inject
 		part := url.QueryEscape(a.Name) + "=" + url.QueryEscape(value)
 		out.URL.RawQuery = strings.TrimPrefix(out.URL.RawQuery+"&"+part, "&")
 		return []string{injectedParameter(a.Name)}, nil
+	}
+	if a.Type == "sigv4" {
+		return l.sign(ctx, out, a)
 	}
 	return nil, refused("credential", "the type "+a.Type+" is not built yet")
 }

@@ -1,0 +1,158 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	// maxChunk is the longest chunk that is signed: its signature goes before
+	// it, so it is held. Clients use 64 KiB to 128 KiB.
+	maxChunk = 1 << 20
+	// maxChunkLine and maxChunkTrailer bound what stands around the chunks.
+	maxChunkLine    = 4 << 10
+	maxChunkTrailer = 16 << 10
+)
+
+var chunkHead = regexp.MustCompile(`^([0-9a-fA-F]{1,8});chunk-signature=[0-9a-fA-F]{64}\r\n$`)
+
+const trailerSignature = "x-amz-trailer-signature"
+
+// chunkSigner signs the chunks of a body one by one while they pass
+// (docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html). The framing
+// stays, so that the length that was told stays true.
+type chunkSigner struct {
+	io.Closer
+	src     *bufio.Reader
+	sign    *signature
+	trailer bool
+	chunk   []byte
+	ready   bytes.Buffer
+	err     error
+}
+
+func newChunkSigner(body io.ReadCloser, seed *signature, trailer bool) *chunkSigner {
+	return &chunkSigner{Closer: body, src: bufio.NewReaderSize(body, maxChunkLine), sign: seed, trailer: trailer}
+}
+
+// Read implements io.Reader.
+func (c *chunkSigner) Read(p []byte) (int, error) {
+	for c.ready.Len() == 0 {
+		if c.err != nil {
+			return 0, c.err
+		}
+		c.err = c.next()
+	}
+	return c.ready.Read(p)
+}
+
+func unframed(why string) error {
+	return refused("credential", "the body is not in the chunks that it announces: "+why)
+}
+
+// next makes the next chunk ready, or the end.
+func (c *chunkSigner) next() error {
+	line, err := c.line()
+	if err != nil {
+		return err
+	}
+	head := chunkHead.FindStringSubmatch(line)
+	if head == nil {
+		return unframed("a chunk begins with its size and its signature")
+	}
+	size, err := strconv.ParseUint(head[1], 16, 32)
+	if err != nil || size > maxChunk {
+		return unframed(fmt.Sprintf("a chunk has at most %d bytes", maxChunk))
+	}
+	c.chunk = slices.Grow(c.chunk[:0], int(size))[:size]
+	if _, err := io.ReadFull(c.src, c.chunk); err != nil {
+		return short(err)
+	}
+	fmt.Fprintf(&c.ready, "%s;chunk-signature=%s\r\n", head[1], c.sign.next("AWS4-HMAC-SHA256-PAYLOAD", c.sign.last, hexHash(nil), hexHash(c.chunk)))
+	if size == 0 && c.trailer {
+		return c.end()
+	}
+	c.ready.Write(c.chunk)
+	if line, err = c.line(); err != nil {
+		return err
+	}
+	if line != "\r\n" {
+		return unframed("a chunk is longer than it says")
+	}
+	c.ready.WriteString(line)
+	if size > 0 {
+		return nil
+	}
+	return c.nothingMore()
+}
+
+// end signs the trailer. Its lines stay as they are but for the signature.
+func (c *chunkSigner) end() error {
+	var signed, lines []string
+	at, length := -1, 0
+	for {
+		line, err := c.line()
+		text := strings.TrimRight(line, "\r\n")
+		if text == "" && (err == nil || err == io.ErrUnexpectedEOF) {
+			return c.finish(append(lines, line), signed, at)
+		}
+		if err != nil {
+			return err
+		}
+		name, value, ok := strings.Cut(text, ":")
+		name = strings.ToLower(name)
+		switch length += len(line); {
+		case !ok, length > maxChunkTrailer:
+			return unframed("the trailer is not made of a few fields")
+		case name == trailerSignature:
+			at, lines = len(lines), append(lines, trailerSignature+":")
+		default:
+			signed, lines = append(signed, name+":"+strings.TrimSpace(value)+"\n"), append(lines, line)
+		}
+	}
+}
+
+// finish writes the trailer with its signature, which stands in line at.
+func (c *chunkSigner) finish(lines, signed []string, at int) error {
+	if at < 0 || strings.Count(strings.Join(lines, ""), trailerSignature) != 1 {
+		return unframed("the trailer has one signature")
+	}
+	slices.Sort(signed)
+	lines[at] += c.sign.next("AWS4-HMAC-SHA256-TRAILER", c.sign.last, hexHash([]byte(strings.Join(signed, "")))) + "\r\n"
+	c.ready.WriteString(strings.Join(lines, ""))
+	return c.nothingMore()
+}
+
+// nothingMore is io.EOF when the body ends here.
+func (c *chunkSigner) nothingMore() error {
+	if _, err := c.src.ReadByte(); err == nil {
+		return unframed("something follows the last chunk")
+	} else if err != io.EOF {
+		return err
+	}
+	return io.EOF
+}
+
+// line reads up to a line end.
+func (c *chunkSigner) line() (string, error) {
+	line, err := c.src.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		return "", unframed("a line is too long")
+	}
+	return string(line), short(err)
+}
+
+// short tells an end in the wrong place from other errors.
+func short(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
