@@ -79,6 +79,9 @@ func (rs rules) name(i int) string { return fmt.Sprintf("routes[%d] %s", i, rs[i
 // unnamed refuses a host that no route names.
 func (rs rules) unnamed(a policy.Authority) policy.Verdict {
 	why := "no route names " + a.String()
+	if a.Host.Addr().IsValid() {
+		why += ", an address: a client that looks up names itself has to leave that to the proxy (as with socks5h)"
+	}
 	if i := rs.nearestByName(a.Host); i >= 0 {
 		why += "; the nearest is " + rs.name(i)
 	}

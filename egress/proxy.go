@@ -66,11 +66,17 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			s.open(r, c)
 		}}, host
 	})
-	return s.tunnels.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	outer := httpd.NewServer(http.HandlerFunc(s.outside), s.log)
+	outer.ConnContext = remember
+	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.Leave{Within: drain, Ending: handoff.Ending()})
 }
 
 // outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {
+	if a, ok := viaSocks(r.Context()); ok {
+		s.plain(w, r, a)
+		return
+	}
 	if r.Method == http.MethodConnect {
 		if _, err := policy.ParseAuthority(r.Host, 0); err != nil {
 			refuse(w, http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)

@@ -22,7 +22,7 @@ var floors = map[string]float64{
 	"internal/bundle": 0.5, "internal/pid1": 0.5, "internal/logs": 0.5,
 	"internal/audit": 1, "internal/ca": 1, "internal/handoff": 1, "internal/httpd": 1, "internal/control": 1,
 	"internal/proposal": 1, "internal/secrets": 1, "internal/probe": 1, "gitgate/objects": 1,
-	"internal/confine": 1, "internal/secretmem": 1,
+	"internal/confine": 1, "internal/secretmem": 1, "internal/socks": 1,
 	"internal/cage":   1.2,
 	"internal/tunnel": 1.5, "hostctl/local": 1.5, "hostctl/docker": 1.5,
 	"supervisor": 2, "egress": 2, "pipelock": 2, "gitgate": 2, "supervise": 2, "hostctl": 2,
