@@ -190,4 +190,3 @@ func TestSigV4(t *testing.T) {
 	}
 	b.keptSecret(origin.creds.AccessKeyID, origin.creds.SecretAccessKey, origin.creds.SessionToken)
 }
-
