@@ -32,6 +32,7 @@ func (e *unreadableError) Error() string { return e.why }
 // been told the token by an earlier request.
 func answer(res *http.Response) error {
 	p := passOf(res.Request.Context())
+	p.live.answered(p.route.Auth, res.StatusCode)
 	r := p.live.redactor()
 	if r.empty() {
 		return nil

@@ -3,6 +3,7 @@ package egress
 import (
 	"context"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,6 +35,18 @@ func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
 		}
 	}
 	return w
+}
+
+// redactable are the values that answers are searched for. The key of an app
+// is none: it signs, and is never sent to anybody who could tell it.
+func (w wallet) redactable(routes []bundle.Route) wallet {
+	all := maps.Clone(w)
+	for _, r := range routes {
+		if r.Auth != nil {
+			delete(all, r.Auth.KeySlot)
+		}
+	}
+	return all
 }
 
 // users lists the user names that stand in Basic pairs, by slot.
@@ -133,11 +146,24 @@ func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (inje
 		part := url.QueryEscape(a.Name) + "=" + url.QueryEscape(value)
 		out.URL.RawQuery = strings.TrimPrefix(out.URL.RawQuery+"&"+part, "&")
 		return []string{injectedParameter(a.Name)}, nil
-	}
-	if a.Type == "sigv4" {
+	case "sigv4":
 		return l.sign(ctx, out, a)
+	case "oauth", "github_app":
+		token, err := l.minted(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		if a.Type == "github_app" && speaksGit(out.URL.Path) {
+			return setField(out, "Authorization", basic("x-access-token", token)), nil
+		}
+		return setField(out, "Authorization", "Bearer "+token), nil
 	}
-	return nil, refused("credential", "the type "+a.Type+" is not built yet")
+	return nil, refused("credential", "the type "+a.Type+" is not known")
+}
+
+// speaksGit tells whether the path is one of git's smart HTTP.
+func speaksGit(path string) bool {
+	return strings.HasSuffix(path, "/info/refs") || strings.HasSuffix(path, "/git-upload-pack")
 }
 
 func setField(out *http.Request, name, value string) (injected []string) {

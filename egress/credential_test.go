@@ -22,7 +22,7 @@ func liveFor(a *bundle.Auth, slots wallet) *live {
 		panic(err)
 	}
 	routes := []bundle.Route{{Host: host, Auth: a}}
-	return &live{rules: routes, wallet: slots, wires: newTripwires(routes), looks: newRedactor(slots, users(routes))}
+	return &live{rules: routes, wallet: slots, wires: newTripwires(routes), looks: formsOf(slots, users(routes))}
 }
 
 // ruleOf is the rule of the refusal in an error.

@@ -15,6 +15,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -86,7 +88,7 @@ func (c Config) load() (bundle.EgressFile, *live, error) {
 		learn:  file.Learn,
 		wallet: purse,
 		wires:  newTripwires(file.Routes),
-		looks:  newRedactor(purse, users(file.Routes)),
+		looks:  formsOf(purse.redactable(file.Routes), users(file.Routes)),
 	}, nil
 }
 
@@ -114,6 +116,8 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := newServer(c.Log, log, hop, minter)
+	first.mint = newMint(hop, log)
+	first.redactor() // now, not with the first answer
 	s.live.Store(first)
 	first.warn(c.Log)
 	expose(s.tunnels)
@@ -152,6 +156,7 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 			handoff.Notify(handoff.KeyError, err.Error())
 			continue
 		}
+		next.mint = s.live.Load().mint
 		s.live.Store(next)
 		next.warn(c.Log)
 		next.announce()
@@ -168,11 +173,37 @@ type live struct {
 	learn  []policy.Pattern // learn mode passes what goes there; none: it is off
 	wallet wallet
 	wires  tripwires
-	looks  *redactor
+	looks  []form // of the wallet
+	mint   *mint  // nil where nothing is served
+
+	current atomic.Pointer[lookout]
+}
+
+// lookout is a redactor and the tokens that it was made for.
+type lookout struct {
+	redactor *redactor
+	issued   *[]issuedToken
 }
 
 // redactor looks for everything that an answer must not tell, as of now.
-func (l *live) redactor() *redactor { return l.looks }
+func (l *live) redactor() *redactor {
+	var issued *[]issuedToken
+	if l.mint != nil {
+		issued = l.mint.issued.Load()
+	}
+	if have := l.current.Load(); have != nil && have.issued == issued {
+		return have.redactor
+	}
+	forms := slices.Clone(l.looks)
+	if issued != nil {
+		for _, t := range *issued {
+			forms = append(forms, formsOf(wallet{t.slot: t.value}, nil)...)
+		}
+	}
+	next := &lookout{newRedactor(forms), issued}
+	l.current.Store(next)
+	return next.redactor
+}
 
 // announce tells the supervisor what is served.
 func (l *live) announce() {

@@ -1,16 +1,83 @@
 package egress
 
 import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"airlock/internal/bundle"
 )
 
-// parseKey reads the private key of an app: PEM, in PKCS #1 or PKCS #8.
+const gitHubAPI = "https://api.github.com"
+
+// askGitHub gets an installation token: it says who it is with a JWT that the
+// app's key has signed (docs.github.com, "Authenticating as a GitHub App
+// installation").
+func (l *live) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g grant, err error) {
+	key, err := parseKey(l.wallet[a.KeySlot])
+	if err != nil {
+		return g, err
+	}
+	now := l.mint.now()
+	jwt, err := signJWT(key, a.AppID, now)
+	if err != nil {
+		return g, err
+	}
+	target := strings.TrimSuffix(cmp.Or(a.APIURL, gitHubAPI), "/") + "/app/installations/" + a.InstallationID + "/access_tokens"
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target, nil)
+	if err != nil {
+		return g, errors.New("api_url is no URL") // it was checked when it was loaded
+	}
+	r.Header.Set("Authorization", "Bearer "+jwt)
+	r.Header.Set("X-Github-Api-Version", "2022-11-28")
+	var answer struct {
+		Token   string    `json:"token"`
+		Expires time.Time `json:"expires_at"`
+	}
+	if err := l.mint.send(r, []string{"Authorization"}, &answer); err != nil {
+		return g, err
+	}
+	if !answer.Expires.After(now) || answer.Expires.After(now.Add(longestLife)) {
+		return g, errors.New("the token that came has ended, or does not end")
+	}
+	if err := l.mint.issue(a.KeySlot, answer.Token, answer.Expires); err != nil {
+		return g, err
+	}
+	return grant{token: answer.Token, expires: answer.Expires}, nil
+}
+
+// signJWT makes the JWT of an app (RFC 7519, RS256): from a minute ago, for
+// clocks that go behind, for less than the ten minutes that are allowed.
+func signJWT(key *rsa.PrivateKey, app string, now time.Time) (string, error) {
+	claims, err := json.Marshal(map[string]any{"iat": now.Add(-time.Minute).Unix(), "exp": now.Add(8 * time.Minute).Unix(), "iss": app})
+	if err != nil {
+		return "", errors.New("the JWT could not be written")
+	}
+	text := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(claims)
+	sum := sha256.Sum256([]byte(text))
+	sig, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
+	if err != nil {
+		return "", errors.New("the app's key cannot sign")
+	}
+	return text + "." + base64.RawURLEncoding.EncodeToString(sig), nil
+}
+
+// parseKey reads the private key of an app: PEM, in PKCS #1 or PKCS #8. In a
+// variable its lines may be parted by the two characters \n.
 func parseKey(text string) (*rsa.PrivateKey, error) {
 	unfit := errors.New("an RSA private key in PEM was wanted")
-	block, _ := pem.Decode([]byte(text))
+	block, _ := pem.Decode([]byte(strings.ReplaceAll(text, `\n`, "\n")))
 	if block == nil {
 		return nil, unfit
 	}

@@ -29,10 +29,9 @@ type match struct {
 	marker []byte
 }
 
-// newRedactor learns the forms of the slots' values. Users of Basic
-// authentication are given with each slot, because the pair is encoded as one.
-func newRedactor(slots map[string]string, users map[string][]string) *redactor {
-	var forms []form
+// formsOf are the forms of the slots' values. Users of Basic authentication
+// are given with each slot, because the pair is encoded as one.
+func formsOf(slots map[string]string, users map[string][]string) (forms []form) {
 	for slot, value := range slots {
 		marker := fmt.Appendf(nil, "[redacted:%s]", slot)
 		for _, text := range secrets.Forms(value) {
@@ -42,6 +41,10 @@ func newRedactor(slots map[string]string, users map[string][]string) *redactor {
 			forms = append(forms, form{[]byte(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))), marker})
 		}
 	}
+	return forms
+}
+
+func newRedactor(forms []form) *redactor {
 	return newAutomaton(forms, func() { redactions.Inc() })
 }
 

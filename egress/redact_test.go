@@ -17,7 +17,7 @@ import (
 const value = "s3cr3t/value+of-the=test"
 
 func testRedactor() *redactor {
-	return newRedactor(map[string]string{"EGRESS_TOKEN_0": value, "EGRESS_TOKEN_1": "another-value-0123456789"}, map[string][]string{"EGRESS_TOKEN_0": {"user"}})
+	return newRedactor(formsOf(map[string]string{"EGRESS_TOKEN_0": value, "EGRESS_TOKEN_1": "another-value-0123456789"}, map[string][]string{"EGRESS_TOKEN_0": {"user"}}))
 }
 
 func TestRedactEveryForm(t *testing.T) {
@@ -55,7 +55,7 @@ func TestRedactAcrossReads(t *testing.T) {
 
 func TestRedactKeepsLength(t *testing.T) {
 	long := strings.Repeat("x", 60)
-	r := newRedactor(map[string]string{"A": "tokenish", "B": long}, nil)
+	r := newRedactor(formsOf(map[string]string{"A": "tokenish", "B": long}, nil))
 	text := "1 tokenish 2 " + long + " 3"
 	got, err := io.ReadAll(newReader(io.NopCloser(strings.NewReader(text)), r, true))
 	if err != nil || len(got) != len(text) || bytes.Contains(got, []byte("tokenish")) || bytes.Contains(got, []byte(long)) {

@@ -1,0 +1,253 @@
+package egress
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/httpd"
+	"airlock/internal/policy"
+	"airlock/internal/secrets"
+)
+
+const (
+	// fetchWithin bounds one request for a token.
+	fetchWithin = 15 * time.Second
+	// fetchAgain is how long a failure is the answer before the next attempt.
+	fetchAgain = 3 * time.Second
+	// youngToken is how old a token has to be for an origin's 401 to end it: an
+	// agent can bring about as many of those as it likes.
+	youngToken = 10 * time.Second
+	// maxTokenAnswer bounds the answer of a token endpoint, maxToken a token.
+	maxTokenAnswer = 64 << 10
+	maxToken       = 8 << 10
+)
+
+// mint gets the tokens that end by themselves, with one request at a time for
+// each, and keeps them until shortly before. It outlives a configuration.
+type mint struct {
+	fetch  func(r *http.Request, injected []string) (*http.Response, error)
+	record func(audit.Entry) error
+	now    func() time.Time
+
+	mu     sync.Mutex
+	tokens map[string]*token // by the configuration that asks for it
+	// issued is what answers are searched for. It is replaced, not changed.
+	issued atomic.Pointer[[]issuedToken]
+}
+
+// issuedToken is looked for in answers until it has ended.
+type issuedToken struct {
+	slot, value string // the slot is that of the credential that it was got with
+	until       time.Time
+}
+
+// grant is what a token endpoint gives.
+type grant struct {
+	token   string
+	expires time.Time
+	refresh string // to be used next time; empty: as before
+}
+
+// token is what is known of one token. The fields belong to who has the turn.
+type token struct {
+	turn    chan struct{}
+	current grant
+	made    time.Time
+	renew   time.Time // from when on a new one is fetched
+	again   time.Time // until when err is the answer
+	err     error
+}
+
+func newMint(h *hop, book *audit.Log) *mint {
+	return &mint{fetch: h.fetch, record: book.Record, now: time.Now, tokens: map[string]*token{}}
+}
+
+func (m *mint) of(key string) *token {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.tokens[key]
+	if t == nil {
+		t = &token{turn: make(chan struct{}, 1)}
+		m.tokens[key] = t
+	}
+	return t
+}
+
+// get is the token for the key: the one that is kept, or the one that ask
+// fetches. The margin is how long before its end a token is replaced. While
+// that fails, the old one goes on to be used.
+func (m *mint) get(ctx context.Context, key string, margin time.Duration, ask func(ctx context.Context, refresh string) (grant, error)) (string, error) {
+	t := m.of(key)
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return "", refused("credential", "the token did not come in time")
+	}
+	now := m.now()
+	if now.Before(t.renew) {
+		return t.current.token, nil
+	}
+	if !now.Before(t.again) {
+		// Whoever asked may leave; others wait for the same token.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchWithin)
+		defer cancel()
+		t.replace(m.now, margin, func() (grant, error) { return ask(ctx, t.current.refresh) })
+	}
+	if t.err != nil && !m.now().Before(t.current.expires) {
+		return "", t.err
+	}
+	return t.current.token, nil
+}
+
+// replace fetches the next token, or remembers why there is none.
+func (t *token) replace(now func() time.Time, margin time.Duration, ask func() (grant, error)) {
+	g, err := ask()
+	if t.err = err; err != nil {
+		t.again = now().Add(fetchAgain)
+		t.current.refresh = "" // the next attempt begins with that of the slot
+		return
+	}
+	if g.refresh == "" {
+		g.refresh = t.current.refresh
+	}
+	t.current, t.made = g, now()
+	t.renew = g.expires.Add(-min(margin, g.expires.Sub(t.made)/2))
+}
+
+// drop ends a token that an origin does not accept.
+func (m *mint) drop(key string) {
+	t := m.of(key)
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	default:
+		return // a new one is on its way
+	}
+	if m.now().Sub(t.made) >= youngToken {
+		t.renew, t.current.expires = time.Time{}, time.Time{}
+	}
+}
+
+// issue has a token looked for in answers, before anybody can be told it.
+func (m *mint) issue(slot, value string, until time.Time) error {
+	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return errors.New("the token that came is too short, too long or no token")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := []issuedToken{{slot, value, until}}
+	if old := m.issued.Load(); old != nil {
+		for _, t := range *old {
+			if m.now().Before(t.until) && t.value != value {
+				next = append(next, t)
+			}
+		}
+	}
+	m.issued.Store(&next)
+	return nil
+}
+
+// send makes a request of egress' own and reads the JSON that answers it. Its
+// errors name the host and the reason, and hold nothing of the request.
+func (m *mint) send(r *http.Request, injected []string, into any) error {
+	err := m.record(audit.Entry{Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch"})
+	if err != nil {
+		return errors.New("asking for a token could not be written down")
+	}
+	host := r.URL.Host
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "airlock")
+	res, err := m.fetch(r, injected)
+	if err != nil {
+		return fmt.Errorf("no token from %s: pipelock did not answer", host)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxTokenAnswer))
+	if err != nil {
+		return fmt.Errorf("no token from %s: its answer broke off", host)
+	}
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusCreated {
+		return fmt.Errorf("no token from %s: %s", host, failure(res, text))
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("no token from %s: its answer is not the JSON that was expected", host)
+	}
+	return nil
+}
+
+// failure says why there was no token: in pipelock's words, or in those that
+// RFC 6749 §5.2 has for it.
+func failure(res *http.Response, text []byte) string {
+	var ours struct{ Error httpd.Refusal }
+	if res.Header.Get(httpd.HeaderRule) != "" && json.Unmarshal(text, &ours) == nil && ours.Error.By == bundle.Pipelock {
+		return "pipelock refuses (" + cut(ours.Error.Rule) + "): " + cut(ours.Error.Why)
+	}
+	var theirs struct{ Error string }
+	_ = json.Unmarshal(text, &theirs) // it need not be JSON
+	switch theirs.Error {
+	case "invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope":
+		return fmt.Sprintf("status %d, %s", res.StatusCode, theirs.Error)
+	}
+	return fmt.Sprintf("status %d", res.StatusCode)
+}
+
+func cut(text string) string { return text[:min(len(text), 200)] }
+
+// fetch sends a request of egress' own, which may go nowhere but through
+// pipelock, like every other.
+func (h *hop) fetch(r *http.Request, injected []string) (*http.Response, error) {
+	if !h.direct {
+		r.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
+		target := *r.URL
+		target.Opaque = target.Scheme + "://" + target.Host + target.EscapedPath()
+		target.Scheme, target.Host = "http", "pipelock"
+		r.URL = &target
+	}
+	return h.transport.RoundTrip(r)
+}
+
+// mintKey names what a route asks for.
+func mintKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
+
+// minted is the token of a route, fetched when it is not there.
+func (l *live) minted(ctx context.Context, a *bundle.Auth) (string, error) {
+	ask, margin := l.askOAuth, time.Minute
+	if a.Type == "github_app" {
+		ask, margin = l.askGitHub, 5*time.Minute
+	}
+	text, err := l.mint.get(ctx, mintKey(a), margin, func(ctx context.Context, refresh string) (grant, error) {
+		g, err := ask(ctx, a, refresh)
+		outcome := "ok"
+		if err != nil {
+			outcome = "failed"
+		}
+		tokens.Inc(a.Type, outcome)
+		return g, err
+	})
+	var known *refusedError
+	if err == nil || errors.As(err, &known) {
+		return text, err
+	}
+	// What pipelock and the endpoint said is not ours.
+	return "", &refusedError{policy.Denied("credential", l.redactor().text(err.Error()))}
+}
+
+// answered hears the status of each answer to a route: a token that was not
+// accepted is used no more. The request is not sent again, for its body has
+// gone.
+func (l *live) answered(a *bundle.Auth, status int) {
+	if status == http.StatusUnauthorized && a != nil && (a.Type == "oauth" || a.Type == "github_app") {
+		l.mint.drop(mintKey(a))
+	}
+}

@@ -1,0 +1,93 @@
+package egress
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"airlock/internal/bundle"
+	"airlock/internal/httpd"
+)
+
+const (
+	// unsaidLife is how long a token is used whose end was not told
+	// (RFC 6749 §5.1 leaves it open), longestLife how long any is.
+	unsaidLife  = 5 * time.Minute
+	longestLife = 24 * time.Hour
+	// refreshLife is how long a refresh token is looked for.
+	refreshLife = 365 * 24 * time.Hour
+)
+
+// askOAuth gets an access token (RFC 6749): for the client itself, or with a
+// refresh token, the one of the slot unless a newer one came.
+func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g grant, err error) {
+	id, secret := l.wallet[a.ClientIDSlot], l.wallet[a.ClientSecretSlot]
+	form := url.Values{"grant_type": {"client_credentials"}}
+	if a.RefreshSlot != "" {
+		if refresh == "" {
+			refresh = l.wallet[a.RefreshSlot]
+		}
+		form = url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
+	}
+	if len(a.Scopes) > 0 {
+		form.Set("scope", strings.Join(a.Scopes, " "))
+	}
+	injected := []string{httpd.InjectedBody}
+	if a.ClientAuth == "body" {
+		form.Set("client_id", id)
+		form.Set("client_secret", secret)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, a.TokenURL, strings.NewReader(form.Encode()))
+	if err != nil {
+		return g, errors.New("token_url is no URL") // it was checked when it was loaded
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if a.ClientAuth != "body" {
+		r.Header.Set("Authorization", basic(url.QueryEscape(id), url.QueryEscape(secret))) // §2.3.1
+		injected = append(injected, "Authorization")
+	}
+	var answer struct {
+		Token   string          `json:"access_token"`
+		Type    string          `json:"token_type"`
+		Expires json.RawMessage `json:"expires_in"`
+		Refresh string          `json:"refresh_token"`
+	}
+	asked := l.mint.now()
+	if err := l.mint.send(r, injected, &answer); err != nil {
+		return g, err
+	}
+	if answer.Type != "" && !strings.EqualFold(answer.Type, "bearer") {
+		return g, errors.New("the token that came is not a bearer token")
+	}
+	used, lives := lifeOf(answer.Expires)
+	if err := l.mint.issue(a.ClientSecretSlot, answer.Token, asked.Add(lives)); err != nil {
+		return g, err
+	}
+	if a.RefreshSlot != "" && answer.Refresh != "" {
+		if err := l.mint.issue(a.RefreshSlot, answer.Refresh, asked.Add(refreshLife)); err != nil {
+			return g, err
+		}
+		g.refresh = answer.Refresh
+	}
+	g.token, g.expires = answer.Token, asked.Add(used)
+	return g, nil
+}
+
+// lifeOf is how long a token may be used, and how long it is looked for. Some
+// write the seconds as a text.
+func lifeOf(seconds json.RawMessage) (used, lives time.Duration) {
+	n, err := strconv.ParseFloat(strings.Trim(string(seconds), `"`), 64)
+	if err != nil || !(n > 0) {
+		return unsaidLife, longestLife
+	}
+	lives = longestLife
+	if n < longestLife.Seconds() {
+		lives = time.Duration(n * float64(time.Second))
+	}
+	return lives, lives
+}
