@@ -2,7 +2,6 @@ package egress
 
 import (
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,7 +66,7 @@ func admissible(a ask) (path string, v policy.Verdict) {
 	if err != nil {
 		return "", policy.Denied("path", err.Error())
 	}
-	if pushesGit(path, a.query) {
+	if pushesGit(a) {
 		return "", policy.Denied("git push", "a push over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for")
 	}
 	return path, policy.Allowed("request")
@@ -121,13 +120,13 @@ func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict
 		return policy.Denied(here, "the route is for https, this is plain http"), 1
 	case !r.Expires.IsZero() && !now.Before(r.Expires):
 		return policy.Denied(here, "the grant ended at "+r.Expires.UTC().Format(time.RFC3339)), 2
-	case len(r.Paths) > 0 && !slices.ContainsFunc(r.Paths, func(p policy.PathPattern) bool { return p.Matches(path) }):
+	case len(r.Paths) > 0 && !within(r.Paths, path, a.path):
 		return policy.Denied(here, fmt.Sprintf("the route is for the paths %q", r.Paths)), 3
 	case len(r.Methods) > 0 && !slices.Contains(r.Methods, a.method):
 		return policy.Denied(here, "the route is for the methods "+strings.Join(r.Methods, ", ")), 4
 	case r.Git == "fetch" && !fetchesGit(path, a):
 		return policy.Denied(here, "the route is for git clone and fetch alone"), 5
-	case r.Git == "" && fetchesGit(path, a):
+	case r.Git == "" && resemblesFetch(a):
 		return policy.Denied(here, "git over HTTPS needs a route with \"git: fetch\""), 5
 	}
 	return policy.Allowed(here), 0
@@ -141,31 +140,9 @@ func defaultPorts(r *bundle.Route, tls bool) []uint16 {
 	return []uint16{httpsPort}
 }
 
-// pushesGit recognises git's smart push (gitprotocol-http) in any spelling
-// that a server might decode to it.
-func pushesGit(cleanPath, query string) bool {
-	const service = "git-receive-pack"
-	last := cleanPath[strings.LastIndexByte(strings.TrimSuffix(cleanPath, "/"), '/')+1:]
-	if name, _, _ := strings.Cut(last, ";"); strings.EqualFold(strings.TrimSuffix(name, "/"), service) {
-		return true
-	}
-	for range 8 {
-		if strings.Contains(strings.ToLower(query), service) {
-			return true
-		}
-		decoded, err := url.QueryUnescape(query)
-		if err != nil || decoded == query {
-			return false
-		}
-		query = decoded
-	}
-	return true // nobody encodes nine times with a good intention
-}
-
-func fetchesGit(cleanPath string, a ask) bool {
-	if strings.HasSuffix(cleanPath, "/git-upload-pack") {
-		return a.method == "POST"
-	}
-	query, err := url.ParseQuery(a.query)
-	return err == nil && strings.HasSuffix(cleanPath, "/info/refs") && query.Get("service") == "git-upload-pack"
+// within tells whether one of the patterns names the path, in its cleaned form
+// and in every form in which a server may leave dot segments as they are.
+func within(patterns []policy.PathPattern, path, escaped string) bool {
+	decoded, err := policy.DecodePath(escaped)
+	return err == nil && slices.ContainsFunc(patterns, func(p policy.PathPattern) bool { return p.Matches(path) && p.Holds(decoded) })
 }

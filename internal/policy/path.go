@@ -4,31 +4,58 @@ import (
 	"errors"
 	"net/url"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 )
 
-// CleanPath decodes and cleans the escaped path of a URL into the form that
-// rules are compared with. Decoding goes on until nothing changes, because an
-// origin may decode more often than we do; backslashes count as slashes.
-// Dot segments are resolved (RFC 3986 §5.2.4) and empty segments dropped; a
-// slash at the end is kept.
-func CleanPath(escaped string) (string, error) {
-	p := escaped
+// DecodePath decodes the escaped path of a URL until nothing changes, because
+// an origin may decode more often than we do. Backslashes count as slashes. A
+// percent sign that escapes nothing is one only after the first decoding.
+func DecodePath(escaped string) (string, error) {
+	if _, err := url.PathUnescape(escaped); err != nil {
+		return "", errors.New("the path has a percent sign without two hexadecimal digits")
+	}
+	p, again := escaped, true
 	for range 8 {
-		decoded, err := url.PathUnescape(p)
-		if err != nil {
-			if p == escaped {
-				return "", errors.New("the path has a percent sign without two hexadecimal digits")
-			}
+		if p, again = Unescape(p); !again {
 			break
 		}
-		if decoded == p {
-			return clean(p)
-		}
-		p = decoded
 	}
-	if strings.Contains(p, "%25") {
+	if _, again = Unescape(p); again {
 		return "", errors.New("the path is percent-encoded more than eight times")
+	}
+	return strings.ReplaceAll(p, `\`, "/"), nil
+}
+
+// Unescape decodes once what is percent-encoded, and leaves what is not: one
+// bad escape must not hide the others. It tells whether there was anything.
+func Unescape(s string) (decoded string, changed bool) {
+	if !strings.Contains(s, "%") {
+		return s, false
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 2
+				changed = true
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String(), changed
+}
+
+// CleanPath decodes and cleans the escaped path of a URL into the form that
+// rules are compared with: see DecodePath. Dot segments are resolved (RFC 3986
+// §5.2.4) and empty segments dropped; a slash at the end is kept.
+func CleanPath(escaped string) (string, error) {
+	p, err := DecodePath(escaped)
+	if err != nil {
+		return "", err
 	}
 	return clean(p)
 }
@@ -39,7 +66,6 @@ func clean(p string) (string, error) {
 			return "", errors.New("the path holds a control character")
 		}
 	}
-	p = strings.ReplaceAll(p, `\`, "/")
 	// A path parameter (";x") hides a dot segment from this comparison while
 	// some servers drop it before theirs.
 	for _, segment := range strings.Split(p, "/") {
@@ -66,6 +92,38 @@ func (p PathPattern) Matches(cleaned string) bool {
 		return strings.HasPrefix(cleaned, prefix)
 	}
 	return cleaned == string(p)
+}
+
+// Holds tells whether a decoded path (see DecodePath) stays within the pattern
+// whichever of its dot segments a server resolves: none may lead out of what
+// the pattern begins with, not even to lead back in.
+func (p PathPattern) Holds(decoded string) bool {
+	if !strings.Contains(decoded, "..") {
+		return true
+	}
+	prefix, wild := strings.CutSuffix(string(p), "*")
+	roomy := wild && strings.HasSuffix(prefix, "/") // names a folder
+	want := segments(prefix[:strings.LastIndexByte(prefix, '/')+1])
+	at := 0 // how deep below the root
+	for _, s := range segments(decoded) {
+		switch {
+		case s != "..":
+			if at < len(want) && want[at] != s {
+				return false
+			}
+			at++
+		case !roomy || at <= len(want):
+			return false
+		default:
+			at--
+		}
+	}
+	return at >= len(want)
+}
+
+// segments are those that are neither empty nor a dot.
+func segments(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
 // Validate refuses what could never match or does not say what it seems to.

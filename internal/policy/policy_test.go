@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -118,12 +119,13 @@ func TestCleanPath(t *testing.T) {
 		"/v1/../admin": "/admin", "/v1/%2e%2e/admin": "/admin", "/v1//../admin": "/admin", "/v1%2f..%2fadmin": "/admin",
 		`/v1\..\admin`: "/admin", "/v1/%252e%252e/admin": "/admin", "/v1/%25252e%25252e/admin": "/admin", "/../../x": "/x",
 		"/v1/%5c..%5c../admin": "/admin", "/a%20b": "/a b", "/v1/..": "/", "/100%25": "/100%",
+		"/%25zz/%252e%252e/%2541": "/A",
 	} {
 		if got, err := CleanPath(in); err != nil || got != want {
 			t.Errorf("CleanPath(%q) = %q, %v; want %q", in, got, err, want)
 		}
 	}
-	for _, bad := range []string{"/%", "/%zz", "/a%00b", "/a%0ab", "/v1/..;x/admin", "/v1/.;/x", "/%252525252525252525252e"} {
+	for _, bad := range []string{"/%", "/%zz", "/a%00b", "/a%0ab", "/v1/..;x/admin", "/v1/.;/x", "/%252525252525252525252e", "/%2525252525252525252525zz%41"} {
 		if got, err := CleanPath(bad); err == nil {
 			t.Errorf("CleanPath(%q) = %q", bad, got)
 		}
@@ -131,7 +133,7 @@ func TestCleanPath(t *testing.T) {
 }
 
 func FuzzCleanPath(f *testing.F) {
-	for _, s := range []string{"/v1/%2e%2e/admin", `/v1\..\x`, "/%25", "//", "/a;b/../c"} {
+	for _, s := range []string{"/v1/%2e%2e/admin", `/v1\..\x`, "/%25", "//", "/a;b/../c", "/%25zz/%252e%252e/x", "/%2525252e"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -141,6 +143,70 @@ func FuzzCleanPath(f *testing.F) {
 		}
 		if !strings.HasPrefix(got, "/") || strings.Contains(got, "/../") || strings.Contains(got, "//") || strings.Contains(got, `\`) {
 			t.Errorf("CleanPath(%q) = %q", s, got)
+		}
+		if _, again := Unescape(got); again {
+			t.Errorf("CleanPath(%q) = %q: an escape is left", s, got)
+		}
+		if again, err := CleanPath((&url.URL{Path: got}).EscapedPath()); err != nil || again != got {
+			t.Errorf("CleanPath(%q) = %q, and of that %q, %v", s, got, again, err)
+		}
+	})
+}
+
+// FuzzPathPatternNeverWidens lets a server resolve any choice of the dot
+// segments of an allowed path: what it serves lies within the pattern.
+func FuzzPathPatternNeverWidens(f *testing.F) {
+	for _, s := range []string{"/v1/%2e%2e/admin", "/admin/../v1/x", "/v1/x/../../admin/%2e%2e/v1/y", "/v1/a/../b", `/v1\..\v1/x`, "/v1/%25zz/%252e%252e/x"} {
+		f.Add(s, uint64(0b1010))
+	}
+	f.Fuzz(func(t *testing.T, s string, choice uint64) {
+		const pattern PathPattern = "/v1/*"
+		cleaned, err := CleanPath(s)
+		decoded, err2 := DecodePath(s)
+		if err != nil || err2 != nil || !pattern.Matches(cleaned) || !pattern.Holds(decoded) {
+			return
+		}
+		var seen []string
+		for i, segment := range segments(decoded) {
+			if segment == ".." && choice>>(i%64)&1 == 1 {
+				seen = seen[:max(0, len(seen)-1)]
+				continue
+			}
+			seen = append(seen, segment)
+		}
+		if len(seen) == 0 || seen[0] != "v1" {
+			t.Errorf("%q is allowed, and may be read as %q", s, seen)
+		}
+	})
+}
+
+func FuzzParseAuthority(f *testing.F) {
+	for _, s := range []string{"a.test:443", "[::1]:80", "::1", "A.test.", "a.test:0443", "[::ffff:127.0.0.1]:1", "a@b:1", "*.a.test:1"} {
+		f.Add(s)
+	}
+	suffix, err := ParsePattern("*.cdn.test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := ParseAuthority(s, 443)
+		if err != nil {
+			return
+		}
+		for _, text := range []string{a.String(), a.HostFor(443), a.HostFor(80)} {
+			if again, err := ParseAuthority(text, map[bool]uint16{true: 80, false: 443}[text == a.HostFor(80)]); err != nil || again != a {
+				t.Errorf("%q → %q → %v, %v: not canonical", s, text, again, err)
+			}
+		}
+		if target, err := ParseTarget("https://" + a.HostFor(443) + "/"); err != nil || target.Authority != a {
+			t.Errorf("%q is %v in a URL, %v", s, target.Authority, err)
+		}
+		exact, err := ParsePattern(a.String())
+		if err != nil || !exact.MatchesAuthority(a) || exact.MatchesAuthority(Authority{a.Host, a.Port ^ 1}) {
+			t.Errorf("%q as a pattern: %v, %v", s, exact, err)
+		}
+		if suffix.Matches(a.Host) != (strings.HasSuffix(a.Host.String(), ".cdn.test") && a.Host.String() != ".cdn.test") {
+			t.Errorf("*.cdn.test and %q", s)
 		}
 	})
 }
