@@ -4,9 +4,11 @@ package httpd
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 
+	"airlock/internal/http1"
 	"airlock/internal/policy"
 )
 
@@ -31,6 +33,10 @@ const (
 	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
 )
 
+// HeaderHop is in the notice of a pipelock that takes its leave, and in no
+// other answer: nobody has acted on the request.
+const HeaderHop = "Airlock-Hop"
+
 // Replaced follows the name of what was injected when only a part of it is the
 // credential, before the slot of that credential; the rest is the agent's own.
 const Replaced = ";replaced="
@@ -40,22 +46,37 @@ const Replaced = ";replaced="
 const InjectedBody = ":body"
 
 // Refuse answers with the status and the reason. The body of the request is
-// not read, and the connection of an HTTP/1 client closes where one stands
-// unread.
+// not read, and the connection of an HTTP/1 client closes where a long one
+// stands unread.
 func Refuse(w http.ResponseWriter, status int, r Refusal) {
+	body := r.text()
+	h := w.Header()
+	r.fields(h, body)
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may be gone
+}
+
+// RefuseRaw refuses on a connection on which no HTTP is spoken yet.
+func RefuseRaw(w io.Writer, status int, r Refusal) {
+	body := r.text()
+	h := http.Header{"Connection": {"close"}}
+	r.fields(h, body)
+	_, _ = w.Write(append(http1.AppendHead(nil, status, h), body...)) // the client may be gone
+}
+
+func (r Refusal) text() []byte {
 	body, err := json.Marshal(map[string]Refusal{"error": r})
 	if err != nil { // cannot happen: five strings
-		http.Error(w, "refused", status)
-		return
+		return []byte("refused\n")
 	}
-	body = append(body, '\n')
-	h := w.Header()
+	return append(body, '\n')
+}
+
+func (r Refusal) fields(h http.Header, body []byte) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	h.Set(HeaderRule, headerSafe(r.Rule))
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may be gone
 }
 
 func headerSafe(s string) string {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"airlock/internal/http1"
 )
 
 // Limits of every HTTP server that the agent can reach.
@@ -29,21 +31,24 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// linger is how long an idle connection is kept for one more request when
-// somebody else takes over the socket.
-const linger = 3 * time.Second
+// NewHTTP1 is a server of Airlock's own engine with the same limits. What is
+// no request is refused in the name of the daemon by.
+func NewHTTP1(by string, h http.Handler, log *slog.Logger) *http1.Server {
+	return &http1.Server{
+		Handler: h,
+		Malformed: func(w http.ResponseWriter, v *http1.Violation) {
+			log.Info("refused what is no request", "why", v.Why)
+			Refuse(w, v.Status, Refusal{By: by, Rule: "http", Why: v.Why, Ask: AskOperator})
+		},
+		Log:            log,
+		HeaderTimeout:  HeaderTimeout,
+		IdleTimeout:    IdleTimeout,
+		MaxHeaderBytes: MaxHeaderBytes,
+	}
+}
 
 // Leave is how a server takes its leave.
-type Leave struct {
-	// Within is how long what is in progress may take.
-	Within time.Duration
-	// Ending is closed when nobody takes over: then idle connections end at
-	// once. Before that each is kept for a few seconds, to answer one more
-	// request and ask the client to close. Otherwise the server would close in
-	// the very moment in which the client sends (RFC 9112 §9.5), and a client
-	// may not repeat every request. nil: nobody ever takes over.
-	Ending <-chan struct{}
-}
+type Leave = http1.Leave
 
 // Serve serves until ctx ends, then stops accepting, takes its leave, and cuts
 // the rest. It returns when all is over, and nil unless the listener failed.
@@ -71,7 +76,7 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) e
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leave.Within)
 	defer cancel()
 	if leave.Ending != nil {
-		open.wait(end, leave.Ending, time.After(linger), func(busy, idle int) bool { return busy+idle == 0 })
+		open.wait(end, leave.Ending, time.After(http1.Linger), func(busy, idle int) bool { return busy+idle == 0 })
 	}
 	open.wait(end, nil, nil, func(busy, _ int) bool { return busy == 0 })
 	srv.SetKeepAlivesEnabled(false)

@@ -5,20 +5,20 @@
 package tunnel
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 )
@@ -29,11 +29,11 @@ const httpsPort = 443
 // Server intercepts any number of tunnels.
 type Server struct {
 	by    string
-	leaf  func(policy.Host) (*tls.Certificate, error)
 	log   *slog.Logger
-	inner *http.Server
-	queue *queue
 	tls   *tls.Config
+	plain *http1.Server // of tunnels that speak HTTP/1
+	h2    *http.Server  // of those that speak HTTP/2
+	queue *queue        // by which they come to it
 
 	mu      sync.Mutex
 	open    map[*conn]struct{}
@@ -44,13 +44,14 @@ type Server struct {
 // tunnel's authority with Authority(r.Context()). A tunnel without a request
 // closes after idle.
 func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Handler, log *slog.Logger, idle time.Duration) *Server {
-	s := &Server{by: by, leaf: leaf, log: log, queue: &queue{accepts: make(chan net.Conn), done: make(chan struct{})}, open: map[*conn]struct{}{}}
+	s := &Server{by: by, log: log, queue: &queue{accepts: make(chan net.Conn), done: make(chan struct{})}, open: map[*conn]struct{}{}}
 	s.allGone = sync.NewCond(&s.mu)
-	s.inner = httpd.NewServer(s.guard(h), log)
-	s.inner.IdleTimeout = idle
-	s.inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn).authority)
-	}
+	s.plain = httpd.NewHTTP1(by, s.guard(h), log)
+	s.plain.IdleTimeout = idle
+	s.plain.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
+	s.h2 = httpd.NewServer(s.guard(h), log)
+	s.h2.IdleTimeout = idle
+	s.h2.ConnContext = remember
 	s.tls = &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
@@ -63,6 +64,11 @@ func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Han
 		},
 	}
 	return s
+}
+
+// remember puts the tunnel's authority where Authority finds it.
+func remember(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn).authority)
 }
 
 type key struct{}
@@ -123,20 +129,24 @@ func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Ver
 // Behind serves the port that CONNECT comes to, and the tunnels behind it,
 // until ctx ends. Then no connection is accepted any more, what is in
 // progress may end, upgraded connections among it, and the rest is cut.
-func (s *Server) Behind(ctx context.Context, outer *http.Server, l net.Listener, leave httpd.Leave) error {
+func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener, leave httpd.Leave) error {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		// The tunnels outlive the port: a CONNECT that was accepted is served.
 		defer stop()
-		return httpd.Serve(ctx, outer, l, leave)
+		return outer.Serve(ctx, l, leave)
 	})
 	group.Go(func() error {
 		defer context.AfterFunc(inner, func() { s.cutAfter(leave.Within) })()
-		err := httpd.Serve(inner, s.inner, s.queue, leave)
-		s.waitForTunnels()
-		return err
+		defer s.waitForTunnels()
+		return httpd.Serve(inner, s.h2, s.queue, leave)
+	})
+	group.Go(func() error {
+		<-inner.Done()
+		s.plain.TakeLeave(inner, leave)
+		return nil
 	})
 	return group.Wait()
 }
@@ -179,11 +189,44 @@ func (s *Server) Intercept(raw net.Conn, a policy.Authority) {
 	s.mu.Lock()
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
-	select {
-	case s.queue.accepts <- tls.Server(c, s.tls):
-	case <-s.queue.done:
+	go s.serve(c)
+}
+
+// serve shakes hands and hands over to the server of the protocol that was
+// agreed on.
+func (s *Server) serve(c *conn) {
+	t := tls.Server(c, s.tls)
+	ctx, cancel := context.WithTimeout(context.Background(), httpd.HeaderTimeout)
+	err := t.HandshakeContext(ctx)
+	cancel()
+	switch {
+	case err != nil:
+		s.unlike(c, err)
 		_ = c.Close()
+	case t.ConnectionState().NegotiatedProtocol == "h2":
+		s.queue.put(t)
+	default:
+		s.plain.ServeConn(t)
 	}
+}
+
+// unlike says what came in place of a handshake that this tunnel is for.
+func (s *Server) unlike(c *conn, err error) {
+	why := err.Error()
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) {
+		start := string(record.RecordHeader[:])
+		switch method, _, _ := strings.Cut(start, " "); {
+		case strings.HasPrefix(start, "SSH-"):
+			why = "an SSH banner in place of TLS"
+		case len(method) >= 3 && strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "":
+			why = "plain HTTP in place of TLS"
+			httpd.RefuseRaw(c, http.StatusBadRequest, httpd.Refusal{By: s.by, Rule: "tls", Why: why, URL: "https://" + c.authority.HostFor(httpsPort) + "/", Ask: httpd.AskOperator})
+		default:
+			why = "something that is not TLS"
+		}
+	}
+	s.log.Info("a tunnel was closed", "authority", c.authority.String(), "why", why)
 }
 
 func (s *Server) forget(c *conn) {
@@ -224,41 +267,17 @@ func (q *queue) Accept() (net.Conn, error) {
 	}
 }
 
+func (q *queue) put(c net.Conn) {
+	select {
+	case q.accepts <- c:
+	case <-q.done:
+		_ = c.Close()
+	}
+}
+
 func (q *queue) Close() error {
 	q.once.Do(func() { close(q.done) })
 	return nil
 }
 
 func (q *queue) Addr() net.Addr { return &net.UnixAddr{Name: "tunnel", Net: "unix"} }
-
-// replay is a hijacked connection whose first bytes had been read already.
-type replay struct {
-	net.Conn
-	r io.Reader
-}
-
-func (c replay) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-// KeepEarlyBytes lets a handler hijack the connection without losing bytes
-// that the client sent in the same breath as its CONNECT.
-func KeepEarlyBytes(w http.ResponseWriter) http.ResponseWriter { return keeper{w} }
-
-type keeper struct{ http.ResponseWriter }
-
-// Unwrap serves http.ResponseController.
-func (k keeper) Unwrap() http.ResponseWriter { return k.ResponseWriter }
-
-// Hijack implements http.Hijacker.
-func (k keeper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	raw, rw, err := http.NewResponseController(k.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
-	if err != nil {
-		_ = raw.Close()
-		return nil, nil, err
-	}
-	c := replay{raw, io.MultiReader(bytes.NewReader(bytes.Clone(early)), raw)}
-	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
-}

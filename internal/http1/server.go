@@ -1,0 +1,474 @@
+// Package http1 speaks HTTP/1.1 (RFC 9112) on both sides of a proxy. A
+// connection costs one goroutine: whoever reads a request decides, writes it
+// on, and reads its answer. Heads and bodies that two parsers could read
+// differently are refused before anybody acts on them. HTTP/2 is net/http's.
+package http1
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// watchAfter is how long an answer may take before the server looks
+	// whether the client is still there.
+	watchAfter = 20 * time.Millisecond
+	// maxDiscard is how much of a body that nobody read is read away, in
+	// bytes, to keep a connection or to have a refusal arrive.
+	maxDiscard = 256 << 10
+	// lastRead is how long that may take.
+	lastRead = 500 * time.Millisecond
+)
+
+// Server serves connections. Set its fields before the first.
+type Server struct {
+	Handler http.Handler
+	// Malformed answers what is no request; the connection closes behind it.
+	Malformed func(w http.ResponseWriter, v *Violation)
+	Log       *slog.Logger
+
+	HeaderTimeout  time.Duration // from a head's first byte to its last
+	IdleTimeout    time.Duration // between two requests, and between two pieces of a body
+	MaxHeaderBytes int
+	// Context makes the context of a connection; nil: an empty one.
+	Context func(net.Conn) context.Context
+	// Notice is sent on a connection that has served a request before, in
+	// place of any further answer, when the server takes its leave: its client
+	// knows it, and sends its request elsewhere. nil: see Leave.Ending.
+	Notice []byte
+	// Left is called when nobody but requests in progress is answered any
+	// more. It may be nil.
+	Left func()
+
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	changed chan struct{}
+	leaving atomic.Bool
+}
+
+// Leave is how a server takes its leave.
+type Leave struct {
+	// Within is how long what is in progress may take.
+	Within time.Duration
+	// Ending is closed when nobody takes over: then idle connections end at
+	// once. Before that each is kept for a few seconds, to answer one more
+	// request and ask the client to close. Otherwise the server would close in
+	// the very moment in which the client sends (RFC 9112 §9.5), and a client
+	// may not repeat every request. nil: nobody ever takes over.
+	Ending <-chan struct{}
+}
+
+// Linger is how long an idle connection is kept for one more request when
+// somebody else takes over the socket.
+const Linger = 3 * time.Second
+
+// Serve serves what l accepts until ctx ends, then stops accepting, takes its
+// leave, and cuts the rest. It returns when all is over, and nil unless the
+// listener failed.
+func (s *Server) Serve(ctx context.Context, l net.Listener, leave Leave) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		c, err := l.Accept()
+		if err == nil {
+			go s.enter(c).serve()
+			continue
+		}
+		var temporary interface{ Temporary() bool }
+		switch {
+		case ctx.Err() != nil:
+			s.TakeLeave(ctx, leave)
+			return nil
+		case errors.As(err, &temporary) && temporary.Temporary(): // out of descriptors, or aborted
+			s.Log.Warn("accepting", "error", err)
+			time.Sleep(10 * time.Millisecond) // as long as nothing can be accepted there is nothing to do
+		default:
+			return err
+		}
+	}
+}
+
+// ServeConn serves one connection and returns when it is over or was taken
+// from the server.
+func (s *Server) ServeConn(c net.Conn) {
+	s.enter(c).serve()
+}
+
+// Open is the number of connections.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func (s *Server) enter(c net.Conn) *conn {
+	k := newConn(s, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prepare()
+	s.conns[k] = struct{}{}
+	return k
+}
+
+func (s *Server) prepare() {
+	if s.conns == nil {
+		s.conns, s.changed = map[*conn]struct{}{}, make(chan struct{}, 1)
+	}
+}
+
+func (s *Server) forget(k *conn) {
+	s.mu.Lock()
+	delete(s.conns, k)
+	s.mu.Unlock()
+	s.tell()
+}
+
+// tell wakes whoever waits for connections to end.
+func (s *Server) tell() {
+	if !s.leaving.Load() {
+		return
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default: // it has not looked since the last time
+	}
+}
+
+// TakeLeave ends idle connections, waits for what is in progress, and cuts
+// what is left. No connection may enter any more.
+func (s *Server) TakeLeave(ctx context.Context, leave Leave) {
+	s.mu.Lock()
+	s.prepare()
+	s.mu.Unlock()
+	s.leaving.Store(true)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leave.Within)
+	defer cancel()
+	if s.Notice == nil && leave.Ending != nil {
+		s.wait(end, leave.Ending, time.After(Linger))
+	}
+	s.each(func(k *conn) { k.dismiss(s.Notice) })
+	if s.Left != nil {
+		s.Left()
+	}
+	s.wait(end, nil, nil)
+	s.each(func(k *conn) { _ = k.c.Close() })
+	s.wait(context.WithoutCancel(ctx), nil, nil)
+}
+
+func (s *Server) each(f func(*conn)) {
+	s.mu.Lock()
+	all := make([]*conn, 0, len(s.conns))
+	for k := range s.conns {
+		all = append(all, k)
+	}
+	s.mu.Unlock()
+	for _, k := range all {
+		f(k)
+	}
+}
+
+// wait returns when no connection is left, or one of the others happens.
+func (s *Server) wait(ctx context.Context, ending <-chan struct{}, over <-chan time.Time) {
+	for s.Open() > 0 {
+		select {
+		case <-s.changed:
+		case <-over:
+			return
+		case <-ending:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// conn is one connection of a server.
+type conn struct {
+	s   *Server
+	c   net.Conn
+	src source
+	ctx context.Context
+
+	mu        sync.Mutex
+	busy      bool // with a request, or with one that may be on its way: not to be closed
+	dismissed bool
+
+	taken bool // by Hijack
+}
+
+func newConn(s *Server, c net.Conn) *conn {
+	k := &conn{s: s, c: c, src: newSource(c), busy: true}
+	if s.Context != nil {
+		k.ctx = s.Context(c)
+	} else {
+		k.ctx = context.Background()
+	}
+	return k
+}
+
+// serve answers one request after the other.
+func (k *conn) serve() {
+	defer func() {
+		if !k.taken {
+			_ = k.c.Close()
+			k.s.forget(k)
+		}
+	}()
+	for first := true; k.await(first) && k.one(first); first = false {
+	}
+}
+
+// await waits for the first byte of a request. Without one it tells nobody
+// why: the client has left, or it is late.
+func (k *conn) await(first bool) bool {
+	wait := k.s.IdleTimeout
+	if first {
+		wait = k.s.HeaderTimeout
+	}
+	if k.src.buffered() > 0 {
+		return k.occupy(first)
+	}
+	_ = k.c.SetReadDeadline(time.Now().Add(wait))
+	if !first && !k.rest() {
+		return false
+	}
+	err := k.src.fill()
+	return k.occupy(first) && err == nil
+}
+
+// rest lets the connection be closed while nothing is on it.
+func (k *conn) rest() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy = false
+	return !k.dismissed
+}
+
+// occupy is the end of a rest. A server that leaves with a notice answers only
+// what it had accepted before.
+func (k *conn) occupy(first bool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dismissed {
+		return false
+	}
+	if !first && k.s.Notice != nil && k.s.leaving.Load() {
+		k.sendOff(k.s.Notice)
+		return false
+	}
+	k.busy = true
+	return true
+}
+
+// dismiss closes the connection if nothing is on it, else it closes behind
+// the answer.
+func (k *conn) dismiss(notice []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.busy && !k.dismissed {
+		k.sendOff(notice)
+	}
+}
+
+func (k *conn) sendOff(notice []byte) {
+	k.dismissed = true
+	if notice != nil {
+		_ = k.c.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = k.c.Write(notice) // whoever does not get it finds the connection closed
+	}
+	_ = k.c.Close()
+}
+
+// one serves a request, of which a byte at least is there. It tells whether
+// the connection may carry another.
+func (k *conn) one(first bool) bool {
+	r, err := k.read()
+	if err != nil {
+		k.malformed(err)
+		return false
+	}
+	ctx, cancel := context.WithCancel(k.ctx)
+	defer cancel()
+	r = r.WithContext(ctx)
+	w := &answer{k: k, r: r, cancel: cancel, header: make(http.Header, 8)}
+	body := k.body(r, w)
+	w.body = body
+	if body == nil {
+		w.watchSoon()
+	}
+	clean := k.handle(w, r)
+	w.unwatch()
+	if k.taken {
+		return false
+	}
+	keep := w.finish() && clean
+	if body != nil {
+		keep = body.discard(keep) && keep
+	}
+	if !clean {
+		return false
+	}
+	if !keep {
+		k.farewell()
+	}
+	return keep
+}
+
+// read reads the next head.
+func (k *conn) read() (*http.Request, error) {
+	if !k.src.complete() {
+		_ = k.c.SetReadDeadline(time.Now().Add(k.s.HeaderTimeout))
+	}
+	text, err := k.src.head(k.s.MaxHeaderBytes, true)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, errLate
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := parseRequest(text)
+	if err != nil {
+		return nil, err
+	}
+	r.RemoteAddr = k.c.RemoteAddr().String()
+	return r, nil
+}
+
+// malformed answers what was no request. Then the connection closes.
+func (k *conn) malformed(err error) {
+	var v *Violation
+	if !errors.As(err, &v) {
+		return // the client left in the middle
+	}
+	w := &answer{k: k, r: &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}, cancel: func() {}, header: http.Header{}}
+	k.s.Malformed(w, v)
+	w.finish()
+	k.farewell()
+}
+
+// body gives the request its body; nil: it has none.
+func (k *conn) body(r *http.Request, w *answer) *requestBody {
+	if r.ContentLength == 0 {
+		r.Body = http.NoBody
+		return nil
+	}
+	b := &requestBody{k: k, w: w, expected: len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0}
+	b.framed = framed{src: &k.src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0)}
+	if b.chunked {
+		r.Trailer = http.Header{}
+		for _, name := range listed(r.Header["Trailer"]) {
+			r.Trailer[name] = nil
+		}
+		b.trailer = func(h http.Header) {
+			for name, values := range h {
+				r.Trailer[name] = values
+			}
+		}
+	}
+	r.Body = b
+	return b
+}
+
+// handle calls the handler; after a panic the answer is not whole.
+func (k *conn) handle(w *answer, r *http.Request) (clean bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p != http.ErrAbortHandler {
+				// Not the value: it could hold a part of a message.
+				k.s.Log.Error("a handler panicked; the connection is cut", "where", panicked())
+			}
+			clean = false
+		}
+	}()
+	k.s.Handler.ServeHTTP(w, r)
+	return true
+}
+
+// farewell closes so that what was written last arrives: a connection that is
+// closed with something unread is reset, and the answer with it.
+func (k *conn) farewell() {
+	c, ok := k.c.(interface{ CloseWrite() error })
+	if !ok || c.CloseWrite() != nil {
+		return
+	}
+	_ = k.c.SetReadDeadline(time.Now().Add(lastRead))
+	_, _ = io.CopyN(io.Discard, k.c, maxDiscard)
+}
+
+// requestBody is the body as the handler reads it.
+type requestBody struct {
+	framed
+	k        *conn
+	w        *answer
+	expected bool // the client waits for a 100 (RFC 9110 §10.1.1)
+
+	mu      sync.Mutex // held while reading
+	touched atomic.Bool
+	closed  atomic.Bool
+}
+
+// leftAlone tells whether a body that nobody has begun to read is better left
+// where it is.
+func (b *requestBody) leftAlone() bool {
+	return b != nil && !b.touched.Load() && (b.expected || b.chunked || b.left > maxDiscard)
+}
+
+// Read implements io.Reader. The first asks the client for the body, where it
+// waits for that.
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.touched.Store(true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if b.expected {
+		b.expected = false
+		b.w.goOn()
+	}
+	if !b.pending() {
+		_ = b.k.c.SetReadDeadline(time.Now().Add(b.k.s.IdleTimeout))
+	}
+	n, err := b.framed.Read(p)
+	if err == io.EOF && !b.closed.Load() {
+		b.w.watchSoon()
+	} else if err != nil {
+		b.w.cancel()
+	}
+	return n, err
+}
+
+// Buffered tells whether a Read would return at once.
+func (b *requestBody) Buffered() bool { return b.pending() }
+
+// Close implements io.Closer; what is unread is the server's concern.
+func (b *requestBody) Close() error { return nil }
+
+// discard reads away what the handler left. A reader that is still waiting is
+// interrupted; then the connection cannot be kept.
+func (b *requestBody) discard(keep bool) (clean bool) {
+	b.closed.Store(true)
+	if !b.mu.TryLock() {
+		_ = b.k.c.SetReadDeadline(time.Unix(1, 0))
+		b.mu.Lock()
+		keep = false
+	}
+	defer b.mu.Unlock()
+	if b.err == io.EOF {
+		return true
+	}
+	if !keep || b.expected || b.err != nil || b.left > maxDiscard {
+		return false
+	}
+	_ = b.k.c.SetReadDeadline(time.Now().Add(lastRead))
+	_, err := io.CopyN(io.Discard, &b.framed, maxDiscard)
+	return err == io.EOF
+}
