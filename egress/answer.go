@@ -30,8 +30,7 @@ func (e *unreadableError) Error() string { return e.why }
 // answer redacts what the upstream sent. Answers of hosts that get no
 // credential are searched too when they are plain: another service may have
 // been told the token by an earlier request.
-func answer(res *http.Response) error {
-	p := passOf(res.Request.Context())
+func (p *pass) answer(res *http.Response) error {
 	p.live.answered(p.route.Auth, res.StatusCode)
 	r := p.live.redactor()
 	if r.empty() {
@@ -56,7 +55,7 @@ func redactBody(res *http.Response, r *redactor) error {
 	if res.Request.Method == http.MethodHead || res.ContentLength == 0 {
 		return nil
 	}
-	if res.ContentLength > 0 && res.ContentLength <= smallBody {
+	if res.ContentLength > 0 && res.ContentLength <= smallBody && len(res.Trailer) == 0 {
 		whole, err := io.ReadAll(res.Body)
 		if err != nil {
 			return fmt.Errorf("reading an answer: %w", err)
@@ -70,6 +69,12 @@ func redactBody(res *http.Response, r *redactor) error {
 	}
 	res.Body = &trailing{newReader(res.Body, r, res.ContentLength > 0), res, r}
 	return nil
+}
+
+// Buffered tells whether a Read would return at once.
+func (t *trailing) Buffered() bool {
+	b, ok := t.ReadCloser.(interface{ Buffered() bool })
+	return ok && b.Buffered()
 }
 
 // trailing redacts the trailer, which is there once the body has ended.

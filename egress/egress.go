@@ -158,6 +158,7 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 		}
 		next.mint = s.live.Load().mint
 		s.live.Store(next)
+		s.recall(next)
 		next.warn(c.Log)
 		next.announce()
 		c.Log.Info("reloaded", "routes", len(next.rules), "digest", next.digest[:12])

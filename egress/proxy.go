@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -21,7 +20,9 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
+	"airlock/internal/forward"
 	"airlock/internal/handoff"
+	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/tunnel"
@@ -37,20 +38,13 @@ type server struct {
 	live    atomic.Pointer[live]
 	tunnels *tunnel.Server
 	outer   *goproxy.ProxyHttpServer
-	forward *httputil.ReverseProxy
+	hop     *hop
+	streams streams
 }
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
-	s := &server{log: log, audit: book}
+	s := &server{log: log, audit: book, hop: hop}
 	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
-	s.forward = &httputil.ReverseProxy{
-		Rewrite:        hop.rewrite,
-		Transport:      hop.transport,
-		ModifyResponse: answer,
-		ErrorHandler:   s.failed,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelInfo),
-		FlushInterval:  -1,
-	}
 	// goproxy takes the CONNECT apart and answers what is no proxy request;
 	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
 	s.outer = goproxy.NewProxyHttpServer()
@@ -66,8 +60,8 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			s.open(r, c)
 		}}, host
 	})
-	outer := httpd.NewServer(http.HandlerFunc(s.outside), s.log)
-	outer.ConnContext = remember
+	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.outside), s.log)
+	outer.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
 	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.Leave{Within: drain, Ending: handoff.Ending()})
 }
 
@@ -82,7 +76,7 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
 			return
 		}
-		s.outer.ServeHTTP(tunnel.KeepEarlyBytes(w), r)
+		s.outer.ServeHTTP(w, r)
 		return
 	}
 	if !r.URL.IsAbs() {
@@ -129,15 +123,17 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		return
 	}
 	v, route := l.decide(r, authority, tls, time.Now())
-	target := targetURL(r, authority, tls)
-	var injected []string
+	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: askOf(r, authority, tls)}
+	target := p.ask.url()
+	var out *http.Request
 	if v.Allow {
 		var err error
-		if injected, err = l.inject(r.Context(), outgoing(r, authority, tls), route.Auth); err != nil {
+		out = p.outgoing(r)
+		if p.injected, err = l.inject(r.Context(), out, route.Auth); err != nil {
 			v = verdictOf(err)
 		}
 	}
-	if err := s.record(r, authority, v); err != nil {
+	if err := s.record(p.ask, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
 		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", target, httpd.AskOperator)
 		return
@@ -152,40 +148,27 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		learned.Inc()
 	}
 	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
-	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
-	pass := &pass{live: l, route: route, authority: authority, tls: tls, injected: injected}
+	_ = http.NewResponseController(w).EnableFullDuplex() // only a server that does not have it could say no
+	ctx := s.streams.begin(r.Context(), p)
+	defer s.streams.end(p)
+	if newer := s.live.Load(); newer != l {
+		s.recall(newer) // it came between the decision and here
+	}
 	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor()}
 	defer answer.count(0) // of one that came to no answer
-	s.forward.ServeHTTP(answer, r.WithContext(context.WithValue(r.Context(), passKey{}, pass)))
+	forward.Send(s.hop.transport, answer, s.hop.aim(out.WithContext(ctx), p), p)
 }
 
-func (s *server) record(r *http.Request, authority policy.Authority, v policy.Verdict) error {
+// askOf reduces a request to what a decision depends on.
+func askOf(r *http.Request, a policy.Authority, tls bool) ask {
+	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}
+}
+
+func (s *server) record(a ask, v policy.Verdict) error {
 	return s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
-		Host: authority.String(), Method: safeMethod(r.Method), Path: audit.SafePath(r.URL.EscapedPath()),
+		Host: a.authority.String(), Method: safeMethod(a.method), Path: audit.SafePath(a.path),
 	})
-}
-
-// outgoing prepares a request for its credential. The agent's word on what
-// belongs to the connection counts before that, not afterwards.
-func outgoing(r *http.Request, authority policy.Authority, tls bool) *http.Request {
-	upgrade := r.Header.Get("Upgrade") != ""
-	for _, value := range r.Header["Connection"] {
-		for name := range strings.SplitSeq(value, ",") {
-			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") {
-				r.Header.Del(name)
-			}
-		}
-	}
-	r.Header.Del("Connection")
-	if upgrade {
-		r.Header.Set("Connection", "Upgrade")
-	}
-	r.URL.Scheme, r.Host = "http", authority.HostFor(80)
-	if tls {
-		r.URL.Scheme, r.Host = "https", authority.HostFor(httpsPort)
-	}
-	return r
 }
 
 // verdictOf is the verdict in an error that carries one.
@@ -200,7 +183,7 @@ func verdictOf(err error) policy.Verdict {
 // decide joins the policy's answer with what it cannot know: whether the
 // credential is there, and whether a placeholder goes astray.
 func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now time.Time) (policy.Verdict, *bundle.Route) {
-	v, route := l.ruling(ask{tls: tls, authority: authority, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}, now)
+	v, route := l.ruling(askOf(r, authority, tls), now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
 		if stray := l.wires.inHead(r); stray != "" {
 			return verdictOf(strayed(stray)), nil
@@ -238,11 +221,12 @@ func askFor(v policy.Verdict) string {
 	return httpd.AskAccess
 }
 
-func targetURL(r *http.Request, a policy.Authority, tls bool) string {
-	if tls {
-		return "https://" + a.HostFor(httpsPort) + r.URL.EscapedPath()
+// url is what was asked for, without its query.
+func (a ask) url() string {
+	if a.tls {
+		return "https://" + a.authority.HostFor(httpsPort) + a.path
 	}
-	return "http://" + a.HostFor(80) + r.URL.EscapedPath()
+	return "http://" + a.authority.HostFor(80) + a.path
 }
 
 func refuse(w http.ResponseWriter, status int, rule, why, url, ask string) {
@@ -286,25 +270,74 @@ func (l *live) list() []routeView {
 
 // pass is a request that was let through, on its way to the origin.
 type pass struct {
+	s         *server
 	live      *live
 	route     *bundle.Route
 	authority policy.Authority
 	tls       bool
 	injected  []string // names of what holds the credential
+	ask       ask
+	stop      context.CancelCauseFunc
 }
 
 // searched tells whether the answers of this host are read to their end.
 func (p *pass) searched() bool { return p.live.rules.injectsFor(p.authority.Host) }
 
-type passKey struct{}
+// Answer implements forward.Hooks.
+func (p *pass) Answer(res *http.Response) error { return p.answer(res) }
 
-func passOf(ctx context.Context) *pass { return ctx.Value(passKey{}).(*pass) }
+// Failed implements forward.Hooks: it answers for an upstream that could not.
+func (p *pass) Failed(w http.ResponseWriter, err error) {
+	var unreadable *unreadableError
+	var malformed *http1.Violation
+	var gone *goneError
+	var stopped *refusedError
+	switch {
+	case errors.As(err, &stopped):
+		p.s.stopped(p, stopped.v)
+		httpd.Forbid(w, bundle.Egress, stopped.v, p.ask.url(), askFor(stopped.v))
+	case errors.As(err, &unreadable):
+		refuse(w, http.StatusBadGateway, "redaction", unreadable.Error(), p.ask.url(), httpd.AskOperator)
+	case errors.As(err, &gone):
+		httpd.Forbid(w, bundle.Egress, gone.v, p.ask.url(), httpd.AskAccess)
+	case errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+	case errors.As(err, &malformed) && http1.IsBodyError(err):
+		refuse(w, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
+	default:
+		p.s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor().text(err.Error()))
+		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
+	}
+}
+
+// Cut implements forward.Hooks: the answer had begun.
+func (p *pass) Cut(err error) {
+	var stopped *refusedError
+	if errors.As(err, &stopped) {
+		p.s.stopped(p, stopped.v)
+	}
+}
+
+// stopped writes down what was found in the middle of a request.
+func (s *server) stopped(p *pass, v policy.Verdict) {
+	s.log.Info("refused", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
+	if err := s.record(p.ask, v); err != nil {
+		s.log.Error("the audit cannot be written", "error", err) // nothing more is let through
+	}
+}
 
 // hop is the way to pipelock.
 type hop struct {
 	transport http.RoundTripper
 	direct    bool
 }
+
+const (
+	// hopIdle is how long a connection to pipelock waits for another request.
+	hopIdle = 2 * time.Second
+	// hopConns bounds how many wait.
+	hopConns = 256
+)
 
 // newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
 func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
@@ -317,78 +350,63 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 	}
 	path := strings.TrimPrefix(dirs.Address(cmp.Or(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	return &hop{transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return &hop{transport: &http1.Transport{
+		Dial: func(ctx context.Context, _ *http.Request) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
-		// One connection a request: it goes to the pipelock of this moment, with
-		// the rules of this moment, and is cut by no replacement.
-		DisableKeepAlives:      true,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
-		ExpectContinueTimeout:  time.Second,
+		Key:            func(*http.Request) string { return "pipelock" },
+		Replaced:       func(res *http.Response) bool { return res.Header.Get(httpd.HeaderHop) != "" },
+		IdleTimeout:    hopIdle,
+		MaxIdle:        hopConns,
+		MaxHeaderBytes: httpd.MaxHeaderBytes,
 	}}, nil
 }
 
-// rewrite turns the agent's request into the one that pipelock gets:
-// absolute-form, with the credential, and with the names of what holds it.
-func (h *hop) rewrite(pr *httputil.ProxyRequest) {
-	p := passOf(pr.In.Context())
-	out := pr.Out
-	out.URL = &url.URL{Path: pr.In.URL.Path, RawPath: pr.In.URL.RawPath, RawQuery: pr.In.URL.RawQuery, ForceQuery: pr.In.URL.ForceQuery}
-	out.Header.Del(httpd.HeaderInjected)
-	out.Header.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+// outgoing is the request for the origin, before it has its credential.
+func (p *pass) outgoing(r *http.Request) *http.Request {
+	out := forward.Outgoing(r)
+	h := out.Header
+	h.Del(httpd.HeaderInjected)
+	h.Del(httpd.HeaderProto)
+	h.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
 	if p.searched() {
 		// A credential that comes back in parts is not recognised. An answer
 		// as a whole is always allowed (RFC 9110 §14.2).
-		out.Header.Del("Range")
-		out.Header.Del("If-Range")
-	}
-	if len(p.injected) > 0 {
-		injections.Inc(p.route.Auth.Type)
+		h.Del("Range")
+		h.Del("If-Range")
 	}
 	scheme, defaultPort := "http", uint16(80)
 	if p.tls {
 		scheme, defaultPort = "https", httpsPort
 	}
 	out.Host = p.authority.HostFor(defaultPort)
+	out.URL = &url.URL{Scheme: scheme, Host: p.authority.String(), Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	return out
+}
+
+// aim turns it into the one that pipelock gets: absolute-form, and with the
+// names of what holds the credential.
+func (h *hop) aim(out *http.Request, p *pass) *http.Request {
+	if len(p.injected) > 0 {
+		injections.Inc(p.route.Auth.Type)
+	}
 	if h.direct {
-		out.URL.Scheme, out.URL.Host = scheme, p.authority.String()
-		return
+		return out
+	}
+	if out.ProtoMajor == 2 {
+		out.Header.Set(httpd.HeaderProto, "h2")
 	}
 	if len(p.injected) > 0 {
 		out.Header.Set(httpd.HeaderInjected, strings.Join(p.injected, ", "))
 	}
 	// An opaque URL is written as it is: the https form in clear, on the socket.
-	out.URL.Opaque = scheme + "://" + out.Host + out.URL.EscapedPath()
+	out.URL.Opaque = out.URL.Scheme + "://" + out.Host + out.URL.EscapedPath()
 	out.URL.Scheme, out.URL.Host = "http", "pipelock"
+	return out
 }
 
-// failed answers for an upstream that could not.
-func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
-	p := passOf(r.Context())
-	target := targetURL(r, p.authority, p.tls)
-	var unreadable *unreadableError
-	var stopped *refusedError
-	switch {
-	case errors.As(err, &stopped):
-		s.log.Info("refused", "host", p.authority.String(), "rule", stopped.v.Rule, "why", stopped.v.Why)
-		if err := s.record(r, p.authority, stopped.v); err != nil {
-			s.log.Error("the audit cannot be written", "error", err) // nothing is let through
-		}
-		httpd.Forbid(w, bundle.Egress, stopped.v, target, askFor(stopped.v))
-	case errors.As(err, &unreadable):
-		refuse(w, http.StatusBadGateway, "redaction", unreadable.Error(), target, httpd.AskOperator)
-	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
-	default:
-		s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor().text(err.Error()))
-		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", target, httpd.AskOperator)
-	}
-}
-
-// redactingWriter redacts the fields of every header that is written,
-// informational ones among them, and counts the answer that is the last.
+// redactingWriter redacts the fields of informational answers, and counts the
+// answer that is the last.
 type redactingWriter struct {
 	http.ResponseWriter
 	redactor *redactor
@@ -402,21 +420,21 @@ func (w *redactingWriter) count(status int) {
 	}
 }
 
+// WriteHeader redacts informational answers; the last has been redacted.
 func (w *redactingWriter) WriteHeader(status int) {
-	if status >= http.StatusOK {
+	if status < http.StatusOK {
+		w.redactor.header(w.Header())
+	} else {
 		w.count(status)
 	}
-	w.redactor.header(w.Header())
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap serves http.ResponseController.
 func (w *redactingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Hijack redacts the header of an answer that switches protocols: it is not
-// written with WriteHeader.
+// Hijack counts the answer that switches protocols.
 func (w *redactingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.redactor.header(w.Header())
 	w.count(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }

@@ -231,4 +231,10 @@ func (d *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Buffered tells whether a Read would return at once.
+func (d *reader) Buffered() bool {
+	b, ok := d.body.(interface{ Buffered() bool })
+	return len(d.out) > 0 || d.err != nil || ok && b.Buffered()
+}
+
 func (d *reader) Close() error { return d.body.Close() }

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
+	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 )
@@ -88,19 +90,70 @@ func (g *guard) resolve(ctx context.Context, h policy.Host) ([]netip.Addr, error
 	return good, nil
 }
 
-// newTransport speaks with origins: HTTP/2 where they can, their certificates
-// verified against the roots.
-func newTransport(g *guard, roots *x509.CertPool) *http.Transport {
-	return &http.Transport{
+const (
+	handshakeTimeout = 10 * time.Second
+	// originIdle is how long a connection to an origin waits for a request.
+	originIdle = 90 * time.Second
+	// originConns bounds how many wait for each.
+	originConns = 64
+)
+
+// origins speak with origins in the agent's own version of HTTP, so that
+// neither side sees features that the other has not. An origin without HTTP/2
+// answers an agent with it all the same.
+type origins struct {
+	h1 *http1.Transport
+	h2 *http.Transport
+}
+
+// newOrigins verifies certificates against the roots.
+func newOrigins(g *guard, roots *x509.CertPool) *origins {
+	o := &origins{h2: &http.Transport{
 		DialContext:            g.DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(256)},
-		TLSHandshakeTimeout:    10 * time.Second,
+		TLSHandshakeTimeout:    handshakeTimeout,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           512,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConnsPerHost:    originConns,
+		IdleConnTimeout:        originIdle,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
 		DisableCompression:     true,
+	}}
+	plain := o.h2.TLSClientConfig.Clone()
+	plain.NextProtos = []string{"http/1.1"}
+	o.h1 = &http1.Transport{
+		Dial:           func(ctx context.Context, r *http.Request) (net.Conn, error) { return g.dialFor(ctx, r.URL, plain) },
+		Key:            func(r *http.Request) string { return r.URL.Scheme + "://" + r.URL.Host },
+		IdleTimeout:    originIdle,
+		MaxIdle:        originConns,
+		MaxHeaderBytes: httpd.MaxHeaderBytes,
 	}
+	return o
+}
+
+// via is the transport for a request.
+func (o *origins) via(p *pass) http.RoundTripper {
+	if p.h2 && p.scheme == "https" {
+		return o.h2
+	}
+	return o.h1
+}
+
+// dialFor connects to the host of an URL, with TLS where its scheme says so.
+func (g *guard) dialFor(ctx context.Context, u *url.URL, config *tls.Config) (net.Conn, error) {
+	raw, err := g.DialContext(ctx, "tcp", u.Host)
+	if err != nil || u.Scheme != "https" {
+		return raw, err
+	}
+	config = config.Clone()
+	config.ServerName = u.Hostname()
+	conn := tls.Client(raw, config)
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return conn, nil
 }

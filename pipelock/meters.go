@@ -1,6 +1,7 @@
 package pipelock
 
 import (
+	"errors"
 	"net"
 	"strings"
 
@@ -43,4 +44,15 @@ func (c meteredConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	traffic.Add(n, "sent")
 	return n, err
+}
+
+// NetConn is the connection below.
+func (c meteredConn) NetConn() net.Conn { return c.Conn }
+
+// CloseWrite ends one direction.
+func (c meteredConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

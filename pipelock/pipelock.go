@@ -87,7 +87,6 @@ func Run(ctx context.Context, c Config) error {
 	if c.Ready != nil {
 		c.Ready()
 	}
-	context.AfterFunc(ctx, handoff.Stopping)
 	return group.Wait()
 }
 
@@ -112,7 +111,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	r := newRules(file)
 	r.file = c.File
 	handoff.Answer(handoff.TopicExplain, r.explain)
-	s := newServer(c.Log, book, r, scan, newTransport(newGuard(r), roots))
+	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots))
 	s.budget.perMinute = file.Limits.RequestsPerMinute
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
 	if a := file.Secrets.Action; a == "redact" || a == "ask" {
@@ -128,7 +127,7 @@ func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.P
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return s.serveSocket(ctx, socket) })
+	group.Go(func() error { return s.serveSocket(ctx, socket, handoff.Stopping) })
 	if file.CA == (bundle.CA{}) {
 		return nil
 	}

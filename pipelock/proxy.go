@@ -8,13 +8,14 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strconv"
 	"time"
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/forward"
+	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/tunnel"
@@ -29,40 +30,41 @@ type server struct {
 	scanner *scanner
 	budget  budget
 	idle    time.Duration // of a connection between requests, and of a WebSocket
-	forward *httputil.ReverseProxy
+	origins *origins
 	tunnels *tunnel.Server // nil: the agent is not served, only egress
 }
 
-func newServer(log *slog.Logger, book *audit.Log, r rules, s *scanner, transport http.RoundTripper) *server {
-	srv := &server{log: log, audit: book, rules: r, scanner: s}
-	srv.forward = &httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      transport,
-		ModifyResponse: srv.upgraded,
-		ErrorHandler:   srv.failed,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelInfo),
-		FlushInterval:  -1,
-	}
-	return srv
+func newServer(log *slog.Logger, book *audit.Log, r rules, s *scanner, o *origins) *server {
+	return &server{log: log, audit: book, rules: r, scanner: s, origins: o}
 }
 
-// serveSocket serves egress, whose word about injected fields counts.
-func (s *server) serveSocket(ctx context.Context, l net.Listener) error {
+// notice tells egress that this process has been replaced: the next one
+// answers.
+const notice = "HTTP/1.1 503 Service Unavailable\r\n" + httpd.HeaderHop + ": replaced\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+// serveSocket serves egress, whose word about injected fields counts. left is
+// called when nothing new is answered any more.
+func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) error {
 	h := func(w http.ResponseWriter, r *http.Request) {
 		authority, err := policy.ParseAuthority(r.URL.Host, defaultPort(r.URL.Scheme))
 		if err != nil || !r.URL.IsAbs() {
 			s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "an absolute URL is wanted"), r.URL.String())
 			return
 		}
-		s.judge(w, r, authority, r.URL.Scheme, injectedFields(r.Header))
+		p := newPass(s, r, authority, r.URL.Scheme)
+		p.injected = injectedFields(r.Header)
+		p.h2 = r.Header.Get(httpd.HeaderProto) == "h2"
+		s.judge(w, r, p)
 	}
-	return httpd.Serve(ctx, httpd.NewServer(http.HandlerFunc(h), s.log), l, httpd.Leave{Within: drain})
+	srv := httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(h), s.log)
+	srv.Notice, srv.Left = []byte(notice), left
+	return srv.Serve(ctx, l, httpd.Leave{Within: drain})
 }
 
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewServer(http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain})
+	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +77,7 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "this is a proxy: send CONNECT host:port or http://host/path"), r.URL.Redacted())
 		return
 	}
-	s.judge(w, r, authority, "http", nil)
+	s.judge(w, r, newPass(s, r, authority, "http"))
 }
 
 func (s *server) connect(w http.ResponseWriter, r *http.Request) {
@@ -84,7 +86,7 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "CONNECT: "+err.Error()), r.Host)
 		return
 	}
-	c, _, err := http.NewResponseController(tunnel.KeepEarlyBytes(w)).Hijack()
+	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.log.Warn("taking over a connection", "error", err)
 		return
@@ -98,7 +100,9 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 
 // inside serves the requests of a tunnel, whose authority has been checked.
 func (s *server) inside(w http.ResponseWriter, r *http.Request) {
-	s.judge(w, r, tunnel.Authority(r.Context()), "https", nil)
+	p := newPass(s, r, tunnel.Authority(r.Context()), "https")
+	p.h2 = r.ProtoMajor == 2
+	s.judge(w, r, p)
 }
 
 func defaultPort(scheme string) uint16 {
@@ -109,10 +113,9 @@ func defaultPort(scheme string) uint16 {
 }
 
 // judge decides, writes down, and obeys.
-func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, scheme string, injected []string) {
-	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it always and says so with an error
-	p := &pass{authority: authority, scheme: scheme, method: r.Method, path: r.URL.EscapedPath()}
-	r = r.WithContext(context.WithValue(r.Context(), passKey{}, p))
+func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
+	_ = http.NewResponseController(w).EnableFullDuplex() // only a server that does not have it could say no
+	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority)
 	if v.Allow && scheme != "http" && scheme != "https" {
 		v = policy.Denied("authority", "a scheme that is not http or https")
@@ -126,7 +129,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		s.denyWith(w, http.StatusTooManyRequests, p, policy.Denied("limits.requests_per_minute", "the budget of "+authority.Host.String()+" is used up"))
 		return
 	}
-	if scan := s.scan(r, p, injected); !scan.Allow {
+	if scan := s.scan(r, p); !scan.Allow {
 		if !s.scanner.warn {
 			s.deny(w, p, scan)
 			return
@@ -137,19 +140,19 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		s.unwritten(w, p, err)
 		return
 	}
-	s.forward.ServeHTTP(w, r)
+	forward.Send(s.origins.via(p), w, outgoing(r, p), p)
 }
 
 // scan reads the request unless the host is one whose content is not read.
-func (s *server) scan(r *http.Request, p *pass, injected []string) policy.Verdict {
+func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	h := p.authority.Host
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
-	if v := s.scanner.head(r, h, append(injected, httpd.HeaderInjected)); !v.Allow {
+	if v := s.scanner.head(r, h, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto)); !v.Allow {
 		return v
 	}
-	v, err := s.scanner.body(r, injected, func(v policy.Verdict) { s.report(p, v) })
+	v, err := s.scanner.body(r, p.injected, func(v policy.Verdict) { s.report(p, v) })
 	if err != nil {
 		return policy.Denied("scan", "the body could not be read")
 	}
@@ -192,45 +195,50 @@ func (s *server) refuse(w http.ResponseWriter, status int, v policy.Verdict, url
 
 // pass is a request on its way to the origin.
 type pass struct {
+	s            *server
 	authority    policy.Authority
 	scheme       string
 	method, path string
+	injected     []string // what egress filled
+	h2           bool     // the agent speaks HTTP/2
+}
+
+func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
+	return &pass{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath()}
 }
 
 func (p *pass) url() string {
 	return p.scheme + "://" + p.authority.HostFor(defaultPort(p.scheme)) + p.path
 }
 
-type passKey struct{}
-
-func passOf(ctx context.Context) *pass { return ctx.Value(passKey{}).(*pass) }
-
-// rewrite aims the request at the origin that was judged.
-func rewrite(pr *httputil.ProxyRequest) {
-	p := passOf(pr.In.Context())
-	out, in := pr.Out, pr.In.URL
+// outgoing aims the request at the origin that was judged.
+func outgoing(r *http.Request, p *pass) *http.Request {
+	out, in := forward.Outgoing(r), r.URL
 	out.URL = &url.URL{Scheme: p.scheme, Host: p.authority.String(), Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 	out.Host = p.authority.HostFor(defaultPort(p.scheme))
 	out.Header.Del(httpd.HeaderInjected)
+	out.Header.Del(httpd.HeaderProto)
 	out.Header.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+	return out
 }
 
-// upgraded puts the scan on a connection that switched to WebSocket.
-func (s *server) upgraded(res *http.Response) error {
+// Answer implements forward.Hooks. It puts the scan on a connection that
+// switched to WebSocket.
+func (p *pass) Answer(res *http.Response) error {
+	delete(res.Header, httpd.HeaderHop) // no origin speaks for us
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}
-	p := passOf(res.Request.Context())
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
 		return errors.New("the origin switched protocols without a connection")
 	}
-	if !s.rules.reads(p.authority.Host) {
-		res.Body = newIdleConn(conn, s.idle)
+	if !p.s.rules.reads(p.authority.Host) {
+		res.Body = newIdleConn(conn, p.s.idle)
 		return nil
 	}
-	up := s.scanner.frames(res.Request.Context(), func(v policy.Verdict) { s.report(p, v) })
-	res.Body = websocket.Conn(newIdleConn(conn, s.idle), nil, up)
+	up := p.s.scanner.frames(res.Request.Context(), func(v policy.Verdict) { p.s.report(p, v) })
+	res.Body = websocket.Conn(newIdleConn(conn, p.s.idle), nil, up)
 	return nil
 }
 
@@ -269,22 +277,28 @@ func (c *idleConn) Close() error {
 	return c.ReadWriteCloser.Close()
 }
 
-// failed answers for an origin that could not, or must not.
-func (s *server) failed(w http.ResponseWriter, r *http.Request, err error) {
-	p := passOf(r.Context())
+// Failed implements forward.Hooks: it answers for an origin that could not, or
+// must not.
+func (p *pass) Failed(w http.ResponseWriter, err error) {
 	var refused *refusedError
+	var malformed *http1.Violation
 	switch {
 	case errors.As(err, &refused) && refused.reported:
-		s.refuse(w, http.StatusForbidden, refused.v, p.url())
+		p.s.refuse(w, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):
-		s.deny(w, p, refused.v)
+		p.s.deny(w, p, refused.v)
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+	case errors.As(err, &malformed) && http1.IsBodyError(err):
+		p.s.refuse(w, http.StatusBadRequest, policy.Denied("http", "in the body: "+malformed.Why), p.url())
 	default:
-		s.log.Warn("origin failed", "host", p.authority.String(), "error", err)
-		s.refuse(w, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())
+		p.s.log.Warn("origin failed", "host", p.authority.String(), "error", err)
+		p.s.refuse(w, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())
 	}
 }
+
+// Cut implements forward.Hooks: what was found in a body has been reported.
+func (*pass) Cut(error) {}
 
 // plain is the reason without the target, which may hold what must not be
 // repeated, and without the host's resolver, which is none of the agent's

@@ -18,21 +18,21 @@ import (
 // Floor 1 has a ground (bundle, which reads the files that several daemons
 // share) and a few packages that stand on another of the same floor.
 var floors = map[string]float64{
-	"internal/policy": 0, "internal/config": 0, "hostctl/pair": 0, "internal/websocket": 0, "internal/reap": 0, "internal/metrics": 0, "internal/otlp": 0,
-	"internal/bundle": 0.5, "internal/pid1": 0.5, "internal/logs": 0.5,
+	"internal/policy": 0, "internal/config": 0, "hostctl/pair": 0, "internal/websocket": 0, "internal/reap": 0, "internal/metrics": 0, "internal/otlp": 0, "internal/http1": 0,
+	"internal/bundle": 0.5, "internal/forward": 0.5, "internal/pid1": 0.5, "internal/logs": 0.5,
 	"internal/audit": 1, "internal/ca": 1, "internal/handoff": 1, "internal/httpd": 1, "internal/control": 1,
 	"internal/proposal": 1, "internal/secrets": 1, "internal/probe": 1, "gitgate/objects": 1,
 	"internal/confine": 1, "internal/secretmem": 1, "internal/socks": 1,
 	"internal/cage":   1.2,
 	"internal/tunnel": 1.5, "hostctl/local": 1.5, "hostctl/docker": 1.5,
 	"supervisor": 2, "egress": 2, "pipelock": 2, "gitgate": 2, "supervise": 2, "hostctl": 2,
-	"cmd/sidecars": 3, "cmd/hostctl": 3, "e2e/demo": 3,
+	"cmd/sidecars": 3, "bench/peer": 3, "cmd/hostctl": 3, "e2e/demo": 3,
 	"internal/lab": 1, "internal/arch": 3, "hostctl/pair/folder": 1, "hostctl/pair/pairtest": 2,
 }
 
 // owners says who alone may import a heavy library.
 var owners = map[string][]string{
-	"github.com/elazarl/goproxy":       {"egress"},
+	"github.com/elazarl/goproxy":       {"egress", "bench/peer"},
 	"github.com/go-git/go-git":         {"gitgate", "gitgate/objects"},
 	"github.com/zricethezav/gitleaks":  {"internal/secrets"},
 	"github.com/mark3labs/mcp-go":      {"supervise"},

@@ -27,6 +27,8 @@ type Hooks interface {
 	Answer(*http.Response) error
 	// Failed writes what is said in place of an answer.
 	Failed(w http.ResponseWriter, err error)
+	// Cut is told why an answer that had begun was not brought to its end.
+	Cut(err error)
 }
 
 // connectionFields belong to one connection (RFC 9110 §7.6.1).
@@ -104,7 +106,10 @@ func Send(via http.RoundTripper, w http.ResponseWriter, out *http.Request, hooks
 		switchProtocols(w, res, hooks)
 		return
 	}
-	answer(w, res)
+	if err := answer(w, res); err != nil {
+		hooks.Cut(err)
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // http1xx passes informational answers on (RFC 9110 §15.2).
@@ -134,7 +139,7 @@ func (i *http1xx) end() {
 }
 
 // answer writes a final answer.
-func answer(w http.ResponseWriter, res *http.Response) {
+func answer(w http.ResponseWriter, res *http.Response) error {
 	h := w.Header()
 	maps.Copy(h, res.Header)
 	for _, invented := range [...]string{"Date", "Content-Type"} {
@@ -148,7 +153,7 @@ func answer(w http.ResponseWriter, res *http.Response) {
 	}
 	w.WriteHeader(res.StatusCode)
 	if err := stream(w, res); err != nil {
-		panic(http.ErrAbortHandler)
+		return err
 	}
 	for name, values := range res.Trailer {
 		if !slices.Contains(announced, name) {
@@ -156,6 +161,7 @@ func answer(w http.ResponseWriter, res *http.Response) {
 		}
 		h[name] = values
 	}
+	return nil
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}

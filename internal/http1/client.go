@@ -541,3 +541,10 @@ type switched struct {
 
 // Read implements io.Reader.
 func (s *switched) Read(p []byte) (int, error) { return s.src.Read(p) }
+
+// IsBodyError tells whether a request failed because its own body could not be
+// read.
+func IsBodyError(err error) bool {
+	var b *bodyError
+	return errors.As(err, &b)
+}
