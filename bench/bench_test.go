@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +35,7 @@ type rig struct {
 	ctl    *control.Client
 	proxy  string
 	ready  time.Duration
+	peers  map[bool]string // addresses, with HTTP/2 and without
 }
 
 func check(b *testing.B, err error) {
@@ -58,7 +58,7 @@ func newRig(b *testing.B) *rig {
 func prepare(b *testing.B, listen [4]string) *rig {
 	b.Helper()
 	dir := b.TempDir()
-	r := &rig{b: b, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}}
+	r := &rig{b: b, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}, peers: map[bool]string{}}
 	check(b, os.MkdirAll(r.dirs.Etc+"/ca", 0o700))
 	var err error
 	r.lab, err = lab.NewCA()
@@ -114,24 +114,63 @@ func (r *rig) start() {
 	r.ready = time.Since(began)
 }
 
-func (r *rig) client(direct bool) *http.Client {
+// The ways from a client to the origin.
+const (
+	direct = "direct"
+	peer   = "peer"  // the program in bench/peer
+	chain  = "chain" // egress, injection, pipelock, both audits
+)
+
+var ways = []string{direct, peer, chain}
+
+// client is one for a way, with HTTP/2 where that is wanted.
+func (r *rig) client(way string, h2 bool) *http.Client {
 	r.b.Helper()
-	u, err := url.Parse("http://" + r.proxy)
-	check(r.b, err)
-	tr := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: r.roots}, MaxIdleConnsPerHost: 64}
-	if direct {
-		tr.Proxy = nil
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: r.roots}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: h2}
+	if way == direct {
 		tr.TLSClientConfig = &tls.Config{RootCAs: r.lab.Pool(), ServerName: "api.ok.test"}
+	} else {
+		proxy := r.proxy
+		if way == peer {
+			proxy = r.peer(h2)
+		}
+		u, err := url.Parse("http://" + proxy)
+		check(r.b, err)
+		tr.Proxy = http.ProxyURL(u)
 	}
 	r.b.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }
 
-func (r *rig) target(direct bool) string {
-	if direct {
-		return r.origin.URL + "/v1/x"
+// peer starts the program that stands for what one would use instead.
+func (r *rig) peer(h2 bool) (address string) {
+	r.b.Helper()
+	if address = r.peers[h2]; address != "" {
+		return address
 	}
-	return fmt.Sprintf("https://api.ok.test:%d/v1/x", r.origin.Port())
+	program := filepath.Join(r.dirs.Etc, "peer")
+	if out, err := exec.Command("go", "build", "-trimpath", "-o", program, "./peer").CombinedOutput(); err != nil {
+		r.b.Fatalf("building the peer: %v\n%s", err, out)
+	}
+	cmd := exec.Command(program, "-cert", r.dirs.Etc+"/ca/ca.crt", "-key", r.dirs.Etc+"/ca/ca.key", "-roots", r.dirs.Etc+"/ca/upstream.crt", "-token", lab.Token(), fmt.Sprintf("-h2=%v", h2))
+	out, err := cmd.StdoutPipe()
+	check(r.b, err)
+	check(r.b, cmd.Start())
+	r.b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	_, err = fmt.Fscan(out, &address)
+	check(r.b, err)
+	r.peers[h2] = address
+	return address
+}
+
+func (r *rig) target(way, path string) string {
+	if way == direct {
+		return r.origin.URL + path
+	}
+	return fmt.Sprintf("https://api.ok.test:%d%s", r.origin.Port(), path)
 }
 
 func get(c *http.Client, target string) error {
@@ -184,37 +223,5 @@ func BenchmarkReplace(b *testing.B) {
 	r := newRig(b)
 	for b.Loop() {
 		check(b, r.ctl.Do(context.Background(), http.MethodPost, "/restart", url.Values{"daemon": {bundle.Pipelock}}, nil, nil))
-	}
-}
-
-// BenchmarkRequests sends requests at 1 and at 16 connections, directly and
-// through the whole chain (egress, injection, pipelock, both audits).
-func BenchmarkRequests(b *testing.B) {
-	r := newRig(b)
-	for _, way := range []string{"direct", "chain"} {
-		for _, conns := range []int{1, 16} {
-			b.Run(fmt.Sprintf("%s/connections=%d", way, conns), func(b *testing.B) {
-				direct := way == "direct"
-				client, target := r.client(direct), r.target(direct)
-				check(b, get(client, target))
-				jobs := make(chan struct{})
-				var group sync.WaitGroup
-				for range conns {
-					group.Go(func() {
-						for range jobs {
-							if err := get(client, target); err != nil {
-								b.Error(err)
-							}
-						}
-					})
-				}
-				for b.Loop() {
-					jobs <- struct{}{}
-				}
-				close(jobs)
-				group.Wait()
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
-			})
-		}
 	}
 }

@@ -248,12 +248,12 @@ func (g *managed) restartsUnderLoad() (failed int64, longest time.Duration, requ
 	for range 4 {
 		u, err := url.Parse("http://" + g.proxy)
 		check(g.b, err)
-		client := g.client(false)
+		client := g.client(chain, false)
 		client.Transport.(*http.Transport).Proxy = http.ProxyURL(u)
 		group.Go(func() {
 			for ctx.Err() == nil {
 				began := time.Now()
-				if err := get(client, g.target(false)); err != nil {
+				if err := get(client, g.target(chain, "/v1/x")); err != nil {
 					bad.Add(1)
 				}
 				all.Add(1)
