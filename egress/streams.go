@@ -56,7 +56,7 @@ func (s *server) recall(next *live) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
 	for p, timer := range s.streams.open {
-		if v, _ := next.rules.decide(p.ask, time.Now()); v.Allow {
+		if v, _ := next.ruling(p.ask, time.Now()); v.Allow {
 			continue
 		}
 		if timer != nil {
@@ -68,7 +68,7 @@ func (s *server) recall(next *live) {
 
 // recallOne ends a request unless the rules let it pass again.
 func (s *server) recallOne(p *pass, by *live) {
-	v, _ := by.rules.decide(p.ask, time.Now())
+	v, _ := by.ruling(p.ask, time.Now())
 	if v.Allow {
 		return
 	}

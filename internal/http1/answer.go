@@ -263,12 +263,24 @@ func (w *answer) finish() (keep bool) {
 		w.trailer()
 	}
 	w.flush()
+	w.release()
+	return w.err == nil && !w.last && w.left <= 0
+}
+
+// abandon leaves an answer as it is: what was not sent yet is not sent.
+func (w *answer) abandon() {
+	w.wmu.Lock()
+	defer w.wmu.Unlock()
+	w.err = http.ErrAbortHandler
+	w.release()
+}
+
+func (w *answer) release() {
 	if w.out != nil {
 		w.out.Reset(nil)
 		writers.Put(w.out)
 		w.out = nil
 	}
-	return w.err == nil && !w.last && w.left <= 0
 }
 
 // trailer writes the fields that were announced, and those that carry the

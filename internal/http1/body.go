@@ -66,10 +66,10 @@ func (b *framed) end() {
 // next goes to the next chunk, or behind the last one.
 func (b *framed) next() error {
 	if b.opened {
-		if line, err := b.src.line(1, b.strict); err != nil {
-			return err
-		} else if len(line) > 0 {
+		if line, err := b.src.line(1, b.strict); err == errChunk || len(line) > 0 {
 			return errChunkEnd
+		} else if err != nil {
+			return err
 		}
 	}
 	b.opened = true

@@ -111,9 +111,9 @@ func (h held) streamed() bool { return h.stream != nil }
 
 func hold(r *http.Request) (held, error) {
 	switch {
-	case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+	case r.Body == nil || r.Body == http.NoBody:
 		return held{}, nil
-	case r.ContentLength < 0 || r.ContentLength > smallBody:
+	case r.ContentLength <= 0 || r.ContentLength > smallBody: // 0 is "unknown" where there is a body
 		return held{stream: r.Body}, nil
 	}
 	defer r.Body.Close()
@@ -386,13 +386,21 @@ func (x *exchange) send(out *bufio.Writer, r *http.Request, stream io.ReadCloser
 	}
 }
 
-func copyBody(out *bufio.Writer, r *http.Request, stream io.Reader) error {
+func copyBody(out *bufio.Writer, r *http.Request, stream io.Reader) (err error) {
+	defer func() {
+		if recover() != nil { // nobody above would catch it; and not its value, which may quote the body
+			err = &bodyError{errors.New("reading the body panicked")}
+		}
+	}()
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	if err := out.Flush(); err != nil {
 		return err
 	}
 	left := r.ContentLength
+	if left == 0 {
+		left = -1
+	}
 	for {
 		n, err := stream.Read(*buf)
 		if left >= 0 {
@@ -441,7 +449,7 @@ func writeRequest(out *bufio.Writer, r *http.Request, body held) error {
 		_, _ = out.WriteString(s) // an error stays with the writer
 	}
 	switch {
-	case body.stream != nil && r.ContentLength < 0:
+	case body.stream != nil && r.ContentLength <= 0:
 		_, _ = out.WriteString("Transfer-Encoding: chunked\r\n")
 		if len(r.Trailer) > 0 {
 			_, _ = out.WriteString("Trailer: " + strings.Join(names(r.Trailer), ", ") + "\r\n")

@@ -309,11 +309,12 @@ func (k *conn) one(first bool) bool {
 	if k.taken {
 		return false
 	}
-	keep := w.finish() && clean
+	keep := clean && w.finish()
 	if body != nil {
 		keep = body.discard(keep) && keep
 	}
 	if !clean {
+		w.abandon()
 		return false
 	}
 	if !keep {
@@ -412,13 +413,14 @@ type requestBody struct {
 
 	mu      sync.Mutex // held while reading
 	touched atomic.Bool
+	broken  atomic.Bool // cannot be read to its end
 	closed  atomic.Bool
 }
 
-// leftAlone tells whether a body that nobody has begun to read is better left
-// where it is.
+// leftAlone tells whether nothing can be read behind the body: it is broken,
+// or better left where it is, since nobody has begun to read it.
 func (b *requestBody) leftAlone() bool {
-	return b != nil && !b.touched.Load() && (b.expected || b.chunked || b.left > maxDiscard)
+	return b != nil && (b.broken.Load() || !b.touched.Load() && (b.expected || b.chunked || b.left > maxDiscard))
 }
 
 // Read implements io.Reader. The first asks the client for the body, where it
@@ -438,10 +440,15 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		_ = b.k.c.SetReadDeadline(time.Now().Add(b.k.s.IdleTimeout))
 	}
 	n, err := b.framed.Read(p)
-	if err == io.EOF && !b.closed.Load() {
+	var v *Violation
+	switch {
+	case err == io.EOF && !b.closed.Load():
 		b.w.watchSoon()
-	} else if err != nil {
-		b.w.cancel()
+	case err != nil && err != io.EOF:
+		b.broken.Store(true)
+		if !errors.As(err, &v) {
+			b.w.cancel() // the client has left
+		}
 	}
 	return n, err
 }

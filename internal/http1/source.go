@@ -66,7 +66,8 @@ func (s *source) Read(p []byte) (int, error) {
 // its end. A strict head ends its lines with CR LF (RFC 9112 §2.2).
 func (s *source) head(limit int, strict bool) (string, error) {
 	line, at := 0, 0 // from s.r: where the line begins, and how far it was searched
-	for forgiven := false; ; {
+	forgiven, lines := false, 0
+	for {
 		i := bytes.IndexByte(s.buf[s.r+at:s.w], '\n')
 		if i < 0 {
 			at = s.buffered()
@@ -88,6 +89,8 @@ func (s *source) head(limit int, strict bool) (string, error) {
 			return "", errTooLarge
 		case strict && !cr:
 			return "", errLineEnd
+		case lines > maxFields+1:
+			return "", errTooMany
 		case len(text) == 0 || cr && len(text) == 1:
 			if line == 0 { // one empty line before a message is forgiven (RFC 9112 §2.2)
 				if forgiven {
@@ -103,6 +106,7 @@ func (s *source) head(limit int, strict bool) (string, error) {
 			return all, nil
 		}
 		line, at = end+1, end+1
+		lines++
 	}
 }
 
