@@ -324,8 +324,11 @@ func (w *answer) look() {
 	_ = w.k.c.SetReadDeadline(time.Time{})
 	w.watch.Unlock()
 	defer close(ended)
-	if err := w.k.src.fill(); err != nil {
-		w.cancel() // where the watch was ended, the request is over
+	err := w.k.src.fill()
+	w.watch.Lock()
+	defer w.watch.Unlock()
+	if err != nil && !w.over {
+		w.cancel()
 	}
 }
 

@@ -74,8 +74,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	stale := l.stale // l may be somebody else's behind the exchange
 	res, err := l.exchange(r, body)
-	if !l.stale || body.streamed() {
+	if !stale || body.streamed() {
 		return res, err
 	}
 	replaced := err == nil && t.Replaced != nil && t.Replaced(res)
