@@ -310,9 +310,9 @@ type wire struct {
 // in is the host of the route whose placeholder ends in p, or nothing.
 func (w *wire) in(p []byte) (name string) {
 	for _, c := range p {
-		w.state = w.forms.next[int(w.state)*w.forms.width+int(w.forms.class[c])]
-		if m := &w.forms.match[w.state]; m.length > 0 {
-			return string(m.marker)
+		w.state = w.forms.step(w.state, c)
+		if f := w.forms.nodes[w.state].form; f != nil {
+			return string(f.marker)
 		}
 	}
 	return ""

@@ -6,28 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 
 	"airlock/internal/secrets"
 )
-
-// redactor finds every form of the pair's credentials in what an upstream
-// sends, in one pass (Aho–Corasick, CACM 18(6), 1975). The zero of its
-// states is "nothing that a form begins with was seen".
-type redactor struct {
-	class [256]byte // byte → column; 0: stands in no form
-	width int
-	next  []int32 // state × column → state
-	depth []int32 // state → bytes of the input that it stands for
-	match []match // state → the form that ends there
-	found func()  // told of each match in a stream; never nil
-}
-
-// match is the form that ends in a state. A zero length means none.
-type match struct {
-	length int
-	marker []byte
-}
 
 // formsOf are the forms of the slots' values. Users of Basic authentication
 // are given with each slot, because the pair is encoded as one.
@@ -47,84 +28,6 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 func newRedactor(forms []form) *redactor {
 	return newAutomaton(forms, func() { redactions.Inc() })
 }
-
-// form is one text to look for, and what takes its place.
-type form struct{ text, marker []byte }
-
-func newAutomaton(forms []form, found func()) *redactor {
-	r := &redactor{width: 1, found: found}
-	for _, f := range forms {
-		for _, c := range f.text {
-			if r.class[c] == 0 {
-				r.class[c] = byte(min(r.width, 255))
-				r.width = min(r.width+1, 256)
-			}
-		}
-	}
-	r.addState(0)
-	for _, f := range forms {
-		r.addForm(f.text, f.marker)
-	}
-	r.link()
-	return r
-}
-
-func (r *redactor) addState(depth int32) int32 {
-	r.next = append(r.next, slices.Repeat([]int32{-1}, r.width)...)
-	r.depth = append(r.depth, depth)
-	r.match = append(r.match, match{})
-	return int32(len(r.depth) - 1)
-}
-
-func (r *redactor) addForm(text, marker []byte) {
-	state := int32(0)
-	for i, c := range text {
-		at := int(state)*r.width + int(r.class[c])
-		if r.next[at] < 0 {
-			// Not in one statement: adding a state may move r.next.
-			added := r.addState(int32(i + 1))
-			r.next[at] = added
-		}
-		state = r.next[at]
-	}
-	if r.match[state].length == 0 {
-		r.match[state] = match{len(text), marker}
-	}
-}
-
-// link turns the trie into an automaton: breadth first, each missing edge
-// becomes that of the longest proper suffix.
-func (r *redactor) link() {
-	fail := make([]int32, len(r.depth))
-	var queue []int32
-	for col := range r.width {
-		if to := r.next[col]; to > 0 {
-			queue = append(queue, to)
-		} else {
-			r.next[col] = 0
-		}
-	}
-	for len(queue) > 0 {
-		state := queue[0]
-		queue = queue[1:]
-		if r.match[state].length == 0 {
-			r.match[state] = r.match[fail[state]]
-		}
-		for col := range r.width {
-			at := int(state)*r.width + col
-			over := r.next[int(fail[state])*r.width+col]
-			if to := r.next[at]; to >= 0 {
-				fail[to] = over
-				queue = append(queue, to)
-			} else {
-				r.next[at] = over
-			}
-		}
-	}
-}
-
-// empty tells whether there is nothing to look for.
-func (r *redactor) empty() bool { return r == nil || len(r.depth) <= 1 }
 
 // all redacts a text that is there as a whole.
 func (r *redactor) all(text []byte) []byte {
@@ -162,20 +65,19 @@ func (s *stream) feed(out, p []byte) []byte {
 	state := s.state
 	from := 0 // p[from:] has not been appended yet; s.held stands before it
 	for i, c := range p {
-		state = r.next[int(state)*r.width+int(r.class[c])]
-		m := &r.match[state]
-		if m.length == 0 {
+		if state = r.step(state, c); r.nodes[state].form == nil {
 			continue
 		}
+		m := r.nodes[state].form
 		pending := append(s.held, p[from:i+1]...)
-		out = append(out, pending[:len(pending)-m.length]...)
-		out = append(out, s.marker(m)...)
+		out = append(out, pending[:len(pending)-len(m.text)]...)
+		out = append(out, s.markerOf(m)...)
 		r.found()
 		s.held, from, state = s.held[:0], i+1, 0
 	}
 	s.state = state
 	pending := len(s.held) + len(p) - from
-	clear := pending - int(r.depth[state])
+	clear := pending - int(r.nodes[state].depth)
 	n := min(clear, len(s.held))
 	out = append(out, s.held[:n]...)
 	s.held = append(s.held[:0], s.held[n:]...)
@@ -184,14 +86,14 @@ func (s *stream) feed(out, p []byte) []byte {
 	return out
 }
 
-func (s *stream) marker(m *match) []byte {
+func (s *stream) markerOf(f *form) []byte {
 	if !s.keepLength {
-		return m.marker
+		return f.marker
 	}
-	if len(m.marker) >= m.length {
-		return m.marker[:m.length]
+	if len(f.marker) >= len(f.text) {
+		return f.marker[:len(f.text)]
 	}
-	return append(bytes.Clone(m.marker), bytes.Repeat([]byte("*"), m.length-len(m.marker))...)
+	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), len(f.text)-len(f.marker))...)
 }
 
 // flush appends what was held back: nothing follows.

@@ -24,7 +24,9 @@ type PipelockFile struct {
 	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`  // instead of DNS
 	Addresses  Addresses             `yaml:"addresses,omitempty"`
 	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // extra roots for origins
-	Secrets    SecretScan            `yaml:"secrets,omitempty"`
+	// ClientCertificates prove to origins that want it who is there (mutual TLS).
+	ClientCertificates []ClientCertificate `yaml:"client_certificates,omitempty"`
+	Secrets            SecretScan          `yaml:"secrets,omitempty"`
 	Limits     PipelockLimits        `yaml:"limits,omitempty"`
 
 	Lines []int `yaml:"-"` // where each entry of allow stands in the file that was read
@@ -33,6 +35,14 @@ type PipelockFile struct {
 // Locate implements config.Locator.
 func (f *PipelockFile) Locate(line func(key string) int) {
 	f.Lines = linesOf("allow", len(f.Allow), line)
+}
+
+// ClientCertificate is shown to the hosts that the pattern names, and to
+// nobody else.
+type ClientCertificate struct {
+	Host policy.Pattern `yaml:"host"` // 443 without a port
+	Cert string         `yaml:"cert"` // file: PEM, with the certificates between it and the root
+	Key  string         `yaml:"key"`  // file: PEM, not encrypted
 }
 
 // Addresses are exceptions to the ranges that are refused.
@@ -63,6 +73,11 @@ func (f PipelockFile) Validate() error {
 	for i, p := range f.Allow {
 		if p == (policy.Pattern{}) {
 			errs = append(errs, config.At(fmt.Sprintf("allow[%d]", i), "a host is needed"))
+		}
+	}
+	for i, c := range f.ClientCertificates {
+		if c.Host == (policy.Pattern{}) || c.Cert == "" || c.Key == "" {
+			errs = append(errs, config.At(fmt.Sprintf("client_certificates[%d]", i), "a host and the files cert and key are needed"))
 		}
 	}
 	for name := range f.Hosts {
