@@ -100,6 +100,7 @@ var credentialParameters = []string{"access_token", "api_key", "apikey", "x_api_
 // a field's name, "query:" and a parameter's, or httpd.InjectedBody. An error
 // is a refusedError; the request must not go out then.
 func (l *live) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	l.watchTrailer(out, a)
 	if a != nil && a.Type == "replace" {
 		if injected, err = l.replace(ctx, out, a); err != nil {
 			return nil, err

@@ -196,6 +196,26 @@ func TestTripwire(t *testing.T) {
 	}
 }
 
+// TestTrailers has a credential of the agent's, and a placeholder, behind a
+// body.
+func TestTrailers(t *testing.T) {
+	for name, c := range map[string]struct{ auth *bundle.Auth }{
+		"bearer":  {&bundle.Auth{Type: "bearer", Slot: "S"}},
+		"replace": {&bundle.Auth{Type: "replace", Placeholder: "PLACEHOLDER1", Slot: "S"}},
+	} {
+		l := liveFor(c.auth, wallet{"S": "the value"})
+		out := httptest.NewRequest(http.MethodPost, "/", io.NopCloser(strings.NewReader("body")))
+		out.ContentLength, out.Trailer = -1, http.Header{}
+		_, err := l.inject(t.Context(), out, c.auth)
+		must(t, err)
+		out.Trailer["AUTHORIZATION"], out.Trailer["X"] = []string{"Bearer mine"}, []string{"PLACEHOLDER1"}
+		_, err = io.ReadAll(out.Body)
+		if (ruleOf(err) == "tripwire") != (name == "replace") || len(out.Trailer) != 1 {
+			t.Errorf("%s: %v, %v", name, err, out.Trailer)
+		}
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -26,6 +27,8 @@ const (
 	wholeReplaced = 1 << 20
 	// heldBytes bounds the bodies that are held as a whole at any time.
 	heldBytes = 64 << 20
+	// heldWait is how long a request waits for others to let go of theirs.
+	heldWait = 10 * time.Second
 )
 
 // held is taken for every body that is held as a whole.
@@ -173,7 +176,12 @@ func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, tooLong(limit)
 	}
-	if err := held.Acquire(ctx, size); err != nil {
+	if size <= smallBody {
+		size = 0 // as many as there are connections
+	}
+	wait, cancel := context.WithTimeout(ctx, heldWait)
+	defer cancel()
+	if err := held.Acquire(wait, size); err != nil {
 		return nil, refused("credential", "too many long bodies at once; the request may be tried again")
 	}
 	text, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
@@ -301,6 +309,52 @@ func (t tripwires) watch(ctx context.Context, out *http.Request) error {
 	return nil
 }
 
+// watchTrailer has what follows a body judged like what came before it: some
+// servers make one of the two.
+func (l *live) watchTrailer(out *http.Request, a *bundle.Auth) {
+	if !hasBody(out) || out.ContentLength >= 0 && out.Trailer == nil {
+		return
+	}
+	out.Body = &trailed{out.Body, func() error {
+		if a != nil {
+			for _, field := range append(credentialFields, a.Name) {
+				removeField(out.Trailer, field)
+			}
+		}
+		w := &wire{forms: l.wires.forms}
+		for _, values := range out.Trailer {
+			if name := w.in([]byte(strings.Join(values, "\n") + "\n")); name != "" {
+				return strayed(name)
+			}
+		}
+		return nil
+	}}
+}
+
+// trailed looks at the trailer of a body before it lets go of its end.
+type trailed struct {
+	io.ReadCloser
+	look func() error
+}
+
+func (t *trailed) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err == io.EOF {
+		if refused := t.look(); refused != nil {
+			return n, refused
+		}
+	}
+	return n, err
+}
+
+// Buffered tells whether a Read would return at once.
+func (t *trailed) Buffered() bool { return buffered(t.ReadCloser) }
+
+func buffered(r io.Reader) bool {
+	b, ok := r.(interface{ Buffered() bool })
+	return ok && b.Buffered()
+}
+
 // wire looks for placeholders in one flow of bytes.
 type wire struct {
 	forms *redactor
@@ -323,6 +377,9 @@ type watched struct {
 	io.ReadCloser
 	wire *wire
 }
+
+// Buffered tells whether a Read would return at once.
+func (w *watched) Buffered() bool { return buffered(w.ReadCloser) }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
