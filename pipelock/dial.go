@@ -106,12 +106,17 @@ type origins struct {
 	h2 *http.Transport
 }
 
-// newOrigins verifies certificates against the roots.
-func newOrigins(g *guard, roots *x509.CertPool) *origins {
+// newOrigins verifies certificates against the roots, and shows origins those
+// that are for them.
+func newOrigins(g *guard, roots *x509.CertPool, certs clientCertificates) *origins {
+	both := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: tls.NewLRUClientSessionCache(256)}
+	plain := both.Clone()
+	plain.NextProtos = []string{"http/1.1"}
 	o := &origins{h2: &http.Transport{
-		DialContext:            g.DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(256)},
-		TLSHandshakeTimeout:    handshakeTimeout,
+		DialContext: g.DialContext,
+		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			return g.dialTLS(ctx, address, both, certs)
+		},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           512,
 		MaxIdleConnsPerHost:    originConns,
@@ -120,10 +125,10 @@ func newOrigins(g *guard, roots *x509.CertPool) *origins {
 		MaxResponseHeaderBytes: httpd.MaxHeaderBytes,
 		DisableCompression:     true,
 	}}
-	plain := o.h2.TLSClientConfig.Clone()
-	plain.NextProtos = []string{"http/1.1"}
 	o.h1 = &http1.Transport{
-		Dial:           func(ctx context.Context, r *http.Request) (net.Conn, error) { return g.dialFor(ctx, r.URL, plain) },
+		Dial: func(ctx context.Context, r *http.Request) (net.Conn, error) {
+			return g.dialFor(ctx, r.URL, plain, certs)
+		},
 		Key:            func(r *http.Request) string { return r.URL.Scheme + "://" + r.URL.Host },
 		IdleTimeout:    originIdle,
 		MaxIdle:        originConns,
@@ -141,16 +146,26 @@ func (o *origins) via(p *pass) http.RoundTripper {
 }
 
 // dialFor connects to the host of an URL, with TLS where its scheme says so.
-func (g *guard) dialFor(ctx context.Context, u *url.URL, config *tls.Config) (net.Conn, error) {
-	raw, err := g.DialContext(ctx, "tcp", u.Host)
-	if err != nil || u.Scheme != "https" {
-		return raw, err
+func (g *guard) dialFor(ctx context.Context, u *url.URL, base *tls.Config, certs clientCertificates) (net.Conn, error) {
+	if u.Scheme == "https" {
+		return g.dialTLS(ctx, u.Host, base, certs)
 	}
-	config = config.Clone()
-	config.ServerName = u.Hostname()
-	conn := tls.Client(raw, config)
+	return g.DialContext(ctx, "tcp", u.Host)
+}
+
+// dialTLS shows the origin the certificate that is for it.
+func (g *guard) dialTLS(ctx context.Context, address string, base *tls.Config, certs clientCertificates) (net.Conn, error) {
+	authority, err := policy.ParseAuthority(address, 0)
+	if err != nil {
+		return nil, &refusedError{v: policy.Denied("authority", err.Error())}
+	}
+	raw, err := g.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
+	conn := tls.Client(raw, certs.configFor(base, authority))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS: %w", err)

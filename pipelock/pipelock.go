@@ -100,6 +100,10 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	certs, err := loadClientCertificates(file.ClientCertificates, c.Dirs)
+	if err != nil {
+		return nil, nil, err
+	}
 	scan, err := newScanner(file, c.Getenv)
 	if err != nil {
 		return nil, nil, err
@@ -111,7 +115,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	r := newRules(file)
 	r.file = c.File
 	handoff.Answer(handoff.TopicExplain, r.explain)
-	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots))
+	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
 	s.budget.perMinute = file.Limits.RequestsPerMinute
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
 	if a := file.Secrets.Action; a == "redact" || a == "ask" {

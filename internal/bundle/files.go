@@ -27,7 +27,7 @@ type PipelockFile struct {
 	// ClientCertificates prove to origins that want it who is there (mutual TLS).
 	ClientCertificates []ClientCertificate `yaml:"client_certificates,omitempty"`
 	Secrets            SecretScan          `yaml:"secrets,omitempty"`
-	Limits     PipelockLimits        `yaml:"limits,omitempty"`
+	Limits             PipelockLimits      `yaml:"limits,omitempty"`
 
 	Lines []int `yaml:"-"` // where each entry of allow stands in the file that was read
 }
