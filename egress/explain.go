@@ -71,10 +71,22 @@ func routeFor(t policy.Target, method string) string {
 	return fmt.Sprintf("{host: %s, methods: [%s], paths: [%s]%s}", strconv.Quote(t.Authority.HostFor(httpsPort)), method, strconv.Quote(path), git)
 }
 
+// explain adds what the routes do not know: whether the pair's authority may
+// speak for the host.
+func (s *server) explain(q policy.Question) policy.Explanation {
+	l := s.live.Load()
+	x := l.explain(q, time.Now())
+	if t, err := policy.ParseTarget(q.URL); err == nil && x.Allow && t.TLS && !s.mayVouch(t.Authority.Host) {
+		v := l.rules.unvouched(t.Authority)
+		x.Allow, x.Final, x.Rule, x.Why, x.At, x.Auth = false, false, v.Rule, v.Why, "", ""
+	}
+	return x
+}
+
 // tell answers the supervisor's questions from the rules of the moment.
 func (s *server) tell() {
 	s.meterLearning()
-	handoff.Answer(handoff.TopicExplain, func(q policy.Question) policy.Explanation { return s.live.Load().explain(q, time.Now()) })
+	handoff.Answer(handoff.TopicExplain, s.explain)
 	handoff.Answer(handoff.TopicRoutes, func(any) routesView { return s.live.Load().view() })
 }
 

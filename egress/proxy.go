@@ -37,13 +37,15 @@ type server struct {
 	audit   *audit.Log
 	live    atomic.Pointer[live]
 	tunnels *tunnel.Server
-	outer   *goproxy.ProxyHttpServer
-	hop     *hop
-	streams streams
+	// mayVouch tells whether the pair's authority may speak for a host.
+	mayVouch func(policy.Host) bool
+	outer    *goproxy.ProxyHttpServer
+	hop      *hop
+	streams  streams
 }
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
-	s := &server{log: log, audit: book, hop: hop}
+	s := &server{log: log, audit: book, hop: hop, mayVouch: minter.Permits}
 	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
 	// goproxy takes the CONNECT apart and answers what is no proxy request;
 	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
@@ -72,8 +74,13 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect {
-		if _, err := policy.ParseAuthority(r.Host, 0); err != nil {
+		authority, err := policy.ParseAuthority(r.Host, 0)
+		if err != nil {
 			refuse(w, http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
+			return
+		}
+		if !s.mayVouch(authority.Host) {
+			s.refuseOpenly(w, authority)
 			return
 		}
 		s.outer.ServeHTTP(w, r)
@@ -215,7 +222,7 @@ func askFor(v policy.Verdict) string {
 	switch v.Rule {
 	case "git push":
 		return "push to the remote that git is set up for (git-gate); it scans and forwards"
-	case "tripwire", "credential", "upgrade":
+	case "tripwire", "credential", "upgrade", "ca":
 		return httpd.AskOperator
 	}
 	return httpd.AskAccess

@@ -17,6 +17,7 @@ import (
 	"airlock/hostctl/pair"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/ca"
 	"airlock/internal/config"
 	"airlock/internal/control"
 	"airlock/internal/policy"
@@ -96,6 +97,9 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	case proposal.Fault:
 		return c.restart(ctx, b, card.Plan, p)
 	}
+	if err := mayVouch(card.Plan, p.URL); err != nil {
+		return err
+	}
 	changes, err := plan(card.Plan, p, g)
 	if err != nil {
 		return err
@@ -111,6 +115,23 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 		return fmt.Errorf("the agent could not be told, so the old policy is back: %w", err)
 	}
 	fmt.Fprint(c.out, added(changes))
+	return nil
+}
+
+// mayVouch refuses a grant that could not take effect: the authority of the
+// pair is constrained to other hosts, and the agent has read it already.
+func mayVouch(p pair.Plan, rawURL string) error {
+	target, err := policy.ParseTarget(rawURL)
+	if err != nil {
+		return fmt.Errorf("the proposal's URL: %w", err)
+	}
+	authority, err := ca.Read(filepath.Join(p.Etc(), "ca", "ca.crt"))
+	if err != nil {
+		return err
+	}
+	if target.TLS && !ca.Permits(authority, target.Authority.Host) {
+		return fmt.Errorf("the pair's authority is constrained and may not speak for %s: add the host to the manifest and start the pair anew", target.Authority.Host)
+	}
 	return nil
 }
 

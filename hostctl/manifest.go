@@ -58,8 +58,12 @@ type ManifestResources struct {
 type ManifestEgress struct {
 	Mode   string           `yaml:"mode,omitempty"`       // learn; empty: routes alone decide
 	Learn  []policy.Pattern `yaml:"learn,omitempty,flow"` // the hosts that it is for
+	CA     string           `yaml:"ca,omitempty"`         // constrained: the pair's authority speaks for the hosts named here alone; empty: for any
 	Routes []ManifestRoute  `yaml:"routes"`
 }
+
+// constrained is the authority that speaks for its own hosts alone.
+const constrained = "constrained"
 
 // ManifestRoute is bundle.Route with references in the place of slots.
 type ManifestRoute struct {
@@ -159,6 +163,9 @@ func (m *Manifest) Validate() error {
 	}
 	if mode := m.Agent.Workspace.Mode; mode != "" && mode != pair.Copy && mode != pair.Bind && mode != pair.None {
 		errs = append(errs, config.At("agent.workspace.mode", "%q: one of copy, bind, none was wanted", mode))
+	}
+	if ca := m.Egress.CA; ca != "" && ca != constrained {
+		errs = append(errs, config.At("egress.ca", "%q: constrained is the only value", ca))
 	}
 	for i, r := range m.Egress.Routes {
 		errs = append(errs, r.validate(fmt.Sprintf("egress.routes[%d]", i)))

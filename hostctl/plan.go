@@ -24,6 +24,7 @@ type layout struct {
 	files   map[string][]byte // the agent's, by name
 	secrets map[string]reference
 	copies  map[string]reference // files of the host that are copied into etc
+	vouches []policy.Pattern     // hosts for which the pair's authority may speak; none: for any
 }
 
 // lay turns a manifest into a layout. The credentials are named, not read.
@@ -47,6 +48,7 @@ func lay(m *Manifest, dir string, command []string, lookup func(string) (string,
 		return layout{}, &config.Error{Where: m.path, What: err.Error()}
 	}
 	egress := l.egress(m)
+	l.vouches = vouches(m, egress)
 	all := map[string]config.Validator{
 		bundle.Egress: egress, bundle.Pipelock: l.pipelock(m, egress), bundle.GitGate: l.git(m), bundle.Supervise: supervise(m),
 	}
@@ -96,6 +98,20 @@ func (l *layout) egress(m *Manifest) bundle.EgressFile {
 		f.Routes = append(f.Routes, route)
 	}
 	return f
+}
+
+// vouches are the hosts that a constrained authority speaks for: those of the
+// routes, those to learn about, and egress itself.
+func vouches(m *Manifest, egress bundle.EgressFile) []policy.Pattern {
+	if m.Egress.CA != constrained {
+		return nil
+	}
+	self, _ := policy.ParsePattern("_egress.local") // it is one
+	all := append([]policy.Pattern{self}, egress.Learn...)
+	for _, r := range egress.Routes {
+		all = append(all, r.Host)
+	}
+	return all
 }
 
 // slot is the slot of a reference: the same credential has the same one.

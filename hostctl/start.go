@@ -158,7 +158,7 @@ func (l layout) write(ctx context.Context, base string) error {
 			return fmt.Errorf("making the pair's folder: %w", err)
 		}
 	}
-	cert, key, err := ca.New(p.Name, time.Now())
+	cert, key, err := ca.New(p.Name, time.Now(), l.vouches...)
 	if err != nil {
 		return err
 	}

@@ -32,3 +32,8 @@ func (b *Backend) List(context.Context) ([]pair.Status, error) { return nil, nil
 
 // Delete has nothing to do: this is not Linux.
 func (b *Backend) Delete(context.Context, string) error { return nil }
+
+// Doctor says that this is not Linux.
+func (b *Backend) Doctor(context.Context) []pair.Check {
+	return []pair.Check{{Name: "local", State: pair.Bad, Says: errLinux.Error()}}
+}

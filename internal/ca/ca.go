@@ -37,9 +37,10 @@ const (
 	maxLeaves = 1024
 )
 
-// New makes an authority for a pair: P-256, path length 0, for a year.
-// It returns the certificate and its key (PKCS #8), both as PEM.
-func New(pair string, now time.Time) (certPEM, keyPEM []byte, err error) {
+// New makes an authority for a pair: P-256, path length 0, for TLS servers,
+// for a year; with patterns, for their hosts and no others. It returns the
+// certificate and its key (PKCS #8), both as PEM.
+func New(pair string, now time.Time, permitted ...policy.Pattern) (certPEM, keyPEM []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the authority's key: %w", err)
@@ -53,7 +54,9 @@ func New(pair string, now time.Time) (certPEM, keyPEM []byte, err error) {
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
+	constrain(template, permitted)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the authority: %w", err)
@@ -106,6 +109,9 @@ func Load(certFile, keyFile string) (*Minter, error) {
 func (m *Minter) Leaf(host policy.Host) (*tls.Certificate, error) {
 	if host.IsZero() {
 		return nil, errors.New("a certificate needs a host")
+	}
+	if !m.Permits(host) {
+		return nil, fmt.Errorf("the pair's authority is constrained and may not speak for %s", host)
 	}
 	if leaf := m.cached(host, time.Now()); leaf != nil {
 		return leaf, nil

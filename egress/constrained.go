@@ -1,0 +1,34 @@
+package egress
+
+import (
+	"net/http"
+
+	"airlock/internal/audit"
+	"airlock/internal/bundle"
+	"airlock/internal/httpd"
+	"airlock/internal/policy"
+)
+
+// refuseOpenly answers a CONNECT to a host for which a constrained authority
+// may not speak: inside TLS the client would see a bad certificate instead of
+// the reason (docs/decisions/0013-constrained-authority.md).
+func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority) {
+	v := s.live.Load().rules.unvouched(a)
+	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.String(), Method: http.MethodConnect}); err != nil {
+		s.log.Error("refusing: the audit cannot be written", "error", err)
+	}
+	s.log.Info("refused", "host", a.String(), "method", http.MethodConnect, "rule", v.Rule, "why", v.Why)
+	requests.Inc(v.Word(), class(http.StatusForbidden))
+	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v))
+}
+
+// unvouched is the verdict on a host outside the authority's constraints: a
+// route may name it that was granted after the pair had started.
+func (rs rules) unvouched(a policy.Authority) policy.Verdict {
+	for i := range rs {
+		if rs[i].Host.MatchesAuthority(a, httpsPort) {
+			return policy.Denied("ca", "the pair's authority is constrained and may not speak for "+a.Host.String()+", which "+rs.name(i)+" names: that takes a new pair")
+		}
+	}
+	return rs.unnamed(a)
+}
