@@ -163,7 +163,8 @@ func (s *supervisor) setLevel(d *daemon, level string) error {
 		if p == nil {
 			continue
 		}
-		if err := p.link.Tell(handoff.KeyLevel, level); err != nil {
+		// A link that is closed is that of a process that has just ended.
+		if err := p.link.Tell(handoff.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%s (process %d) does not listen: %w", d.name, p.pid, err))
 		}
 	}
