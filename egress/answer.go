@@ -38,7 +38,7 @@ func (p *pass) answer(res *http.Response) error {
 	}
 	r.header(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return readFrames(res, r)
+		return readFrames(res, p.live.redactor)
 	}
 	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		if !p.searched() {
@@ -48,10 +48,12 @@ func (p *pass) answer(res *http.Response) error {
 			return err
 		}
 	}
-	return redactBody(res, r)
+	return redactBody(res, p.live.redactor)
 }
 
-func redactBody(res *http.Response, r *redactor) error {
+// redactBody redacts with what is to be looked for at each moment: while a
+// body streams, the origin may be sent another token by another request.
+func redactBody(res *http.Response, now func() *redactor) error {
 	if res.Request.Method == http.MethodHead || res.ContentLength == 0 {
 		return nil
 	}
@@ -61,13 +63,15 @@ func redactBody(res *http.Response, r *redactor) error {
 			return fmt.Errorf("reading an answer: %w", err)
 		}
 		res.Body.Close()
-		whole = r.all(whole)
+		whole = now().all(whole)
 		res.Body = io.NopCloser(bytes.NewReader(whole))
 		res.ContentLength = int64(len(whole))
 		res.Header.Set("Content-Length", strconv.Itoa(len(whole)))
 		return nil
 	}
-	res.Body = &trailing{newReader(res.Body, r, res.ContentLength > 0), res, r}
+	body := newReader(res.Body, now(), res.ContentLength > 0)
+	body.now = now
+	res.Body = &trailing{body, res, now}
 	return nil
 }
 
@@ -80,14 +84,14 @@ func (t *trailing) Buffered() bool {
 // trailing redacts the trailer, which is there once the body has ended.
 type trailing struct {
 	io.ReadCloser
-	res      *http.Response
-	redactor *redactor
+	res *http.Response
+	now func() *redactor
 }
 
 func (t *trailing) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	if err == io.EOF {
-		t.redactor.header(t.res.Trailer)
+		t.now().header(t.res.Trailer)
 	}
 	return n, err
 }
@@ -143,13 +147,13 @@ func decoder(encoding string, body io.Reader) (io.Reader, error) {
 
 // readFrames redacts what comes back over a WebSocket, frame by frame; the
 // length of a frame stays.
-func readFrames(res *http.Response, r *redactor) error {
+func readFrames(res *http.Response, now func() *redactor) error {
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
 		return &unreadableError{"the upstream switched protocols without a connection"}
 	}
 	down := websocket.NewInspector(func(f websocket.Frame) error {
-		s := stream{r: r, keepLength: true}
+		s := stream{r: now(), keepLength: true}
 		copy(f.Payload, s.flush(s.feed(nil, f.Payload)))
 		return nil
 	})

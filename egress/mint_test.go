@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -102,6 +103,27 @@ func TestTokens(t *testing.T) {
 	e.time.Add(60)
 	if _, err := bearerOf(t, l); ruleOf(err) != "credential" || !strings.Contains(err.Error(), "status 500") {
 		t.Errorf("at its end: %v", err)
+	}
+}
+
+// TestATokenInAnOlderStream has a stream that began before the token was
+// there, and tells it back.
+func TestATokenInAnOlderStream(t *testing.T) {
+	_, l := newEndpoint(t, oauthAuth(), wallet{"ID": "id", "SECRET": "the-secret"})
+	from, to := io.Pipe()
+	body := newReader(from, l.redactor(), false)
+	body.now = l.redactor
+	go func() {
+		fmt.Fprint(to, "event: the-sec")
+		if err := l.mint.issue("SECRET", "the-security-token", l.mint.now().Add(time.Hour)); err != nil {
+			t.Error(err)
+		}
+		fmt.Fprint(to, "urity-token and the-secret")
+		to.Close()
+	}()
+	got, err := io.ReadAll(body)
+	if err != nil || string(got) != "event: [redacted:SECRET] and [redacted:SECRET]" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -96,6 +96,17 @@ func (s *stream) markerOf(f *form) []byte {
 	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), len(f.text)-len(f.marker))...)
 }
 
+// follow goes on with another redactor. What is held back may also begin what
+// that one looks for.
+func (s *stream) follow(out []byte, r *redactor) []byte {
+	if r == s.r {
+		return out
+	}
+	held := s.held
+	s.r, s.state, s.held = r, 0, nil
+	return s.feed(out, held)
+}
+
 // flush appends what was held back: nothing follows.
 func (s *stream) flush(out []byte) []byte {
 	out = append(out, s.held...)
@@ -107,6 +118,7 @@ func (s *stream) flush(out []byte) []byte {
 type reader struct {
 	body   io.ReadCloser
 	stream stream
+	now    func() *redactor // the one of the moment; nil: always the same
 	buf    []byte
 	out    []byte // redacted, not yet read
 	err    error
@@ -122,7 +134,11 @@ func (d *reader) Read(p []byte) (int, error) {
 			return 0, d.err
 		}
 		n, err := d.body.Read(d.buf)
-		d.out = d.stream.feed(d.out[:0], d.buf[:n])
+		d.out = d.out[:0]
+		if d.now != nil {
+			d.out = d.stream.follow(d.out, d.now())
+		}
+		d.out = d.stream.feed(d.out, d.buf[:n])
 		if err != nil {
 			d.err = err
 			d.out = d.stream.flush(d.out)
