@@ -94,3 +94,17 @@ func TestCases(t *testing.T) {
 		}
 	}
 }
+
+// TestPushByItsBody knows a push by what it carries, wherever it goes.
+func TestPushByItsBody(t *testing.T) {
+	rs := sampleRules(t)
+	a, err := policy.ParseAuthority("a.cdn.test", 443)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, allowed := range map[string]bool{"": true, "application/json": true, "application/x-git-receive-pack-request": false, "Application/X-Git-Receive-Pack-Request; a=b": false} {
+		if v, _ := rs.decide(ask{tls: true, authority: a, method: "POST", path: "/x", content: content}, time.Now()); v.Allow != allowed {
+			t.Errorf("%q: %+v", content, v)
+		}
+	}
+}

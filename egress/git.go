@@ -23,7 +23,7 @@ var davMethods = []string{"PROPFIND", "PROPPATCH", "LOCK", "UNLOCK", "MKCOL", "M
 // one: the smart protocol by its service, the dumb one by writing to where a
 // repository keeps its objects and refs.
 func pushesGit(a ask) bool {
-	if hasSegment(a.path, pushService) || advertises(a, pushService) {
+	if hasSegment(a.path, pushService) || advertises(a, pushService) || strings.Contains(strings.ToLower(a.content), pushService) {
 		return true
 	}
 	if !slices.Contains(davMethods, a.method) {

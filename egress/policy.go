@@ -31,6 +31,7 @@ type ask struct {
 	method    string
 	path      string // escaped, as it came
 	query     string // raw, as it came
+	content   string // type of the body
 }
 
 // decide finds the first route that lets the request pass. Where none does,

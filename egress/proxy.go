@@ -168,7 +168,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 
 // askOf reduces a request to what a decision depends on.
 func askOf(r *http.Request, a policy.Authority, tls bool) ask {
-	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery}
+	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
 }
 
 func (s *server) record(a ask, v policy.Verdict) error {

@@ -56,7 +56,7 @@ func (s *server) recall(next *live) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
 	for p, timer := range s.streams.open {
-		if v, _ := next.ruling(p.ask, time.Now()); v.Allow {
+		if v := p.judgedBy(next); v.Allow {
 			continue
 		}
 		if timer != nil {
@@ -66,9 +66,19 @@ func (s *server) recall(next *live) {
 	}
 }
 
+// judgedBy is the verdict of other rules on a request in progress. Learn mode
+// lets none pass that carries a credential.
+func (p *pass) judgedBy(l *live) policy.Verdict {
+	v, _ := l.ruling(p.ask, time.Now())
+	if v.Rule == learnRule && p.route.Auth != nil {
+		return policy.Denied(learnRule, v.Why)
+	}
+	return v
+}
+
 // recallOne ends a request unless the rules let it pass again.
 func (s *server) recallOne(p *pass, by *live) {
-	v, _ := by.ruling(p.ask, time.Now())
+	v := p.judgedBy(by)
 	if v.Allow {
 		return
 	}
