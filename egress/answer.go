@@ -58,13 +58,13 @@ func redactBody(res *http.Response, now func() *redactor) error {
 		return nil
 	}
 	if res.ContentLength > 0 && res.ContentLength <= smallBody && len(res.Trailer) == 0 {
-		whole, err := io.ReadAll(res.Body)
-		if err != nil {
+		whole := make([]byte, res.ContentLength)
+		if _, err := io.ReadFull(res.Body, whole); err != nil {
 			return fmt.Errorf("reading an answer: %w", err)
 		}
 		res.Body.Close()
 		whole = now().all(whole)
-		res.Body = io.NopCloser(bytes.NewReader(whole))
+		res.Body = ready{bytes.NewReader(whole)}
 		res.ContentLength = int64(len(whole))
 		res.Header.Set("Content-Length", strconv.Itoa(len(whole)))
 		return nil
@@ -80,6 +80,15 @@ func (t *trailing) Buffered() bool {
 	b, ok := t.ReadCloser.(interface{ Buffered() bool })
 	return ok && b.Buffered()
 }
+
+// ready is a body that is there as a whole.
+type ready struct{ io.Reader }
+
+// Close implements io.Closer.
+func (ready) Close() error { return nil }
+
+// Buffered tells that a Read returns at once.
+func (ready) Buffered() bool { return true }
 
 // trailing redacts the trailer, which is there once the body has ended.
 type trailing struct {

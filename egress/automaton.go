@@ -12,6 +12,7 @@ type redactor struct {
 	width int
 	near  []int32 // state × column → state, for states of at most nearDepth
 	nodes []node  // by depth
+	skip  skip
 	found func()  // told of each match in a stream; never nil
 }
 
@@ -38,6 +39,7 @@ func newAutomaton(forms []form, found func()) *redactor {
 	}
 	r.sort()
 	r.link()
+	r.skip = newSkip(forms)
 	return r
 }
 

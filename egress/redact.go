@@ -31,7 +31,7 @@ func newRedactor(forms []form) *redactor {
 
 // all redacts a text that is there as a whole.
 func (r *redactor) all(text []byte) []byte {
-	if r.empty() {
+	if r.empty() || !holds(r, text) {
 		return text
 	}
 	s := stream{r: r}
@@ -45,7 +45,9 @@ func (r *redactor) header(h http.Header) {
 	}
 	for _, values := range h {
 		for i, v := range values {
-			values[i] = string(r.all([]byte(v)))
+			if holds(r, v) {
+				values[i] = string(r.all([]byte(v)))
+			}
 		}
 	}
 }
@@ -64,8 +66,13 @@ func (s *stream) feed(out, p []byte) []byte {
 	r := s.r
 	state := s.state
 	from := 0 // p[from:] has not been appended yet; s.held stands before it
-	for i, c := range p {
-		if state = r.step(state, c); r.nodes[state].form == nil {
+	for i := 0; i < len(p); i++ {
+		if state == 0 {
+			if i = ahead(&r.skip, p, i); i >= len(p) {
+				break
+			}
+		}
+		if state = r.step(state, p[i]); r.nodes[state].form == nil {
 			continue
 		}
 		m := r.nodes[state].form

@@ -95,27 +95,52 @@ func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.
 }
 
 // head scans what a request says before its body. Fields that egress filled
-// are named in injected and left out.
+// are named in injected and left out. All is read in one go; only when
+// something is found is it asked where.
 func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy.Verdict {
-	name := h.String()
-	if v := s.look(r.Context(), "host name", []byte(strings.ReplaceAll(name, ".", "\n")+"\n"+name+"\n"+strings.ReplaceAll(name, ".", ""))); !v.Allow {
+	surfaces := []struct {
+		name string
+		text []byte
+	}{
+		{"host name", hostText(h.String())},
+		{"target", s.target(r.URL, injected)},
+		{"header", s.fields(r, injected)},
+	}
+	var whole []byte
+	for _, part := range surfaces {
+		whole = append(append(whole, part.text...), '\n')
+	}
+	v := s.look(r.Context(), "request", whole)
+	if v.Allow || v.Rule == "scan" {
 		return v
 	}
-	if v := s.look(r.Context(), "target", s.target(r.URL, injected)); !v.Allow {
-		return v
+	for _, part := range surfaces {
+		if where := s.look(r.Context(), part.name, part.text); !where.Allow {
+			return where
+		}
 	}
-	fields := bytes.NewBufferString(r.Method + "\n")
+	return policy.Allowed("scan") // the end of one with the beginning of another
+}
+
+// hostText is a host name as labels, as it is, and as one word.
+func hostText(name string) []byte {
+	return []byte(strings.ReplaceAll(name, ".", "\n") + "\n" + name + "\n" + strings.ReplaceAll(name, ".", ""))
+}
+
+// fields are the method and the header, as far as they are the agent's. Names
+// are written in lower case too: on the way here their first letters became
+// capitals.
+func (s *scanner) fields(r *http.Request, injected []string) []byte {
+	text := append([]byte(r.Method), '\n')
 	for name, values := range r.Header {
-		// A name in lower case too: on the way here its first letters became
-		// capitals.
-		fmt.Fprintf(fields, "%s\n", strings.ToLower(name))
+		text = append(append(text, strings.ToLower(name)...), '\n')
 		for _, v := range values {
 			if v, ok := s.own(name, []byte(v), injected); ok {
-				fmt.Fprintf(fields, "%s: %s\n", name, v)
+				text = append(append(append(append(text, name...), ": "...), v...), '\n')
 			}
 		}
 	}
-	return s.look(r.Context(), "header", fields.Bytes())
+	return text
 }
 
 // own is the part of a field, parameter or body that is the agent's: all of

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -179,9 +180,11 @@ func original(s span, layers []layer) span {
 // pass runs every rule near its keywords.
 func (r *run) pass(text string) ([]span, error) {
 	places := r.places(text)
+	defer places.release()
 	var spans []span
-	for i := range r.rules.rules {
-		for _, w := range places[i] {
+	slices.Sort(places.rules)
+	for _, i := range places.rules {
+		for _, w := range places.of[i] {
 			if err := r.ctx.Err(); err != nil {
 				return nil, err
 			}
@@ -193,31 +196,58 @@ func (r *run) pass(text string) ([]span, error) {
 	return spans, r.ctx.Err()
 }
 
-// places lists, for each rule, the stretches of text that it must see. They do not overlap.
-func (r *run) places(text string) [][]stretch {
-	places := make([][]stretch, len(r.rules.rules))
-	for _, i := range r.rules.always {
-		places[i] = []stretch{{0, len(text)}}
+// places are, for each rule that must look at a text, the stretches that it
+// must see. They do not overlap.
+type places struct {
+	of      [][]stretch // by rule
+	covered []int       // by rule: up to where
+	rules   []int       // those that have any
+}
+
+var spare = sync.Pool{New: func() any { return new(places) }}
+
+// release makes room for the next text.
+func (p *places) release() {
+	for _, i := range p.rules {
+		p.of[i], p.covered[i] = nil, 0
 	}
-	covered := make([]int, len(r.rules.rules))
+	p.rules = p.rules[:0]
+	spare.Put(p)
+}
+
+func (p *places) add(i int, s stretch) {
+	if p.of[i] == nil {
+		p.rules = append(p.rules, i)
+	}
+	p.of[i] = join(p.of[i], s)
+}
+
+func (r *run) places(text string) *places {
+	p := spare.Get().(*places)
+	if n := len(r.rules.rules); len(p.of) < n {
+		p.of, p.covered = make([][]stretch, n), make([]int, n)
+	}
+	for _, i := range r.rules.always {
+		p.add(i, stretch{0, len(text)})
+	}
 	r.rules.words.each(text, func(word, start, end int) bool {
 		for _, i := range r.rules.byWord[word] {
 			reach := &r.rules.rules[i].body().reach
-			if end+reach.bounded <= covered[i] || reach.excluded(text, start, end) {
+			if end+reach.bounded <= p.covered[i] || reach.excluded(text, start, end) {
 				continue
 			}
-			var s stretch
-			s, covered[i] = reach.around(text, start, end)
-			places[i] = join(places[i], s)
+			s, covered := reach.around(text, start, end)
+			p.add(i, s)
+			p.covered[i] = covered
 		}
 		return r.ctx.Err() == nil
 	})
-	for i := range places {
-		if rule := &r.rules.rules[i]; places[i] != nil && (rule.pathOnly || rule.pathed && !r.wantsPath(i)) {
-			places[i] = nil
+	for _, i := range p.rules {
+		if rule := &r.rules.rules[i]; rule.pathOnly || rule.pathed && !r.wantsPath(i) {
+			p.of[i] = p.of[i][:0]
 		}
 	}
-	return places
+	return p
 }
 
 // stretch is a part of a text.
