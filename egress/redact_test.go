@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"airlock/internal/lab"
 	"airlock/internal/secrets"
 )
 
@@ -106,4 +107,16 @@ func FuzzRedact(f *testing.F) {
 			t.Errorf("%q became %q", text, got)
 		}
 	})
+}
+
+// BenchmarkRedact searches a text that holds nothing of the kind.
+func BenchmarkRedact(b *testing.B) {
+	r := newRedactor(formsOf(map[string]string{"EGRESS_TOKEN_0": lab.Token(), "EGRESS_TOKEN_1": lab.Token()}, nil))
+	text := bytes.Repeat([]byte("The quick brown fox jumps over the lazy dog, 0123456789 times.\n"), 512)
+	b.SetBytes(int64(len(text)))
+	s := stream{r: r}
+	var out []byte
+	for b.Loop() {
+		out = s.feed(out[:0], text)
+	}
 }
