@@ -73,17 +73,8 @@ type ManifestRoute struct {
 	Auth    *ManifestAuth        `yaml:"auth,omitempty,flow"`
 	Expires time.Time            `yaml:"expires,omitempty"`
 	Git     string               `yaml:"git,omitempty"`
-}
-
-// ManifestAuth says where the credential is on the host: "env:NAME",
-// "file:PATH" or "command:COMMAND LINE".
-type ManifestAuth struct {
-	Type        string   `yaml:"type"`
-	From        string   `yaml:"from"`
-	User        string   `yaml:"user,omitempty"`
-	Name        string   `yaml:"name,omitempty"`
-	Placeholder string   `yaml:"placeholder,omitempty"`
-	In          []string `yaml:"in,omitempty,flow"`
+	// PlainHTTP lets the route pass over http, its credential readable on the way.
+	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }
 
 // ManifestPipelock adds to what the routes allow.
@@ -92,8 +83,10 @@ type ManifestPipelock struct {
 	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`
 	Addresses  bundle.Addresses      `yaml:"addresses,omitempty"`
 	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // a file of the host
-	Secrets    ManifestSecrets       `yaml:"secrets,omitempty"`
-	Limits     bundle.PipelockLimits `yaml:"limits,omitempty"`
+	// ClientCertificates are bundle.ClientCertificate with files of the host.
+	ClientCertificates []bundle.ClientCertificate `yaml:"client_certificates,omitempty"`
+	Secrets            ManifestSecrets            `yaml:"secrets,omitempty"`
+	Limits             bundle.PipelockLimits      `yaml:"limits,omitempty"`
 }
 
 // ManifestSecrets is the part of the scan that a person chooses.
@@ -168,7 +161,12 @@ func (m *Manifest) Validate() error {
 		errs = append(errs, config.At("egress.ca", "%q: constrained is the only value", ca))
 	}
 	for i, r := range m.Egress.Routes {
-		errs = append(errs, r.validate(fmt.Sprintf("egress.routes[%d]", i)))
+		errs = append(errs, r.Auth.validate(fmt.Sprintf("egress.routes[%d].auth", i)))
+	}
+	for i, c := range m.Pipelock.ClientCertificates {
+		if c.Cert == "" || c.Key == "" {
+			errs = append(errs, config.At(fmt.Sprintf("pipelock.client_certificates[%d]", i), "the files cert and key are needed"))
+		}
 	}
 	for name, r := range m.Git.Repos {
 		errs = append(errs, r.validate("git.repos."+name))
@@ -181,16 +179,6 @@ func (m *Manifest) Validate() error {
 		errs = append(errs, config.At("loader.artifacts", "the loader is not built yet"))
 	}
 	return errors.Join(errs...)
-}
-
-func (r ManifestRoute) validate(at string) error {
-	if r.Auth == nil {
-		return nil
-	}
-	if _, err := parseReference(r.Auth.From); err != nil {
-		return config.At(at+".auth.from", "%v", err)
-	}
-	return nil
 }
 
 func (r ManifestRepo) validate(at string) error {

@@ -89,12 +89,7 @@ var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.
 func (l *layout) egress(m *Manifest) bundle.EgressFile {
 	f := bundle.EgressFile{Version: 1, CA: pairCA, Mode: m.Egress.Mode, Learn: m.Egress.Learn, Routes: []bundle.Route{}}
 	for _, r := range m.Egress.Routes {
-		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git}
-		if a := r.Auth; a != nil {
-			ref, _ := parseReference(a.From)
-			slot := l.slot("EGRESS_TOKEN_", ref)
-			route.Auth = &bundle.Auth{Type: a.Type, Slot: slot, User: a.User, Name: a.Name, Placeholder: a.Placeholder, In: a.In}
-		}
+		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
 		f.Routes = append(f.Routes, route)
 	}
 	return f
@@ -140,6 +135,9 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 	}
 	for _, r := range egress.Routes {
 		f.Allow = allow(f.Allow, r.Host)
+		if host, ok := tokenHost(r.Auth); ok {
+			f.Allow = allow(f.Allow, host)
+		}
 	}
 	for _, host := range slices.Concat(egress.Learn, p.Allow) {
 		f.Allow = allow(f.Allow, host)
@@ -152,6 +150,11 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 	if p.UpstreamCA != "" {
 		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}
 		f.UpstreamCA = "/etc/airlock/ca/upstream.crt"
+	}
+	for i, c := range p.ClientCertificates {
+		name := fmt.Sprintf("ca/client-%d", i)
+		l.copies[name+".crt"], l.copies[name+".key"] = reference{"file", c.Cert}, reference{"file", c.Key}
+		f.ClientCertificates = append(f.ClientCertificates, bundle.ClientCertificate{Host: c.Host, Cert: "/etc/airlock/" + name + ".crt", Key: "/etc/airlock/" + name + ".key"})
 	}
 	return f
 }

@@ -1,8 +1,10 @@
 package hostctl
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +39,50 @@ func TestManifestSamples(t *testing.T) {
 	}
 	if err := lab.CheckSamples("testdata/config", 10, load); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCredentialsOfRoutes has a manifest with each type that takes more than
+// one credential.
+func TestCredentialsOfRoutes(t *testing.T) {
+	m := load(t, `version: 1
+name: demo
+agent: {image: an-image, command: [bash]}
+egress:
+  routes:
+    - {host: s3.example.com, auth: {type: sigv4, region: eu-central-1, service: s3, id: "env:ID", secret: "env:SECRET", session: "env:SESSION"}}
+    - {host: api.example.com, auth: {type: oauth, token_url: "https://login.example.com:8443/token", client_id: "env:ID", client_secret: "file:secret", scopes: [read]}}
+    - {host: git.example.com, git: fetch, auth: {type: github_app, app_id: "12", installation_id: "34", from: "file:app.pem"}}
+    - {host: "inside.example.com:80", plain_http: true, auth: {type: bearer, from: "env:INSIDE"}}
+pipelock:
+  client_certificates: [{host: api.example.com, cert: client.crt, key: client.key}]
+`)
+	l := newLayout()
+	egress := l.egress(m)
+	lock := l.pipelock(m, egress)
+	if err := errors.Join(egress.Validate(), lock.Validate()); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]reference{
+		{{"env", "ID"}, {"env", "SECRET"}, {"env", "SESSION"}}, {{"env", "ID"}, {"file", "secret"}}, {{"file", "app.pem"}}, {{"env", "INSIDE"}},
+	} {
+		var got []reference
+		for _, slot := range egress.Routes[i].Auth.Slots() {
+			got = append(got, l.secrets[slot])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("routes[%d]: %v, want %v", i, got, want)
+		}
+	}
+	var allowed []string
+	for _, p := range lock.Allow {
+		allowed = append(allowed, p.String())
+	}
+	if got := strings.Join(allowed, " "); got != "s3.example.com api.example.com login.example.com:8443 git.example.com api.github.com inside.example.com:80" {
+		t.Error(got)
+	}
+	if c := lock.ClientCertificates[0]; l.copies[strings.TrimPrefix(c.Key, "/etc/airlock/")] != (reference{"file", "client.key"}) {
+		t.Errorf("%+v, %v", c, l.copies)
 	}
 }
 
