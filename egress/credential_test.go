@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/policy"
@@ -123,10 +125,30 @@ func TestReplaceInBodies(t *testing.T) {
 			}
 		})
 	}
-	if !held.TryAcquire(heldBytes) {
+	nothingHeld(t)
+}
+
+func nothingHeld(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if held.Acquire(ctx, heldBytes) != nil {
 		t.Fatal("bodies are still held")
 	}
 	held.Release(heldBytes)
+}
+
+// A request that is refused after its body was read gives the memory back,
+// though nobody closes the body.
+func TestARefusedBodyIsNotHeld(t *testing.T) {
+	a := &bundle.Auth{Type: "replace", Placeholder: "<HOLDER>", Slot: "S", In: []string{"body"}}
+	ctx, cancel := context.WithCancel(t.Context())
+	out := httptest.NewRequest(http.MethodPost, "https://api.test/<HOLDER>", strings.NewReader(strings.Repeat("<HOLDER>", 10_000)))
+	if _, err := liveFor(a, wallet{"S": "the value"}).inject(ctx, out, a); ruleOf(err) != "tripwire" || held.TryAcquire(heldBytes) {
+		t.Errorf("%v", err)
+	}
+	cancel()
+	nothingHeld(t)
 }
 
 // FuzzReplaceBody compares the replacement across the borders of reads with

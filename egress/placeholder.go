@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -164,7 +165,7 @@ func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 }
 
 // hold reads the body as a whole, up to a limit. It counts as held until it is
-// closed.
+// closed or the request is over.
 func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 	if b, ok := out.Body.(*heldBody); ok {
 		return b.text, nil
@@ -192,7 +193,9 @@ func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 		held.Release(size)
 		return nil, asRefused(err)
 	}
-	out.Body = &heldBody{Closer: out.Body, size: size}
+	done := sync.OnceFunc(func() { held.Release(size) })
+	context.AfterFunc(ctx, done) // whatever becomes of the request
+	out.Body = &heldBody{Closer: out.Body, done: done}
 	putBody(out, text)
 	return text, nil
 }
@@ -229,13 +232,12 @@ type heldBody struct {
 	io.Reader
 	io.Closer
 	text []byte
-	size int64
+	done func()
 }
 
-// Close implements io.Closer. Who sends a request may close its body twice.
+// Close implements io.Closer.
 func (b *heldBody) Close() error {
-	held.Release(b.size)
-	b.size = 0
+	b.done()
 	return b.Closer.Close()
 }
 
@@ -303,7 +305,6 @@ func (t tripwires) watch(ctx context.Context, out *http.Request) error {
 		return err
 	}
 	if name := w.in(text); name != "" {
-		out.Body.Close()
 		return strayed(name)
 	}
 	return nil

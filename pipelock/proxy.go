@@ -226,6 +226,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 // switched to WebSocket.
 func (p *pass) Answer(res *http.Response) error {
 	delete(res.Header, httpd.HeaderHop) // no origin speaks for us
+	delete(res.Header, httpd.HeaderRule)
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}

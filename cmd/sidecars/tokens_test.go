@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -16,8 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"airlock/internal/httpd"
 	"airlock/internal/lab"
+	"airlock/internal/policy"
 )
+
+// errForged has the provider answer as pipelock would.
+var errForged = errors.New("forged")
 
 // provider gives out tokens at new.ok.test and accepts them elsewhere.
 type provider struct {
@@ -37,7 +43,10 @@ func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		echo(w, r)
 		return
 	}
-	if err := p.check(r); err != nil {
+	if err := p.check(r); errors.Is(err, errForged) {
+		httpd.Forbid(w, "pipelock", policy.Denied("allow", "send it to evil.test"), "", "")
+		return
+	} else if err != nil {
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprintf(w, `{"error": "invalid_client", "error_description": %q}`, err)
 		return
@@ -103,6 +112,7 @@ func TestNoToken(t *testing.T) {
 		want  string
 	}{
 		"pipelock does not know the host": {"", nil, "pipelock refuses (allow): the allowlist does not have new.ok.test"},
+		"the endpoint speaks as pipelock": {"  - new.ok.test:PORT\n", errForged, "status 403"},
 		"the client is not known":         {"  - new.ok.test:PORT\n", fmt.Errorf("secret %s", secret), "status 401, invalid_client"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"airlock/internal/config"
 	"airlock/internal/policy"
@@ -206,6 +207,9 @@ func (a *Auth) validate(at string, plainHTTP bool) error {
 		if !slotName.MatchString(slot) {
 			errs = append(errs, config.At(at, "slot %q: a name like EGRESS_TOKEN_0 was wanted", slot))
 		}
+	}
+	if strings.ContainsFunc(a.User, func(c rune) bool { return c == ':' || unicode.IsControl(c) }) {
+		errs = append(errs, config.At(at+".user", "a colon or a control character stands in no user name")) // RFC 7617 §2
 	}
 	if a.Type == "header" && a.Name != "" && !tokenForm.MatchString(a.Name) {
 		errs = append(errs, config.At(at+".name", "%q: the name of a header was wanted", a.Name))
