@@ -100,7 +100,7 @@ func (c *chunkSigner) end() error {
 	for {
 		line, err := c.line()
 		text := strings.TrimRight(line, "\r\n")
-		if text == "" && (err == nil || err == io.ErrUnexpectedEOF) {
+		if ended := at >= 0 && err == nil || err == io.ErrUnexpectedEOF; text == "" && ended {
 			return c.finish(append(lines, line), signed, at)
 		}
 		if err != nil {
@@ -109,8 +109,10 @@ func (c *chunkSigner) end() error {
 		name, value, ok := strings.Cut(text, ":")
 		name = strings.ToLower(name)
 		switch length += len(line); {
-		case !ok, length > maxChunkTrailer:
+		case text != "" && !ok, length > maxChunkTrailer:
 			return unframed("the trailer is not made of a few fields")
+		case text == "": // some clients part the signature from the fields
+			lines = append(lines, line)
 		case name == trailerSignature:
 			at, lines = len(lines), append(lines, trailerSignature+":")
 		default:

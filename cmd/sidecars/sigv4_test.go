@@ -108,7 +108,17 @@ func (b *bucket) verifyChunks(body []byte, date, last string) error {
 		if last = hex.EncodeToString(sign(key, text)); last != given {
 			return fmt.Errorf("the signature of a chunk of %d bytes is another", n)
 		}
+		if n == 0 && len(bytes.TrimSpace(rest)) == 0 {
+			return nil
+		}
 		if n == 0 {
+			fields, given, _ := strings.Cut(string(rest), "x-amz-trailer-signature:")
+			fields = strings.ReplaceAll(fields, "\r\n", "\n")
+			fields = strings.TrimRight(fields, "\n") + "\n"
+			text := fmt.Sprintf("AWS4-HMAC-SHA256-TRAILER\n%s\n%s/eu-central-1/s3/aws4_request\n%s\n%x", date, date[:8], last, sha256.Sum256([]byte(fields)))
+			if hex.EncodeToString(sign(key, text)) != strings.TrimSpace(given) {
+				return fmt.Errorf("the signature of the trailer is another")
+			}
 			return nil
 		}
 		body = rest[n+2:]
@@ -157,22 +167,24 @@ func TestSigV4(t *testing.T) {
 			t.Errorf("status %d: %s", status, body)
 		}
 	})
-	t.Run("signed chunks", func(t *testing.T) {
-		var framed strings.Builder
-		for at := 0; at < len(big); at += 64 << 10 {
-			piece := big[at:min(at+64<<10, len(big))]
-			fmt.Fprintf(&framed, "%x;chunk-signature=%064d\r\n%s\r\n", len(piece), 0, piece)
-		}
-		fmt.Fprintf(&framed, "0;chunk-signature=%064d\r\n\r\n", 0)
-		status, body := b.send(b.client(b.egress), http.MethodPut, b.url("api.ok.test", "/bucket/chunks"), strings.NewReader(framed.String()), func(r *http.Request) {
-			r.Header.Set("X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
-			r.Header.Set("X-Amz-Decoded-Content-Length", fmt.Sprint(len(big)))
-			r.Header.Set("Content-Encoding", "aws-chunked")
+	for kind, trailer := range map[string]string{"": "", "-TRAILER": fmt.Sprintf("x-amz-checksum-crc32c:AAAAAA==\r\nx-amz-trailer-signature:%064d\r\n", 0)} {
+		t.Run("signed chunks"+kind, func(t *testing.T) {
+			var framed strings.Builder
+			for at := 0; at < len(big); at += 64 << 10 {
+				piece := big[at:min(at+64<<10, len(big))]
+				fmt.Fprintf(&framed, "%x;chunk-signature=%064d\r\n%s\r\n", len(piece), 0, piece)
+			}
+			fmt.Fprintf(&framed, "0;chunk-signature=%064d\r\n%s\r\n", 0, trailer)
+			status, body := b.send(b.client(b.egress), http.MethodPut, b.url("api.ok.test", "/bucket/chunks"), strings.NewReader(framed.String()), func(r *http.Request) {
+				r.Header.Set("X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"+kind)
+				r.Header.Set("X-Amz-Decoded-Content-Length", fmt.Sprint(len(big)))
+				r.Header.Set("Content-Encoding", "aws-chunked")
+			})
+			if status != 200 {
+				t.Errorf("status %d: %s", status, body)
+			}
 		})
-		if status != 200 {
-			t.Errorf("status %d: %s", status, body)
-		}
-	})
+	}
 	t.Run("a secret cut by chunks", func(t *testing.T) {
 		leak, before := lab.Token(), len(b.origin.Seen())
 		text := fmt.Sprintf("14;chunk-signature=%064d\r\n%s\r\n14;chunk-signature=%064d\r\n%s\r\n0;chunk-signature=%064d\r\n\r\n", 0, leak[:20], 0, leak[20:], 0)
