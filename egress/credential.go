@@ -121,9 +121,7 @@ func (l *live) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (i
 
 // strip removes every credential that the agent has sent itself.
 func strip(out *http.Request, a *bundle.Auth) {
-	for _, field := range append(credentialFields, a.Name) {
-		removeField(out.Header, field)
-	}
+	removeCredentials(out.Header, a)
 	switch a.Type {
 	case "query":
 		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, folded(a.Name))...)
@@ -180,23 +178,36 @@ func basic(user, password string) string {
 // choice, and must not end the list that it stands in.
 func injectedParameter(name string) string { return "query:" + url.QueryEscape(name) }
 
-// removeField deletes a field in every spelling, an underscore for a hyphen
-// among them: some servers fold the two.
+// removeCredentials deletes every field in which a client sends a credential,
+// and the one that the route fills.
+func removeCredentials(h http.Header, a *bundle.Auth) {
+	for name := range h {
+		if sameField(name, a.Name) || slices.ContainsFunc(credentialFields, func(f string) bool { return sameField(name, f) }) {
+			delete(h, name)
+		}
+	}
+}
+
+// removeField deletes a field in every spelling.
 func removeField(h http.Header, name string) {
 	for have := range h {
-		if name != "" && sameField(have, name) {
+		if sameField(have, name) {
 			delete(h, have)
 		}
 	}
 }
 
+// sameField takes an underscore for a hyphen: some servers do.
 func sameField(a, b string) bool {
-	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
+	return len(a) == len(b) && strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }
 
 // withoutParameters removes from a query the parameters of these names, which
 // are folded; the others stay as they were written.
 func withoutParameters(raw string, names ...string) string {
+	if raw == "" {
+		return ""
+	}
 	kept := strings.Split(raw, "&")
 	kept = slices.DeleteFunc(kept, func(part string) bool {
 		// Some servers take a semicolon for an ampersand.
@@ -217,5 +228,7 @@ func withoutParameters(raw string, names ...string) string {
 func folded(name string) string {
 	name, _, _ = strings.Cut(name, "[")
 	name, _, _ = strings.Cut(name, "\x00")
-	return strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(strings.ToLower(strings.TrimSpace(name)))
+	return underscores.Replace(strings.ToLower(strings.TrimSpace(name)))
 }
+
+var underscores = strings.NewReplacer("-", "_", ".", "_", " ", "_")

@@ -318,9 +318,7 @@ func (l *live) watchTrailer(out *http.Request, a *bundle.Auth) {
 	}
 	out.Body = &trailed{out.Body, func() error {
 		if a != nil {
-			for _, field := range append(credentialFields, a.Name) {
-				removeField(out.Trailer, field)
-			}
+			removeCredentials(out.Trailer, a)
 		}
 		w := &wire{forms: l.wires.forms}
 		for _, values := range out.Trailer {
