@@ -164,40 +164,53 @@ func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	return nil
 }
 
-// hold reads the body as a whole, up to a limit. It counts as held until it is
-// closed or the request is over.
+// hold reads the body as a whole, up to a limit. A long one counts as held
+// until it is closed or the request is over.
 func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 	if b, ok := out.Body.(*heldBody); ok {
 		return b.text, nil
 	}
-	size := out.ContentLength
-	if size < 0 {
-		size = limit
-	}
-	if size > limit {
+	if out.ContentLength > limit {
 		return nil, tooLong(limit)
 	}
-	if size <= smallBody {
-		size = 0 // as many as there are connections
-	}
-	wait, cancel := context.WithTimeout(ctx, heldWait)
-	defer cancel()
-	if err := held.Acquire(wait, size); err != nil {
-		return nil, refused("credential", "too many long bodies at once; the request may be tried again")
-	}
-	text, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = tooLong(limit)
+	done := func() {}
+	text, err := io.ReadAll(io.LimitReader(out.Body, smallBody))
+	if err == nil && len(text) == smallBody {
+		size := out.ContentLength
+		if size < 0 {
+			size = limit
+		}
+		if done, err = reserve(ctx, size); err == nil {
+			text, err = readOn(text, out.Body, limit)
+		}
 	}
 	if err != nil {
-		held.Release(size)
+		done()
 		return nil, asRefused(err)
 	}
-	done := sync.OnceFunc(func() { held.Release(size) })
-	context.AfterFunc(ctx, done) // whatever becomes of the request
 	out.Body = &heldBody{Closer: out.Body, done: done}
 	putBody(out, text)
 	return text, nil
+}
+
+// reserve waits until a body of that size may be held, too.
+func reserve(ctx context.Context, size int64) (done func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, heldWait)
+	defer cancel()
+	if err := held.Acquire(wait, size); err != nil {
+		return func() {}, refused("credential", "too many long bodies at once; the request may be tried again")
+	}
+	done = sync.OnceFunc(func() { held.Release(size) })
+	context.AfterFunc(ctx, done) // whatever becomes of the request
+	return done, nil
+}
+
+func readOn(text []byte, body io.Reader, limit int64) ([]byte, error) {
+	rest, err := io.ReadAll(io.LimitReader(body, limit-int64(len(text))+1))
+	if text = append(text, rest...); err == nil && int64(len(text)) > limit {
+		err = tooLong(limit)
+	}
+	return text, err
 }
 
 func tooLong(limit int64) error {
