@@ -67,7 +67,7 @@ func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 		case value == "":
 			return policy.Denied("credential", "slot "+slot+" holds no credential")
 		case slot == a.KeySlot:
-			if _, err := parseKey(value); err != nil {
+			if _, err := keyBlock(value); err != nil {
 				return policy.Denied("credential", "slot "+slot+": "+err.Error())
 			}
 		case slot != a.ClientIDSlot && len(value) < secrets.MinLength:

@@ -73,13 +73,23 @@ func signJWT(key *rsa.PrivateKey, app string, now time.Time) (string, error) {
 	return text + "." + base64.RawURLEncoding.EncodeToString(sig), nil
 }
 
-// parseKey reads the private key of an app: PEM, in PKCS #1 or PKCS #8. In a
-// variable its lines may be parted by the two characters \n.
-func parseKey(text string) (*rsa.PrivateKey, error) {
-	unfit := errors.New("an RSA private key in PEM was wanted")
+var errNoKey = errors.New("an RSA private key in PEM was wanted")
+
+// keyBlock finds the PEM of a private key. In a variable its lines may be
+// parted by the two characters \n.
+func keyBlock(text string) (*pem.Block, error) {
 	block, _ := pem.Decode([]byte(strings.ReplaceAll(text, `\n`, "\n")))
-	if block == nil {
-		return nil, unfit
+	if block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
+		return nil, errNoKey
+	}
+	return block, nil
+}
+
+// parseKey reads the private key of an app: in PKCS #1 or PKCS #8.
+func parseKey(text string) (*rsa.PrivateKey, error) {
+	block, err := keyBlock(text)
+	if err != nil {
+		return nil, err
 	}
 	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
 		return key, nil
@@ -88,5 +98,5 @@ func parseKey(text string) (*rsa.PrivateKey, error) {
 	if rsaKey, ok := key.(*rsa.PrivateKey); err == nil && ok {
 		return rsaKey, nil
 	}
-	return nil, unfit // the library's error could quote
+	return nil, errNoKey // the library's error could quote
 }
