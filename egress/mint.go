@@ -24,9 +24,9 @@ const (
 	fetchWithin = 15 * time.Second
 	// fetchAgain is how long a failure is the answer before the next attempt.
 	fetchAgain = 3 * time.Second
-	// youngToken is how old a token has to be for an origin's 401 to end it: an
-	// agent can bring about as many of those as it likes.
-	youngToken = 10 * time.Second
+	// dropAgain is how often an origin's 401 ends a token: an agent can bring
+	// about as many of those as it likes.
+	dropAgain = 10 * time.Second
 	// maxTokenAnswer bounds the answer of a token endpoint, maxToken a token.
 	maxTokenAnswer = 64 << 10
 	maxToken       = 8 << 10
@@ -62,7 +62,7 @@ type grant struct {
 type token struct {
 	turn    chan struct{}
 	current grant
-	made    time.Time
+	dropped time.Time // when an origin did not accept one
 	renew   time.Time // from when on a new one is fetched
 	again   time.Time // until when err is the answer
 	err     error
@@ -121,8 +121,8 @@ func (t *token) replace(now func() time.Time, margin time.Duration, ask func() (
 	if g.refresh == "" {
 		g.refresh = t.current.refresh
 	}
-	t.current, t.made = g, now()
-	t.renew = g.expires.Add(-min(margin, g.expires.Sub(t.made)/2))
+	t.current = g
+	t.renew = g.expires.Add(-min(margin, g.expires.Sub(now())/2))
 }
 
 // drop ends a token that an origin does not accept.
@@ -134,8 +134,8 @@ func (m *mint) drop(key string) {
 	default:
 		return // a new one is on its way
 	}
-	if m.now().Sub(t.made) >= youngToken {
-		t.renew, t.current.expires = time.Time{}, time.Time{}
+	if now := m.now(); now.Sub(t.dropped) >= dropAgain {
+		t.renew, t.current.expires, t.dropped = time.Time{}, time.Time{}, now
 	}
 }
 

@@ -81,22 +81,24 @@ func TestTokens(t *testing.T) {
 	if got := l.redactor().text("token-number-1 token-number-2"); got != "[redacted:SECRET] [redacted:SECRET]" {
 		t.Errorf("both are looked for: %s", got)
 	}
-	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
-	want("not accepted, but young", "token-number-2")
-	e.time.Add(11)
 	l.answered(l.rules[0].Auth, http.StatusOK)
 	want("accepted", "token-number-2")
 	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
 	want("not accepted", "token-number-3")
+	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
+	want("not accepted again at once", "token-number-3")
+	e.time.Add(11)
+	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
+	want("not accepted later", "token-number-4")
 	if got := l.redactor().text("token-number-2"); got != "[redacted:SECRET]" {
 		t.Errorf("one that was given up is looked for: %s", got)
 	}
 
 	e.answer = func(_ int32, w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
 	e.time.Add(3600 - 30)
-	want("not renewed, but not at its end", "token-number-3")
+	want("not renewed, but not at its end", "token-number-4")
 	asked := e.asked.Load()
-	want("not asked again at once", "token-number-3")
+	want("not asked again at once", "token-number-4")
 	if e.asked.Load() != asked {
 		t.Error("it was asked again at once")
 	}

@@ -97,6 +97,14 @@ func TestOAuth(t *testing.T) {
 			if n := strings.Count(b.audits(), `"by":"credential fetch"`); n != 1 {
 				t.Errorf("%d requests for a token in the audit", n)
 			}
+			p.status.Store(http.StatusUnauthorized)
+			if status, _ := b.get(b.url("api.ok.test", "/x")); status != 401 {
+				t.Errorf("status %d", status)
+			}
+			p.status.Store(0)
+			if status, _ := b.get(b.url("api.ok.test", "/x")); status != 200 || p.asked.Load() != 2 {
+				t.Errorf("after a 401: status %d, %d tokens were fetched", status, p.asked.Load())
+			}
 			b.keptSecret(p.prefix, secret, refresh)
 		})
 	}
