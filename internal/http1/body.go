@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"strings"
@@ -142,5 +143,16 @@ func chunkSize(line []byte) (n int64, err error) {
 
 // pending tells whether a Read would return at once.
 func (b *framed) pending() bool {
-	return b.err != nil || b.src.buffered() > 0
+	rest := b.src.buf[b.src.r:b.src.w]
+	if b.err != nil || !b.chunked || b.left > 0 {
+		return b.err != nil || len(rest) > 0
+	}
+	// The end of the last chunk is nothing yet, nor is a length without a byte
+	// behind it.
+	if b.opened {
+		rest = bytes.TrimPrefix(rest, []byte("\r"))
+		rest = bytes.TrimPrefix(rest, []byte("\n"))
+	}
+	line := bytes.IndexByte(rest, '\n')
+	return line >= 0 && line+1 < len(rest)
 }

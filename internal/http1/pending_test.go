@@ -1,0 +1,58 @@
+package http1
+
+import (
+	"io"
+	"strings"
+	"testing"
+)
+
+// pieces is a connection on which each read gives one piece.
+type pieces []string
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(*p) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, (*p)[0])
+	*p = (*p)[1:]
+	return n, nil
+}
+
+// TestEndOfAChunkIsNothingYet: whoever passes a stream on must not wait with
+// what has come because the end of its chunk is there.
+func TestEndOfAChunkIsNothingYet(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		came  []string
+		reads string // of each read, what came and whether more is there at once
+	}{
+		{"a chunk at a time", []string{"5\r\nhello\r\n", "5\r\nworld\r\n", "0\r\n\r\n"}, "hello:false world:false :true"},
+		{"two chunks at once", []string{"5\r\nhello\r\n5\r\nworld\r\n", "0\r\n\r\n"}, "hello:true world:false :true"},
+		{"half of the next line", []string{"5\r\nhello\r\n5", "\r\nworld\r\n0\r\n\r\n"}, "hello:false world:true"},
+		{"a line without its chunk", []string{"5\r\nhello\r\n5\r\n", "world\r\n0\r\n\r\n"}, "hello:false world:true"},
+		{"half of the end of a chunk", []string{"5\r\nhello\r", "\n5\r\nworld\r\n0\r\n\r\n"}, "hello:false world:true"},
+		{"a part of a chunk", []string{"a\r\nhello", "world\r\n0\r\n\r\n"}, "hello:false world:true"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			came := pieces(c.came)
+			src := newSource(&came)
+			b := &framed{src: &src, chunked: true, strict: true}
+			var got []string
+			buf := make([]byte, 100)
+			for b.err == nil {
+				n, err := b.Read(buf)
+				if err != nil && err != io.EOF {
+					t.Fatal(err)
+				}
+				word := "false"
+				if b.pending() {
+					word = "true"
+				}
+				got = append(got, string(buf[:n])+":"+word)
+			}
+			if text := strings.Join(got, " "); text != c.reads {
+				t.Errorf("%s, want %s", text, c.reads)
+			}
+		})
+	}
+}
