@@ -52,9 +52,10 @@ func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Han
 	s.h2 = httpd.NewServer(s.guard(h), log)
 	s.h2.IdleTimeout = idle
 	s.h2.ConnContext = remember
+	s.h2.HTTP2 = &http.HTTP2Config{MaxReadFrameSize: 16 << 10} // as RFC 9113 §6.5.2 begins with: a frame is kept in memory
 	s.tls = &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
+		NextProtos: []string{"h2", "http/1.1", "http/1.0"},
 		// Asked on resumption too, when GetCertificate is not.
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			return nil, checkSNI(hello.ServerName, hello.Conn.(*conn).authority.Host)
