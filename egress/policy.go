@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 	if !v.Allow {
 		return v, nil
 	}
-	nearest, best := rs.unnamed(a.authority), 0
+	nearest, best := policy.Verdict{}, 0
 	for i := range rs {
 		v, score := judge(&rs[i], a, path, now)
 		if v.Rule == "" {
@@ -54,6 +55,9 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		if score > best {
 			nearest, best = v, score
 		}
+	}
+	if best == 0 {
+		return rs.unnamed(a.authority), nil
 	}
 	return nearest, nil
 }
@@ -74,7 +78,7 @@ func admissible(a ask) (path string, v policy.Verdict) {
 }
 
 // name is what a verdict calls a route.
-func (rs rules) name(i int) string { return fmt.Sprintf("routes[%d] %s", i, rs[i].Host) }
+func (rs rules) name(i int) string { return "routes[" + strconv.Itoa(i) + "] " + rs[i].Host.String() }
 
 // unnamed refuses a host that no route names.
 func (rs rules) unnamed(a policy.Authority) policy.Verdict {

@@ -32,7 +32,7 @@ routes:
   - {host: 'secure.test:8080', auth: {type: bearer, slot: EGRESS_TOKEN_0}}
 `
 
-func sampleRules(t *testing.T) rules {
+func sampleRules(t testing.TB) rules {
 	t.Helper()
 	var f bundle.EgressFile
 	if err := config.Decode("sample", []byte(sample), &f); err != nil {

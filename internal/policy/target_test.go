@@ -51,3 +51,22 @@ func TestKin(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseTarget(f *testing.F) {
+	for _, s := range []string{"https://API.Example.com.:0443/a?b#c", "http://[::1]:80", "https://a.test?x/y", `https://a.test\x/`, "https://u:p@a.test/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		target, err := ParseTarget(s)
+		if err != nil {
+			return
+		}
+		if !strings.HasPrefix(target.Path, "/") || strings.ContainsAny(target.Path, "?# ") || strings.ContainsAny(target.Query, "# ") {
+			t.Errorf("%q → %+v", s, target)
+		}
+		again, err := ParseTarget(map[bool]string{true: "https://", false: "http://"}[target.TLS] + target.Authority.String() + target.Path + "?" + target.Query)
+		if err != nil || again != target {
+			t.Errorf("%q → %+v → %+v, %v", s, target, again, err)
+		}
+	})
+}
