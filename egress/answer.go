@@ -33,12 +33,12 @@ func (e *unreadableError) Error() string { return e.why }
 func (p *pass) answer(res *http.Response) error {
 	p.live.answered(p.route.Auth, res.StatusCode)
 	r := p.live.redactor()
-	if r.empty() {
-		return nil
-	}
 	r.header(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return readFrames(res, p.live.redactor)
+		return readFrames(res, p.live.redactor, p.watchFrames())
+	}
+	if r.empty() {
+		return nil
 	}
 	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		if !p.searched() {
@@ -156,7 +156,7 @@ func decoder(encoding string, body io.Reader) (io.Reader, error) {
 
 // readFrames redacts what comes back over a WebSocket, frame by frame; the
 // length of a frame stays.
-func readFrames(res *http.Response, now func() *redactor) error {
+func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspector) error {
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
 		return &unreadableError{"the upstream switched protocols without a connection"}
@@ -166,8 +166,25 @@ func readFrames(res *http.Response, now func() *redactor) error {
 		copy(f.Payload, s.flush(s.feed(nil, f.Payload)))
 		return nil
 	})
-	res.Body = websocket.Conn(conn, down, nil)
+	res.Body = websocket.Conn(conn, down, up)
 	return nil
+}
+
+// watchFrames closes a WebSocket in which the agent sends a placeholder.
+func (p *pass) watchFrames() *websocket.Inspector {
+	if p.live.wires.forms.empty() {
+		return nil
+	}
+	w := &wire{forms: p.live.wires.forms}
+	return websocket.NewInspector(func(f websocket.Frame) error {
+		name := w.in(f.Payload)
+		if name == "" {
+			return nil
+		}
+		err := strayed(name)
+		p.s.stopped(p, verdictOf(err))
+		return err
+	})
 }
 
 // text redacts a line for the log.

@@ -181,3 +181,41 @@ func TestPlaceholders(t *testing.T) {
 	}
 	b.keptSecret(b.token, other)
 }
+
+// TestPlaceholderInAWebSocket has one on a route that it is not bound to.
+func TestPlaceholderInAWebSocket(t *testing.T) {
+	heard := make(chan string, 1)
+	b := withRoutes(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		text, _ := io.ReadAll(rw) // until the sidecars hang up
+		heard <- string(text)
+	}), `
+  - {host: 'api.ok.test:PORT', auth: {type: replace, placeholder: PLACEHOLDER1, slot: EGRESS_TOKEN_0}}
+  - {host: '*.cdn.test:PORT'}
+`, "")
+	b.run()
+	conn, err := b.tunnel(fmt.Sprintf("a.cdn.test:%d", b.origin.Port()), "a.cdn.test")
+	must(t, err)
+	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a.cdn.test:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", b.origin.Port())
+	must(t, err)
+	if head, err := readHead(conn); err != nil || !strings.Contains(head, " 101 ") {
+		t.Fatal(head, err)
+	}
+	for _, part := range []string{"\x01\x85\x00\x00\x00\x00hello", "\x00\x86\x00\x00\x00\x00PLACEH", "\x80\x86\x00\x00\x00\x00OLDER1"} {
+		_, err = io.WriteString(conn, part)
+		must(t, err)
+	}
+	if text := <-heard; !strings.Contains(text, "hello") || strings.Contains(text, "OLDER1") {
+		t.Errorf("the origin heard %q", text)
+	}
+	if !strings.Contains(b.audits(), `"rule":"tripwire"`) {
+		t.Error("there is no tripwire in the audit")
+	}
+}
