@@ -45,3 +45,10 @@ func replaceSlowly(forms []form, text []byte) (out []byte) {
 	}
 	return append(out, text[from:]...)
 }
+
+func TestNothingToLookFor(t *testing.T) {
+	s := stream{r: newAutomaton(nil, func() {})}
+	if got := s.flush(s.feed(nil, []byte("hello"))); string(got) != "hello" || !s.r.empty() {
+		t.Errorf("%q", got)
+	}
+}
