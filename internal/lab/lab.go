@@ -88,7 +88,8 @@ type Seen struct {
 	Body                     []byte
 }
 
-// Origin is a web server that records what reaches it.
+// Origin is a web server that records what reaches it. The body of a request
+// with the field X-Lab-Stream is left to the handler.
 type Origin struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -136,7 +137,7 @@ func NewOriginAt(address string, ca *CA, h http.Handler, names ...string) (*Orig
 func (o *Origin) record(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := Seen{Proto: r.Proto, Method: r.Method, Host: r.Host, URI: r.RequestURI, Header: r.Header.Clone()}
-		if r.Header.Get("Upgrade") == "" {
+		if r.Header.Get("Upgrade") == "" && r.Header.Get("X-Lab-Stream") == "" {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				return
