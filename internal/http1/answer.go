@@ -88,7 +88,8 @@ func (w *answer) frame() {
 	w.left = -1
 	delete(h, "Transfer-Encoding")
 	empty := w.status == http.StatusNoContent
-	if n, ok := number(first(h["Content-Length"])); ok && !empty {
+	trailing := len(h["Trailer"]) > 0 && w.r.ProtoMinor > 0 && w.r.Method != http.MethodHead // which only chunks can carry
+	if n, ok := number(first(h["Content-Length"])); ok && !empty && !trailing {
 		w.left = n
 	} else {
 		delete(h, "Content-Length")

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,17 +68,20 @@ func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Han
 	return s
 }
 
-// remember puts the tunnel's authority where Authority finds it.
+// remember puts the tunnel where Authority finds it.
 func remember(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn).authority)
+	return context.WithValue(ctx, key{}, c.(*tls.Conn).NetConn().(*conn))
 }
 
 type key struct{}
 
 // Authority is what the tunnel of this request was opened for.
 func Authority(ctx context.Context) policy.Authority {
-	a, _ := ctx.Value(key{}).(policy.Authority)
-	return a
+	c, ok := ctx.Value(key{}).(*conn)
+	if !ok {
+		return policy.Authority{}
+	}
+	return c.authority
 }
 
 // checkSNI wants the name of the tunnel; an address has no SNI (RFC 6066 §3).
@@ -94,6 +98,9 @@ func checkSNI(sni string, host policy.Host) error {
 // guard lets only requests for the tunnel's own authority through.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 {
+			defer r.Context().Value(key{}).(*conn).settle(r.Context())
+		}
 		if status, v := checkRequest(r, Authority(r.Context())); !v.Allow {
 			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).String(), "why", v.Why)
 			if r.ProtoMajor == 1 {
@@ -243,8 +250,25 @@ func (s *Server) forget(c *conn) {
 type conn struct {
 	net.Conn
 	authority policy.Authority
+	resets    atomic.Int32 // of HTTP/2
 	once      sync.Once
 	gone      func(*conn)
+}
+
+// maxResets is how many more streams a client may have reset than let come to
+// their end.
+const maxResets = 200
+
+// settle hangs up on a client that does nothing but open streams and reset
+// them (CVE-2023-44487).
+func (c *conn) settle(stream context.Context) {
+	if stream.Err() == nil {
+		if c.resets.Add(-1) < 0 {
+			c.resets.Store(0)
+		}
+	} else if c.resets.Add(1) > maxResets {
+		_ = c.Close()
+	}
 }
 
 func (c *conn) Close() error {
