@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,9 @@ func TestCases(t *testing.T) {
 		{true, api, "GET", "https://api.ok.test/v1/ https://api.ok.test/v1/x https://api.ok.test//v1//x https://api.ok.test/v1/./x https://api.ok.test/v1/%2e/x https://api.ok.test/v1/a/../x https://api.ok.test/v1/a/b/../../x https://api.ok.test/%76%31/x https://api.ok.test/v1/%25 https://api.ok.test/v1/%3f%23 https://api.ok.test/v1/a..b https://api.ok.test/v1/... https://api.ok.test/exact https://api.ok.test/%65xact?a=../.."},
 		{false, api, "GET", `https://api.ok.test/ https://api.ok.test https://api.ok.test/v1 https://api.ok.test/V1/ https://api.ok.test/v10 https://api.ok.test/v1x/ https://api.ok.test/v1;x/y https://api.ok.test/exact/ https://api.ok.test/exactly https://api.ok.test/Exact`},
 		{false, api, "GET", `https://api.ok.test/v1/../admin https://api.ok.test/v1/%2e%2e/admin https://api.ok.test/v1//../admin https://api.ok.test/v1%2f..%2fadmin https://api.ok.test/v1\..\admin https://api.ok.test/v1/%252e%252e/admin https://api.ok.test/v1/.%2e/admin https://api.ok.test/v1/..%5cadmin https://api.ok.test/v1/%5c../admin https://api.ok.test/v1/x/../../admin https://api.ok.test/v1/%2e%2e%2fadmin https://api.ok.test/v1/..%252fadmin https://api.ok.test/../admin https://api.ok.test/v1/.. https://api.ok.test/v1/%25zz/%252e%252e/%252e%252e/admin`},
+		// Dots and slashes that only some servers take for them.
+		{false, api, "GET", "https://api.ok.test/v1/%c0%ae%c0%ae/admin https://api.ok.test/v1/..%c0%afadmin https://api.ok.test/v1/%ef%bc%8e%ef%bc%8e/admin https://api.ok.test/v1/..%ef%bc%8f../admin https://api.ok.test/v1/%e2%80%a5/admin https://api.ok.test/v1/%e0%80%ae%e0%80%ae/admin https://api.ok.test/v1/%25c0%25ae./admin https://api.ok.test/v1/．．/admin"},
+		{true, api, "GET", "https://api.ok.test/v1/AC%ef%bc%8fDC https://api.ok.test/v1/caf%e9 https://api.ok.test/v1/%c3%ae"},
 		// The other way round: a server that does not resolve dot segments.
 		{false, api, "GET", `https://api.ok.test/admin/../v1/x https://api.ok.test/admin/%2e%2e/v1/x https://api.ok.test/admin/..%2fv1/x https://api.ok.test/admin\..\v1/x https://api.ok.test/v1/../v1/x https://api.ok.test/v1/x/../../admin/%2e%2e/v1/y https://api.ok.test/admin/../exact https://api.ok.test/exact/../exact https://api.ok.test/%252e%252e/v1/x`},
 		{false, path, "GET", "https://api.ok.test/v1/% https://api.ok.test/v1/%zz https://api.ok.test/v1/%00 https://api.ok.test/v1/%0d%0aX:%20y https://api.ok.test/v1/..;x/admin https://api.ok.test/v1/%2e%2e;x/admin https://api.ok.test/v1/.;/x https://api.ok.test/v1/%252525252525252525252e"},
@@ -68,7 +72,7 @@ func TestCases(t *testing.T) {
 		{false, cdn, "GET", "https://a.cdn.test/a.git/info/refs?service=git-upload-pack https://a.cdn.test/a.git/info/refs?a=%zz&service=git%2Dupload-pack https://a.cdn.test/a.git/info/refs/?SERVICE=git-upload-pack"},
 		{false, cdn, "POST", "https://a.cdn.test/a.git/git-upload-pack https://a.cdn.test/a.git/%67it-upload-pack/ https://a.cdn.test/a.git/GIT-upload-pack;x"},
 		{true, cdn, "GET", "https://a.cdn.test/docs/git-upload-pack https://a.cdn.test/search?q=git-receive-pack https://a.cdn.test/docs/git-receive-pack.html"},
-		{false, push, "POST", "https://git.test/a.git/git-receive-pack https://a.cdn.test/git-receive-pack https://a.cdn.test/a.git/%67it-receive-pack https://a.cdn.test/a.git/git%2dreceive-pack https://a.cdn.test/a.git/git%252dreceive-pack https://a.cdn.test/a.git/GIT-Receive-Pack https://a.cdn.test/a.git/git-receive-pack/ https://a.cdn.test/a.git/git-receive-pack// https://a.cdn.test/a.git/git-receive-pack;x https://a.cdn.test/a.git/git-receive-pack;x/ https://a.cdn.test/a.git/git-receive-pack%3bx https://a.cdn.test/a.git/git-receive-pack%20 https://a.cdn.test/a.git/./git-receive-pack https://a.cdn.test/a.git/x/../git-receive-pack https://a.cdn.test/a.git/git-receive-pack/../git-upload-pack https://git.test/a.git/git-receive-pack/%2e%2e/git-upload-pack https://evil.test/x/git-receive-pack https://a.cdn.test/a.git%5cgit-receive-pack https://a.cdn.test/a.git/git-receive-pack?x https://a.cdn.test/a.git/git-receive-pack#x"},
+		{false, push, "POST", "https://git.test/a.git/git-receive-pack https://a.cdn.test/git-receive-pack https://a.cdn.test/a.git/%67it-receive-pack https://a.cdn.test/a.git/git%2dreceive-pack https://a.cdn.test/a.git/git%252dreceive-pack https://a.cdn.test/a.git/GIT-Receive-Pack https://a.cdn.test/a.git/git-receive-pack/ https://a.cdn.test/a.git/git-receive-pack// https://a.cdn.test/a.git/git-receive-pack;x https://a.cdn.test/a.git/git-receive-pack;x/ https://a.cdn.test/a.git/git-receive-pack%3bx https://a.cdn.test/a.git/git-receive-pack%20 https://a.cdn.test/a.git/./git-receive-pack https://a.cdn.test/a.git/x/../git-receive-pack https://a.cdn.test/a.git/git-receive-pack/../git-upload-pack https://git.test/a.git/git-receive-pack/%2e%2e/git-upload-pack https://evil.test/x/git-receive-pack https://a.cdn.test/a.git%5cgit-receive-pack https://a.cdn.test/a.git%c0%afgit-receive-pack https://a.cdn.test/a.git%ef%bc%8fgit-receive-pack https://a.cdn.test/a.git/git-receive-pack?x https://a.cdn.test/a.git/git-receive-pack#x"},
 		{false, push, "GET", "https://a.cdn.test/a.git/info/refs?service=git-receive-pack https://git.test/a.git/info/refs?service=git%2Dreceive-pack https://git.test/a.git/info/refs?service=git%252Dreceive-pack https://git.test/a.git/info/refs?a=b&service=git-receive-pack https://git.test/a.git/info/refs?a=%zz&service=git%2Dreceive-pack https://git.test/a.git/info/refs?%73ervice=git-receive-pack https://git.test/a.git/info/refs?service=git-upload-pack&service=git-receive-pack https://git.test/a.git/info/refs?SERVICE=GIT-RECEIVE-PACK https://git.test/a.git/info/refs?service=git-receive-pack+ https://git.test/a.git/info/refs/?service=git-receive-pack https://git.test/a.git/info//refs?service=git-receive-pack https://git.test/a.git/info/refs;x?service=git-receive-pack https://git.test/a.git/%69nfo/%72efs?service=git-receive-pack"},
 		{false, push, "PROPFIND", "https://a.cdn.test/a.git/info/refs https://a.cdn.test/a.git/refs/heads/main https://a.cdn.test/a/objects/ab/"},
 		{false, push, "LOCK", "https://a.cdn.test/a.git/info/refs https://a.cdn.test/a/refs/heads/main https://a.cdn.test/a.git/%72efs/heads/main"},
@@ -107,4 +111,36 @@ func TestPushByItsBody(t *testing.T) {
 			t.Errorf("%q: %+v", content, v)
 		}
 	}
+}
+
+// FuzzDecide asks for anything on a host with a route for some paths: what
+// passes lies within them and is no push.
+func FuzzDecide(f *testing.F) {
+	for _, s := range [][2]string{{"/v1/x", "a=b"}, {"/v1/%2e%2e/admin", ""}, {"/v1/%c0%ae%c0%ae/x", ""}, {"/v1/info/refs", "a=%zz&service=git%2Dreceive-pack"}, {"/v1/a/../b;x/git-receive-pack", ""}} {
+		f.Add(s[0], s[1])
+	}
+	var file bundle.EgressFile
+	if err := config.Decode("sample", []byte(caseRoutes), &file); err != nil {
+		f.Fatal(err)
+	}
+	a, err := policy.ParseAuthority("api.ok.test", 443)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, path, query string) {
+		v, route := rules(file.Routes).decide(ask{tls: true, authority: a, method: "POST", path: path, query: query}, time.Time{})
+		if (route != nil) != v.Allow || v.Rule == "" || (!v.Allow && v.Why == "") {
+			t.Errorf("%q ? %q: %+v, %v", path, query, v, route)
+		}
+		if !v.Allow {
+			return
+		}
+		cleaned, err := policy.CleanPath(path)
+		if err != nil || (cleaned != "/exact" && !strings.HasPrefix(cleaned, "/v1/")) {
+			t.Errorf("%q passes as %q, %v", path, cleaned, err)
+		}
+		if decoded, _ := policy.DecodePath(path); slices.Contains(strings.Split(strings.ToLower(decoded), "/"), pushService) {
+			t.Errorf("%q passes, and is a push", path)
+		}
+	})
 }

@@ -29,13 +29,14 @@ func pushesGit(a ask) bool {
 	if !slices.Contains(davMethods, a.method) {
 		return false
 	}
-	path := lowered(a.path)
-	for _, place := range []string{"info/refs", "refs/heads/", "refs/tags/", "objects/"} {
-		if strings.Contains(path, ".git/"+place) || (a.method != http.MethodPut && a.method != http.MethodDelete && strings.Contains(path, "/"+place)) {
-			return true
+	return slices.ContainsFunc(lowered(a.path), func(path string) bool {
+		for _, place := range []string{"info/refs", "refs/heads/", "refs/tags/", "objects/"} {
+			if strings.Contains(path, ".git/"+place) || (a.method != http.MethodPut && a.method != http.MethodDelete && strings.Contains(path, "/"+place)) {
+				return true
+			}
 		}
-	}
-	return strings.HasSuffix(path, "/info/refs")
+		return strings.HasSuffix(path, "/info/refs")
+	})
 }
 
 // fetchesGit tells whether a request is one of the two of a clone or a fetch,
@@ -64,21 +65,31 @@ func advertises(a ask, service string) bool {
 // hasSegment tells whether a path has that segment, before or after its dot
 // segments are resolved, with path parameters or without.
 func hasSegment(escaped, want string) bool {
-	for segment := range strings.SplitSeq(lowered(escaped), "/") {
-		if name, _, _ := strings.Cut(segment, ";"); strings.TrimSpace(name) == want {
-			return true
+	odd := func(r rune) bool { return r == '%' || r >= 0x80 }
+	if !strings.Contains(strings.ToLower(escaped), want) && !strings.ContainsFunc(escaped, odd) {
+		return false // nothing in it reads as something else
+	}
+	for _, path := range lowered(escaped) {
+		for segment := range strings.SplitSeq(path, "/") {
+			if name, _, _ := strings.Cut(segment, ";"); strings.TrimSpace(name) == want {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// lowered is a path as a lenient server would see it.
-func lowered(escaped string) string {
+// lowered is a path in each way that a lenient server reads it.
+func lowered(escaped string) []string {
 	decoded, err := policy.DecodePath(escaped)
 	if err != nil {
-		return "" // it is refused for that
+		return nil // it is refused for that
 	}
-	return strings.ToLower(decoded)
+	all := policy.Readings(decoded)
+	for i := range all {
+		all[i] = strings.ToLower(all[i])
+	}
+	return all
 }
 
 // mentions tells whether a query holds a word, however often it is encoded.

@@ -125,7 +125,7 @@ func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict
 		return policy.Denied(here, "the route is for https, this is plain http"), 1
 	case !r.Expires.IsZero() && !now.Before(r.Expires):
 		return policy.Denied(here, "the grant ended at "+r.Expires.UTC().Format(time.RFC3339)), 2
-	case len(r.Paths) > 0 && !within(r.Paths, path, a.path):
+	case len(r.Paths) > 0 && !policy.Names(r.Paths, a.path):
 		return policy.Denied(here, fmt.Sprintf("the route is for the paths %q", r.Paths)), 3
 	case len(r.Methods) > 0 && !slices.Contains(r.Methods, a.method):
 		return policy.Denied(here, "the route is for the methods "+strings.Join(r.Methods, ", ")), 4
@@ -143,11 +143,4 @@ func defaultPorts(r *bundle.Route, tls bool) []uint16 {
 		return []uint16{80}
 	}
 	return []uint16{httpsPort}
-}
-
-// within tells whether one of the patterns names the path, in its cleaned form
-// and in every form in which a server may leave dot segments as they are.
-func within(patterns []policy.PathPattern, path, escaped string) bool {
-	decoded, err := policy.DecodePath(escaped)
-	return err == nil && slices.ContainsFunc(patterns, func(p policy.PathPattern) bool { return p.Matches(path) && p.Holds(decoded) })
 }

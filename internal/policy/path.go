@@ -80,6 +80,37 @@ func clean(p string) (string, error) {
 	return cleaned, nil
 }
 
+// lookalikes are what a lenient server takes for a dot or a slash: fullwidth
+// and leader dots (Unicode NFKC), and UTF-8 that is longer than it may be
+// (RFC 3629 §3).
+var lookalikes = strings.NewReplacer("．", ".", "․", ".", "‥", "..", "／", "/", "＼", "/",
+	"\xc0\xae", ".", "\xc0\xaf", "/", "\xc1\x9c", "/", "\xe0\x80\xae", ".", "\xe0\x80\xaf", "/", "\xe0\x81\x9c", "/",
+	"\xf0\x80\x80\xae", ".", "\xf0\x80\x80\xaf", "/", "\xf0\x80\x81\x9c", "/")
+
+// Readings are a decoded path (see DecodePath) in each way that servers read
+// it: as it is, and with what they take for dots and slashes.
+func Readings(decoded string) []string {
+	if !isASCII(decoded) {
+		return []string{decoded, lookalikes.Replace(decoded)}
+	}
+	return []string{decoded}
+}
+
+// Names tells whether one of the patterns names an escaped path in every way
+// that servers read it.
+func Names(patterns []PathPattern, escaped string) bool {
+	decoded, err := DecodePath(escaped)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(patterns, func(p PathPattern) bool {
+		return !slices.ContainsFunc(Readings(decoded), func(reading string) bool {
+			cleaned, err := clean(reading)
+			return err != nil || !p.Matches(cleaned) || !p.Holds(reading)
+		})
+	})
+}
+
 // PathPattern is a rule's path: exact, or with "*" at the end for a prefix
 // that ends where it is written ("/v1/*" names "/v1/x" and "/v1/", not "/v1"
 // and not "/v10").
