@@ -306,12 +306,16 @@ func TestGRPC(t *testing.T) {
 	}
 	stream, err := client.FullDuplexCall(ctx)
 	must(t, err)
+	began := time.Now()
 	for i := range 50 {
 		text := []byte("message " + strconv.Itoa(i))
 		must(t, stream.Send(&grpc_testing.StreamingOutputCallRequest{Payload: &grpc_testing.Payload{Body: text}}))
 		if r, err := stream.Recv(); err != nil || !bytes.Equal(r.GetPayload().GetBody(), text) {
 			t.Fatalf("message %d: %v, %v", i, r, err)
 		}
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("50 messages and their answers took %v", took)
 	}
 	must(t, stream.CloseSend())
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) || strings.Join(stream.Trailer()["x-messages"], "") != "50" {

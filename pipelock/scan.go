@@ -37,6 +37,9 @@ const (
 	// streamPause is how long a body of unknown length may pause before what
 	// has come is scanned and goes on: a stream must not wait for its end.
 	streamPause = 100 * time.Millisecond
+	// messagePause is that of a stream of messages, each of which is written
+	// as a whole and may be waited for.
+	messagePause = 2 * time.Millisecond
 	// scanTimeout bounds the scan of one window.
 	scanTimeout = 10 * time.Second
 	// maxInflate bounds what a compressed body may grow to.
@@ -221,20 +224,22 @@ func (s *scanner) body(r *http.Request, injected []string, report func(policy.Ve
 		return text
 	}
 	b := &scannedBody{scanner: s, own: own, report: report, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
-	if r.ContentLength < 0 {
+	if r.ContentLength < 0 && encoding == "" { // a compressed one is read as a whole or not at all
 		b.pause = streamPause
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			b.pause = messagePause
+		}
 	}
 	first, ended, err := b.read(wholeBody)
 	if err != nil && !ended {
 		return policy.Verdict{}, err
 	}
-	if encoding != "" && !ended && b.pause == 0 {
+	if encoding != "" && !ended {
 		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
 	}
 	if v := s.window(r.Context(), encoding, framed, own, first); !v.Allow {
 		return v, nil
 	}
-	b.encoded = encoding != ""
 	b.ready, b.tail, b.ended = first, tailOf(first), ended
 	r.Body = b
 	return policy.Allowed("scan"), nil
@@ -337,7 +342,6 @@ type scannedBody struct {
 	trailer func() http.Header
 	left    int64
 	pause   time.Duration // 0: the length is known, there is no need to hurry
-	encoded bool
 
 	pump  *pump
 	ready []byte // scanned, not yet read
@@ -367,9 +371,6 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 func (b *scannedBody) refill() error {
 	if b.ended {
 		return b.end()
-	}
-	if b.encoded {
-		return &refusedError{v: policy.Denied("scan", "a compressed body that does not end cannot be scanned")}
 	}
 	next, ended, err := b.read(wholeBody)
 	if err != nil && !ended {
