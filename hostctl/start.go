@@ -250,9 +250,12 @@ func (c *controller) stop(ctx context.Context, name string) error {
 	return c.store.remove(name)
 }
 
+// endedForm is the time in the name of a folder of what is kept.
+const endedForm = "20060102T150405.000Z"
+
 // keepAudit moves what a person may want to read later out of the folder.
 func (s store) keepAudit(name string, now time.Time) error {
-	kept := filepath.Join(s.root, "ended", name+"-"+now.UTC().Format("20060102T150405.000Z"))
+	kept := filepath.Join(s.ended(), name+"-"+now.UTC().Format(endedForm))
 	for from, to := range map[string]string{
 		filepath.Join(s.dir(name), "state", "audit"): filepath.Join(kept, "audit"),
 		filepath.Join(s.dir(name), "audit"):          filepath.Join(kept, "host"),

@@ -35,6 +35,7 @@ func openStore() (store, error) {
 func (s store) pairs() string           { return filepath.Join(s.root, "pairs") }
 func (s store) dir(name string) string  { return filepath.Join(s.pairs(), name) }
 func (s store) card(name string) string { return filepath.Join(s.dir(name), "pair.json") }
+func (s store) ended() string           { return filepath.Join(s.root, "ended") }
 func (s store) trusted() string         { return filepath.Join(s.root, "trusted.json") }
 
 // card is what hostctl remembers of a pair: no credential.

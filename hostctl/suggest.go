@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"airlock/hostctl/pair"
 	"airlock/internal/audit"
 	"airlock/internal/config"
 	"airlock/internal/control"
@@ -288,11 +290,11 @@ func (c *controller) suggestCommand() *cobra.Command {
 }
 
 func (c *controller) suggest(name string, since time.Duration) (suggestion, error) {
-	card, err := c.store.read(name)
+	path, err := c.store.egressAudit(name)
 	if err != nil {
 		return suggestion{}, err
 	}
-	f, err := os.Open(filepath.Join(card.Plan.State(), "audit", "egress.jsonl"))
+	f, err := os.Open(path)
 	if err != nil {
 		return suggestion{}, fmt.Errorf("reading the audit: %w", err)
 	}
@@ -303,4 +305,24 @@ func (c *controller) suggest(name string, since time.Duration) (suggestion, erro
 	}
 	entries, err := readAudit(f, from)
 	return suggest(entries), err
+}
+
+// egressAudit is where a pair's requests are written down, or were: of a pair
+// that has ended, the audit of its last life.
+func (s store) egressAudit(name string) (string, error) {
+	card, err := s.read(name)
+	if err == nil {
+		return filepath.Join(card.Plan.State(), "audit", "egress.jsonl"), nil
+	}
+	if !errors.Is(err, pair.ErrAbsent) {
+		return "", err
+	}
+	entries, _ := os.ReadDir(s.ended()) // none: no pair has ended
+	for _, e := range slices.Backward(entries) {
+		when, found := strings.CutPrefix(e.Name(), name+"-")
+		if _, bad := time.Parse(endedForm, when); found && bad == nil {
+			return filepath.Join(s.ended(), e.Name(), "audit", "egress.jsonl"), nil
+		}
+	}
+	return "", err
 }
