@@ -191,3 +191,23 @@ func TestMetricsOverTheLink(t *testing.T) {
 		t.Errorf("%v, %d wait", err, len(mute.waiting))
 	}
 }
+
+// TestLinkAsks asks about a topic that the process answers, and one that it
+// does not.
+func TestLinkAsks(t *testing.T) {
+	theirs, _, _, _ := pair(t, nil)
+	Answer("echo", func(q map[string]string) []string { return []string{q["text"]} })
+	var got []string
+	const text = "two words & <a line>\nmore"
+	if err := theirs.Ask(t.Context(), "echo", map[string]string{"text": text}, &got); err != nil || len(got) != 1 || got[0] != text {
+		t.Errorf("%q, %v", got, err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := theirs.Ask(short, "nothing", nil, &got); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nobody knows about it, and the answer is %q, %v", got, err)
+	}
+	if err := theirs.Ask(t.Context(), "echo", map[string]string{"text": strings.Repeat("x", maxTold)}, &got); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a question that does not fit: %v", err)
+	}
+}
