@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -53,8 +54,7 @@ func newRig(b *testing.B) *rig {
 	return r
 }
 
-// prepare writes the files of a bundle on an origin that answers with 1,000
-// bytes. The addresses are egress's, git-gate's two, and supervise's.
+// prepare writes the files of a bundle. The addresses are egress's, git-gate's two, and supervise's.
 func prepare(b *testing.B, listen [4]string) *rig {
 	b.Helper()
 	dir := b.TempDir()
@@ -63,8 +63,7 @@ func prepare(b *testing.B, listen [4]string) *rig {
 	var err error
 	r.lab, err = lab.NewCA()
 	check(b, err)
-	reply := bytes.Repeat([]byte("x"), 1000)
-	r.origin, err = lab.NewOrigin(r.lab, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(reply) }), "api.ok.test")
+	r.origin, err = lab.NewOrigin(r.lab, http.HandlerFunc(origin), "api.ok.test")
 	check(b, err)
 	b.Cleanup(r.origin.Close)
 	cert, key, err := ca.New("bench", time.Now())
@@ -82,6 +81,26 @@ func prepare(b *testing.B, listen [4]string) *rig {
 		check(b, os.WriteFile(filepath.Join(r.dirs.Etc, name), []byte(text), 0o600))
 	}
 	return r
+}
+
+var reply, largeReply = bytes.Repeat([]byte("x"), 1000), bytes.Repeat([]byte("0123456789"), large/10)
+
+// origin answers with 1,000 bytes, with 10 MB, or with events.
+func origin(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/v1/large":
+		w.Header().Set("Content-Length", strconv.Itoa(large))
+		_, _ = w.Write(largeReply)
+	case "/v1/events":
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range 25 {
+			time.Sleep(20 * time.Millisecond) // the pace of the events
+			fmt.Fprintf(w, "data: %d\n\n", time.Now().UnixNano())
+			_ = http.NewResponseController(w).Flush()
+		}
+	default:
+		_, _ = w.Write(reply)
+	}
 }
 
 func (r *rig) start() {

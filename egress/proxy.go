@@ -25,6 +25,7 @@ import (
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
+	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 )
 
@@ -124,6 +125,7 @@ func (s *server) inside(w http.ResponseWriter, r *http.Request) {
 
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
+	defer rest.Soon()
 	l := s.live.Load()
 	if authority.Host.String() == localHost {
 		l.describe(w)

@@ -18,6 +18,7 @@ import (
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
+	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 	"airlock/internal/websocket"
 )
@@ -114,6 +115,7 @@ func defaultPort(scheme string) uint16 {
 
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
+	defer rest.Soon()
 	_ = http.NewResponseController(w).EnableFullDuplex() // only a server that does not have it could say no
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority)

@@ -65,7 +65,7 @@ func TestRecall(t *testing.T) {
 	kept, gone := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse")), b.stream(t.Context(), b.url("a.cdn.test", "/sse"))
 	b.write("egress.yaml", b.egressYAML("")[:strings.Index(b.egressYAML(""), "  - host: \"*.cdn")])
 	must(t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
-	
+
 	if _, err := io.ReadAll(gone.Body); err == nil {
 		t.Error("the stream whose route went away came to a good end")
 	}
@@ -321,7 +321,7 @@ func TestFloods(t *testing.T) {
 	egress, _ := d.Find("egress")
 	before, err := lab.PSS(egress.PID)
 	must(t, err)
-	header := func(end bool) []byte {
+	header := func() []byte {
 		var block bytes.Buffer
 		enc := hpack.NewEncoder(&block)
 		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", ok}, {":path", "/v1/x"}} {
@@ -331,14 +331,14 @@ func TestFloods(t *testing.T) {
 	}
 	for name, flood := range map[string]func(*http2.Framer, uint32) error{
 		"rapid reset": func(f *http2.Framer, id uint32) error {
-			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: header(true), EndStream: true, EndHeaders: true}); err != nil {
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: header(), EndStream: true, EndHeaders: true}); err != nil {
 				return err
 			}
 			return f.WriteRSTStream(id, http2.ErrCodeCancel)
 		},
 		"continuation": func(f *http2.Framer, id uint32) error {
 			if id == 1 {
-				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: header(false), EndStream: true})
+				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: header(), EndStream: true})
 			}
 			return f.WriteContinuation(1, false, bytes.Repeat([]byte{0}, 1<<10)) // a name that is none, or one more field
 		},

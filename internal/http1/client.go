@@ -46,6 +46,7 @@ type Transport struct {
 	mu    sync.Mutex
 	idle  map[string][]*link // the one that was used last stands last
 	sweep *time.Timer
+	soon  bool // sweep comes within a moment
 }
 
 // link is one connection of a transport.
@@ -178,8 +179,12 @@ func (t *Transport) put(l *link) {
 		t.idle = map[string][]*link{}
 	}
 	t.idle[l.key] = append(t.idle[l.key], l)
-	if t.sweep == nil {
-		t.sweep = time.AfterFunc(moment/2, t.clean)
+	switch {
+	case t.sweep == nil:
+		t.sweep, t.soon = time.AfterFunc(moment/2, t.clean), true
+	case !t.soon && len(t.idle[l.key]) > spare:
+		t.sweep.Reset(moment / 2)
+		t.soon = true
 	}
 }
 
@@ -214,6 +219,7 @@ func (t *Transport) clean() {
 		t.sweep = nil
 		return
 	}
+	t.soon = next <= moment
 	t.sweep.Reset(max(next, moment/2))
 }
 

@@ -292,6 +292,7 @@ func TestIdle(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))
 	defer srv.Close()
 	tr, _ := via(t, srv.Listener.Addr().String())
+	tr.sweep = time.AfterFunc(time.Hour, tr.clean) // as for those that were spare before
 	done := make(chan struct{})
 	for range 6 {
 		go func() {
