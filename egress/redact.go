@@ -61,6 +61,29 @@ type stream struct {
 	keepLength bool   // markers are cut or padded to the length of what they replace
 }
 
+// clean is feed without a copy: the first n bytes of p go on as they are, the
+// rest is held back. It does nothing, and says so, where something was held
+// back before or must be taken out.
+func (s *stream) clean(p []byte) (n int, ok bool) {
+	if len(s.held) > 0 {
+		return 0, false
+	}
+	r, state := s.r, int32(0)
+	for i := 0; i < len(p); i++ {
+		if state == 0 {
+			if i = ahead(&r.skip, p, i); i >= len(p) {
+				break
+			}
+		}
+		if state = r.step(state, p[i]); r.nodes[state].form != nil {
+			return 0, false
+		}
+	}
+	n = len(p) - int(r.nodes[state].depth)
+	s.state, s.held = state, append(s.held, p[n:]...)
+	return n, true
+}
+
 // feed appends to out what may go on of p.
 func (s *stream) feed(out, p []byte) []byte {
 	r := s.r
@@ -126,28 +149,38 @@ type reader struct {
 	body   io.ReadCloser
 	stream stream
 	now    func() *redactor // the one of the moment; nil: always the same
-	buf    []byte
-	out    []byte // redacted, not yet read
+	buf    []byte           // what was read where something is to be changed
+	out    []byte           // redacted, not yet read
 	err    error
 }
 
 func newReader(body io.ReadCloser, r *redactor, keepLength bool) *reader {
-	return &reader{body: body, stream: stream{r: r, keepLength: keepLength}, buf: make([]byte, 32<<10)}
+	return &reader{body: body, stream: stream{r: r, keepLength: keepLength}}
 }
 
+// Read implements io.Reader. What holds nothing stays where it was read to.
 func (d *reader) Read(p []byte) (int, error) {
 	for len(d.out) == 0 {
-		if d.err != nil {
+		if d.err != nil || len(p) == 0 {
 			return 0, d.err
 		}
-		n, err := d.body.Read(d.buf)
-		d.out = d.out[:0]
+		n, err := d.body.Read(p)
+		d.out, d.err = d.out[:0], err
 		if d.now != nil {
 			d.out = d.stream.follow(d.out, d.now())
 		}
-		d.out = d.stream.feed(d.out, d.buf[:n])
+		if clean, ok := d.stream.clean(p[:n]); ok && len(d.out) == 0 && err == nil {
+			if clean > 0 {
+				return clean, nil
+			}
+			continue
+		} else if !ok {
+			d.buf = append(d.buf[:0], p[:n]...)
+			d.out = d.stream.feed(d.out, d.buf)
+		} else {
+			d.out = append(d.out, p[:clean]...)
+		}
 		if err != nil {
-			d.err = err
 			d.out = d.stream.flush(d.out)
 		}
 	}

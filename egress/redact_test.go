@@ -96,6 +96,9 @@ func FuzzRedact(f *testing.F) {
 			rest = rest[n:]
 		}
 		got = s.flush(got)
+		if read, err := io.ReadAll(newReader(io.NopCloser(iotest.HalfReader(bytes.NewReader(text))), r, false)); err != nil || !bytes.Equal(read, got) {
+			t.Errorf("%q was read as %q, %v", got, read, err)
+		}
 		found := false
 		for _, form := range forms {
 			found = found || bytes.Contains(text, form)

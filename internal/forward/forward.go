@@ -164,7 +164,7 @@ func answer(w http.ResponseWriter, res *http.Response) error {
 	return nil
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // stream copies a body. Nothing that has come waits for something that has
 // not.

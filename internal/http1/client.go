@@ -441,7 +441,7 @@ func copyBody(out *bufio.Writer, r *http.Request, stream io.Reader) (err error) 
 	return out.Flush()
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // framing are the fields that writeRequest sets by itself.
 var framing = []string{"Host", "Content-Length", "Transfer-Encoding", "Trailer"}

@@ -11,6 +11,18 @@ import (
 
 // quiet tells whether an idle connection is open and has nothing to say.
 func quiet(c net.Conn) bool {
+	_, err := peek(c)
+	return errors.Is(err, unix.EAGAIN)
+}
+
+// arrived tells whether a Read would find something.
+func arrived(c io.Reader) bool {
+	n, err := peek(c)
+	return err == nil && n > 0
+}
+
+// peek looks for the next byte on the socket below the connection.
+func peek(c any) (n int, err error) {
 	for {
 		below, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -20,20 +32,20 @@ func quiet(c net.Conn) bool {
 	}
 	s, ok := c.(syscall.Conn)
 	if !ok {
-		return false
+		return 0, errors.ErrUnsupported
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
-		return false
+		return 0, err
 	}
-	silent := false
-	err = raw.Read(func(fd uintptr) bool {
+	if failed := raw.Read(func(fd uintptr) bool {
 		var one [1]byte
-		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		silent = errors.Is(err, unix.EAGAIN)
+		n, _, err = unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		return true
-	})
-	return err == nil && silent
+	}); failed != nil {
+		return 0, failed
+	}
+	return n, err
 }
 
 // isReset tells whether the other side closed the connection.

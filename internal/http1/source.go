@@ -54,12 +54,30 @@ func (s *source) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if len(p) >= bufferSize {
-		return s.c.Read(p)
+		return s.bulk(p)
 	}
 	if err := s.fill(); err != nil {
 		return 0, err
 	}
 	return s.Read(p)
+}
+
+// record is the longest record of TLS (RFC 8446 §5.1): a Read of a connection
+// gives no more.
+const record = 16 << 10
+
+// bulk reads past the buffer. Where as much comes as a Read can give, it takes
+// what has arrived behind it, too, so that a long body moves in larger pieces;
+// what streams comes in smaller ones and waits for nothing.
+func (s *source) bulk(p []byte) (int, error) {
+	n, err := s.c.Read(p)
+	for last := n; err == nil && last == record && len(p)-n >= record && arrived(s.c); n += last {
+		last, err = s.c.Read(p[n:])
+	}
+	if n > 0 {
+		return n, nil // an error comes again with the next read
+	}
+	return n, err
 }
 
 // head takes the lines up to an empty one, which is dropped; each line keeps
