@@ -34,13 +34,14 @@ func (p *pass) answer(res *http.Response) error {
 	p.live.answered(p.route.Auth, res.StatusCode)
 	r := p.live.redactor()
 	r.header(res.Header)
+	r.header(res.Trailer) // the names that are announced
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return readFrames(res, p.live.redactor, p.watchFrames())
 	}
 	if r.empty() {
 		return nil
 	}
-	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := encodingOf(res.Header); encoding != "" {
 		if !p.searched() {
 			return nil
 		}
@@ -105,54 +106,82 @@ func (t *trailing) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// encodingOf is the coding of a body, or "" where there is none. Two of them
+// make a list (RFC 9110 §8.4), as do two fields (§5.3).
+func encodingOf(h http.Header) string {
+	var codings []string
+	for _, list := range h["Content-Encoding"] {
+		for coding := range strings.SplitSeq(list, ",") {
+			if coding = strings.ToLower(strings.TrimSpace(coding)); coding != "" && coding != "identity" {
+				codings = append(codings, coding)
+			}
+		}
+	}
+	return strings.Join(codings, ",")
+}
+
 // decode lets the agent have the answer as identity (RFC 9110 §8.4).
 func decode(res *http.Response, encoding string) error {
-	if res.StatusCode == http.StatusPartialContent {
+	switch {
+	case res.Request.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0:
+		return nil // there is nothing but the header
+	case res.StatusCode == http.StatusPartialContent:
 		return &unreadableError{"a part of a compressed answer cannot be searched for the credential"}
+	case decoders[encoding] == nil:
+		return &unreadableError{"the answer is encoded in a way that cannot be searched for the credential"}
 	}
-	if res.Request.Method != http.MethodHead && res.ContentLength != 0 {
-		plain, err := decoder(strings.ToLower(strings.TrimSpace(encoding)), res.Body)
-		if err != nil {
-			return err
-		}
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{plain, res.Body}
-	}
+	res.Body = &unpacked{ReadCloser: res.Body, open: decoders[encoding]}
 	res.Header.Del("Content-Encoding")
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
 	return nil
 }
 
+// unpacked is a body that is decoded while it is read: its header waits for
+// nothing, and an empty one is just that.
+type unpacked struct {
+	io.ReadCloser
+	open  func(io.Reader) (io.Reader, error)
+	plain io.Reader // nil: not begun
+}
+
+// Read implements io.Reader.
+func (u *unpacked) Read(p []byte) (int, error) {
+	if u.plain == nil {
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(u.ReadCloser, first); err != nil {
+			return 0, err
+		}
+		plain, err := u.open(io.MultiReader(bytes.NewReader(first), u.ReadCloser))
+		if err != nil {
+			return 0, &unreadableError{"the answer is not encoded as it says"}
+		}
+		u.plain = plain
+	}
+	return u.plain.Read(p)
+}
+
 // maxWindow bounds what a decoder may keep, in bytes (RFC 8878 §3.1.1.1.2
 // recommends 8 MiB as what every decoder supports).
 const maxWindow = 8 << 20
 
-func decoder(encoding string, body io.Reader) (io.Reader, error) {
-	var r io.Reader
-	var err error
-	switch encoding {
-	case "gzip", "x-gzip":
-		r, err = gzip.NewReader(body)
-	case "deflate":
-		r, err = zlib.NewReader(body)
-	case "br":
-		r = brotli.NewReader(body)
-	case "zstd":
-		var z *zstd.Decoder
-		if z, err = zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
-			r = z.IOReadCloser()
+// decoders are the codings that can be undone, by their names (RFC 9110
+// §8.4.1, RFC 7932, RFC 8878).
+var decoders = map[string]func(io.Reader) (io.Reader, error){
+	"gzip":    unzip,
+	"x-gzip":  unzip,
+	"deflate": func(r io.Reader) (io.Reader, error) { return zlib.NewReader(r) },
+	"br":      func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil },
+	"zstd": func(r io.Reader) (io.Reader, error) {
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, err
 		}
-	default:
-		return nil, &unreadableError{"the answer is encoded in a way that cannot be searched for the credential"}
-	}
-	if err != nil {
-		return nil, &unreadableError{"the answer is not encoded as it says"}
-	}
-	return r, nil
+		return z.IOReadCloser(), nil
+	},
 }
+
+func unzip(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
 
 // readFrames redacts what comes back over a WebSocket, frame by frame; the
 // length of a frame stays.

@@ -13,7 +13,8 @@ type redactor struct {
 	near  []int32 // state × column → state, for states of at most nearDepth
 	nodes []node  // by depth
 	skip  skip
-	found func() // told of each match in a stream; never nil
+	names *redactor // of texts in lower case; nil: see newRedactor
+	found func()    // told of each match in a stream; never nil
 }
 
 // nearDepth is up to how many bytes a state has a row in the table.

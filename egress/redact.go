@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"airlock/internal/secrets"
 )
@@ -26,7 +27,13 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 }
 
 func newRedactor(forms []form) *redactor {
-	return newAutomaton(forms, func() { redactions.Inc() })
+	r := newAutomaton(forms, func() { redactions.Inc() })
+	var lower []form
+	for _, f := range forms {
+		lower = append(lower, form{bytes.ToLower(f.text), f.marker})
+	}
+	r.names = newAutomaton(lower, func() {})
+	return r
 }
 
 // all redacts a text that is there as a whole.
@@ -38,12 +45,19 @@ func (r *redactor) all(text []byte) []byte {
 	return s.flush(s.feed(nil, text))
 }
 
-// header redacts every value in place.
+// header redacts every value in place, and drops a field whose name holds a
+// form: there is nothing to put in its place. A name has lost its case on the
+// way here.
 func (r *redactor) header(h http.Header) {
 	if r.empty() {
 		return
 	}
-	for _, values := range h {
+	for name, values := range h {
+		if len(name) >= r.names.skip.window && holds(r.names, strings.ToLower(name)) {
+			delete(h, name)
+			redactions.Inc()
+			continue
+		}
 		for i, v := range values {
 			if holds(r, v) {
 				values[i] = string(r.all([]byte(v)))

@@ -436,6 +436,7 @@ type piece struct {
 func newPump(ctx context.Context, src io.Reader) *pump {
 	p := &pump{pieces: make(chan piece)}
 	go func() {
+		defer close(p.pieces)
 		for {
 			buf := make([]byte, 32<<10)
 			n, err := src.Read(buf)
@@ -462,7 +463,10 @@ func (p *pump) collect(n int, pause time.Duration) (got []byte, ended bool, err 
 			timeout = time.After(pause)
 		}
 		select {
-		case next := <-p.pieces:
+		case next, more := <-p.pieces:
+			if !more { // the client has left
+				return got, false, io.ErrUnexpectedEOF
+			}
 			got = append(got, next.data...)
 			if next.err == io.EOF {
 				return got, true, nil

@@ -12,14 +12,13 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-
-	"airlock/internal/lab"
 )
 
 // events answers with server-sent events until the client leaves; tell makes
@@ -319,8 +318,7 @@ func TestFloods(t *testing.T) {
 	d, err := b.ctl.Status(context.Background())
 	must(t, err)
 	egress, _ := d.Find("egress")
-	before, err := lab.PSS(egress.PID)
-	must(t, err)
+	before := resident(t, egress.PID)
 	header := func() []byte {
 		var block bytes.Buffer
 		enc := hpack.NewEncoder(&block)
@@ -364,7 +362,108 @@ func TestFloods(t *testing.T) {
 	if status, body := b.get(b.url("api.ok.test", "/v1/x")); status != 200 {
 		t.Errorf("afterwards: %d %s", status, body)
 	}
-	if after, err := lab.PSS(egress.PID); err != nil || after > before+100<<20 {
-		t.Errorf("memory grew from %d to %d bytes, %v", before, after, err)
+	if after := resident(t, egress.PID); after > before+100<<20 {
+		t.Errorf("memory grew from %d to %d bytes", before, after)
+	}
+}
+
+// resident is the memory of a process, in bytes, as everybody may read it.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	must(t, err)
+	var size, pages int
+	_, err = fmt.Sscan(string(text), &size, &pages)
+	must(t, err)
+	return pages * os.Getpagesize()
+}
+
+// gauge is what a daemon tells of itself.
+func (b *running) gauge(daemon, name string) float64 {
+	b.t.Helper()
+	n, ok := value(b.scrape(), name, "daemon", daemon)
+	if !ok {
+		b.t.Fatalf("no %s of %s", name, daemon)
+	}
+	return n
+}
+
+// TestLeaversInAnUpload: a client that leaves in a chunked body leaves nothing
+// behind in either daemon.
+func TestLeaversInAnUpload(t *testing.T) {
+	b := start(t, nil)
+	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
+	const gauge = "go_goroutines"
+	before := map[string]float64{"egress": b.gauge("egress", gauge), "pipelock": b.gauge("pipelock", gauge)}
+	for i := range 40 {
+		c, err := b.tunnel(ok, "api.ok.test", "http/1.1")
+		must(t, err)
+		_, err = fmt.Fprintf(c, "POST /v1/x HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n", ok)
+		must(t, err)
+		if i%2 == 1 {
+			_, err = io.WriteString(c, "5\r\nhello\r\n")
+			must(t, err)
+		}
+		must(t, c.Close())
+	}
+	for daemon, was := range before {
+		for until := time.Now().Add(20 * time.Second); b.gauge(daemon, gauge) > was+5; time.Sleep(100 * time.Millisecond) { // between two questions
+			if time.Now().After(until) {
+				t.Errorf("%s: %v goroutines before, %v now", daemon, was, b.gauge(daemon, gauge))
+				break
+			}
+		}
+	}
+}
+
+// TestOddAnswers has answers that cannot be searched as they say, and
+// credentials where no value is.
+func TestOddAnswers(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		zipped := func() {
+			z := gzip.NewWriter(w)
+			fmt.Fprint(z, token)
+			z.Close()
+		}
+		switch r.URL.Path {
+		case "/v1/same":
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(http.StatusNotModified)
+		case "/v1/empty":
+			w.Header().Set("Content-Encoding", "gzip")
+			_ = http.NewResponseController(w).Flush()
+		case "/v1/two":
+			w.Header()["Content-Encoding"] = []string{"identity", "gzip"}
+			zipped()
+		case "/v1/list":
+			w.Header().Set("Content-Encoding", "gzip, identity")
+			zipped()
+		case "/v1/name":
+			w.Header().Set("X-"+token, "1")
+			w.Header().Set("Trailer", "Y-"+token)
+			fmt.Fprint(w, "ok")
+			w.Header().Set("Y-"+token, "2")
+		case "/v1/early":
+			w.Header().Set("X-"+token, "1")
+			w.WriteHeader(http.StatusEarlyHints)
+		}
+	})
+	b := start(t, h)
+	for path, want := range map[string]int{"/v1/same": 304, "/v1/empty": 200, "/v1/two": 200, "/v1/list": 200, "/v1/name": 200, "/v1/early": 200} {
+		var early http.Header
+		trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error { early = http.Header(h).Clone(); return nil }}
+		client := b.client(b.egress)
+		client.Transport.(*http.Transport).DisableCompression = true
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), http.MethodGet, b.url("api.ok.test", path), nil)
+		must(t, err)
+		res, err := client.Do(req)
+		must(t, err)
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		all := strings.ToLower(fmt.Sprint(string(body), res.Header, res.Trailer, early))
+		if err != nil || res.StatusCode != want || strings.Contains(all, strings.ToLower(b.token)) {
+			t.Errorf("%s: status %d, %d bytes, %v, the credential among it: %v", path, res.StatusCode, len(body), err, strings.Contains(all, strings.ToLower(b.token)))
+		}
 	}
 }
