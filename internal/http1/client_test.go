@@ -3,6 +3,7 @@ package http1
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // via is a transport to one address, and counts what it dials.
@@ -221,6 +224,55 @@ func TestAgain(t *testing.T) {
 	tr, dials := via(t, address)
 	if res, _ := do(t, tr, request(t, "GET", nil)); res.StatusCode != 503 || dials.Load() != 1 {
 		t.Errorf("%v after %d connections", res.Status, dials.Load())
+	}
+}
+
+// TestHiddenBytes: what an origin sends behind a body, in one record of TLS
+// with it, is nobody's answer.
+func TestHiddenBytes(t *testing.T) {
+	authority, err := lab.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := authority.Leaf("a.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{leaf}, DynamicRecordSizingDisabled: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for in := bufio.NewReader(c); ; {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n"+strings.Repeat("x", 10000)+"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nPOISONED")
+				}
+			}()
+		}
+	}()
+	tr, dials := via(t, l.Addr().String())
+	tr.Dial = func(ctx context.Context, _ *http.Request) (net.Conn, error) {
+		dials.Add(1)
+		d := tls.Dialer{Config: &tls.Config{RootCAs: authority.Pool(), ServerName: "a.test"}}
+		return d.DialContext(ctx, "tcp", l.Addr().String())
+	}
+	for range 3 {
+		if _, body := do(t, tr, request(t, "GET", nil)); len(body) != 10000 {
+			t.Errorf("%.100q", body)
+		}
+	}
+	if n := dials.Load(); n != 3 {
+		t.Errorf("%d connections", n)
 	}
 }
 

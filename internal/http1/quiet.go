@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,7 +14,17 @@ import (
 // quiet tells whether an idle connection is open and has nothing to say.
 func quiet(c net.Conn) bool {
 	_, err := peek(c)
-	return errors.Is(err, unix.EAGAIN)
+	return errors.Is(err, unix.EAGAIN) && !holds(c)
+}
+
+// holds tells whether a connection has read more than it has handed out, as
+// that of TLS may: it reads whole records. A Read that may not wait gives just
+// that.
+func holds(c net.Conn) bool {
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	n, err := c.Read(make([]byte, 1))
+	_ = c.SetReadDeadline(time.Time{})
+	return n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // arrived tells whether a Read would find something.
