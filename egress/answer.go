@@ -183,22 +183,6 @@ var decoders = map[string]func(io.Reader) (io.Reader, error){
 
 func unzip(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
 
-// readFrames redacts what comes back over a WebSocket, frame by frame; the
-// length of a frame stays.
-func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspector) error {
-	conn, ok := res.Body.(io.ReadWriteCloser)
-	if !ok {
-		return &unreadableError{"the upstream switched protocols without a connection"}
-	}
-	down := websocket.NewInspector(func(f websocket.Frame) error {
-		s := stream{r: now(), keepLength: true}
-		copy(f.Payload, s.flush(s.feed(nil, f.Payload)))
-		return nil
-	})
-	res.Body = websocket.Conn(conn, down, up)
-	return nil
-}
-
 // watchFrames closes a WebSocket in which the agent sends a placeholder.
 func (p *pass) watchFrames() *websocket.Inspector {
 	if p.live.wires.forms.empty() {

@@ -32,17 +32,25 @@ const (
 type Frame struct {
 	Opcode  byte
 	Final   bool
+	Masked  bool // as those of clients are (RFC 6455 §5.3)
 	Payload []byte
 }
 
 // ErrProtocol is a flow of bytes that is not a WebSocket as it should be.
 var ErrProtocol = errors.New("not a websocket frame that can be read")
 
+// ErrHold is what an inspection returns for a frame that must not be given on
+// before it has seen the next. Until then it may change the payload, if that
+// was not masked.
+var ErrHold = errors.New("held until the next frame")
+
 // Inspector takes a flow apart into frames, shows each to a function, and
 // gives it on when the function has nothing against it.
 type Inspector struct {
 	inspect func(Frame) error
-	pending []byte
+	pending []byte   // not a whole frame yet
+	held    [][]byte // whole frames that have been shown
+	holding int      // bytes of those
 }
 
 // NewInspector makes an inspector for one direction of one connection.
@@ -68,13 +76,24 @@ func (i *Inspector) Feed(p []byte) (out []byte, err error) {
 		if header == 0 || len(i.pending)-done < header+length {
 			break
 		}
-		frame := i.pending[done : done+header+length]
-		if err := i.show(frame, header); err != nil {
+		frame := append([]byte(nil), i.pending[done:done+header+length]...)
+		done += len(frame)
+		i.held, i.holding = append(i.held, frame), i.holding+len(frame)
+		err = i.show(frame, header)
+		if errors.Is(err, ErrHold) {
+			if i.holding > maxFrame {
+				return nil, fmt.Errorf("%w: more than %d bytes that cannot be judged", ErrProtocol, maxFrame)
+			}
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
-		done += len(frame)
+		for _, f := range i.held {
+			out = append(out, f...)
+		}
+		i.held, i.holding = i.held[:0], 0
 	}
-	out = append([]byte(nil), i.pending[:done]...)
 	i.pending = append(i.pending[:0], i.pending[done:]...)
 	return out, nil
 }
@@ -118,12 +137,13 @@ func parse(p []byte) (header, length int, err error) {
 
 func (i *Inspector) show(frame []byte, header int) error {
 	payload := frame[header:]
-	if masked := frame[1]&0x80 != 0; masked {
+	masked := frame[1]&0x80 != 0
+	if masked {
 		mask := frame[header-4 : header]
 		xor(payload, mask)
 		defer xor(payload, mask)
 	}
-	return i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload})
+	return i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Masked: masked, Payload: payload})
 }
 
 func xor(payload, mask []byte) {
