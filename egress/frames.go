@@ -35,8 +35,8 @@ type frames struct {
 }
 
 func (f *frames) inspect(frame websocket.Frame) error {
-	if frame.Masked || f.ended {
-		return fmt.Errorf("%w: from a server, masked or behind a Close", websocket.ErrProtocol)
+	if f.ended {
+		return fmt.Errorf("%w: behind a Close", websocket.ErrProtocol)
 	}
 	if r := f.now(); r != f.r {
 		f.r, f.state = r, 0

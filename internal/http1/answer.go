@@ -42,6 +42,10 @@ type answer struct {
 	over    bool
 }
 
+// maxAhead is how much a client may send behind a request that is not
+// answered yet, in bytes.
+const maxAhead = 64 << 10
+
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 16<<10) }}
 
 // writer is there while something is to be written.
@@ -316,7 +320,7 @@ func (w *answer) watchSoon() {
 
 func (w *answer) look() {
 	w.watch.Lock()
-	if w.over || w.k.src.buffered() > 0 {
+	if w.over {
 		w.watch.Unlock()
 		return
 	}
@@ -325,11 +329,14 @@ func (w *answer) look() {
 	_ = w.k.c.SetReadDeadline(time.Time{})
 	w.watch.Unlock()
 	defer close(ended)
-	err := w.k.src.fill()
+	var err error
+	for err == nil && w.k.src.buffered() < maxAhead {
+		err = w.k.src.fill()
+	}
 	w.watch.Lock()
 	defer w.watch.Unlock()
-	if err != nil && !w.over {
-		w.cancel()
+	if !w.over {
+		w.cancel() // it has left, or sends more than anybody who waits for an answer
 	}
 }
 

@@ -141,11 +141,15 @@ func chunkSize(line []byte) (n int64, err error) {
 	return n, nil
 }
 
-// pending tells whether a Read would return at once.
+// pending tells whether a Read would return at once. Behind the end of the
+// body the source may be somebody else's.
 func (b *framed) pending() bool {
+	if b.err != nil {
+		return true
+	}
 	rest := b.src.buf[b.src.r:b.src.w]
-	if b.err != nil || !b.chunked || b.left > 0 {
-		return b.err != nil || len(rest) > 0
+	if !b.chunked || b.left > 0 {
+		return len(rest) > 0
 	}
 	// The end of the last chunk is nothing yet, nor is a length without a byte
 	// behind it.

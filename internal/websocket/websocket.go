@@ -32,7 +32,6 @@ const (
 type Frame struct {
 	Opcode  byte
 	Final   bool
-	Masked  bool // as those of clients are (RFC 6455 §5.3)
 	Payload []byte
 }
 
@@ -40,8 +39,7 @@ type Frame struct {
 var ErrProtocol = errors.New("not a websocket frame that can be read")
 
 // ErrHold is what an inspection returns for a frame that must not be given on
-// before it has seen the next. Until then it may change the payload, if that
-// was not masked.
+// before it has seen the next. Until then it may change the payload.
 var ErrHold = errors.New("held until the next frame")
 
 // Inspector takes a flow apart into frames, shows each to a function, and
@@ -137,13 +135,19 @@ func parse(p []byte) (header, length int, err error) {
 
 func (i *Inspector) show(frame []byte, header int) error {
 	payload := frame[header:]
-	masked := frame[1]&0x80 != 0
-	if masked {
-		mask := frame[header-4 : header]
-		xor(payload, mask)
-		defer xor(payload, mask)
+	f := Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload}
+	if frame[1]&0x80 == 0 {
+		return i.inspect(f)
 	}
-	return i.inspect(Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Masked: masked, Payload: payload})
+	mask := frame[header-4 : header]
+	xor(payload, mask)
+	err := i.inspect(f)
+	if errors.Is(err, ErrHold) {
+		clear(mask) // so that the payload can be changed as long as it is held
+	} else {
+		xor(payload, mask)
+	}
+	return err
 }
 
 func xor(payload, mask []byte) {
