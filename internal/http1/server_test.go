@@ -176,7 +176,7 @@ func TestDeparture(t *testing.T) {
 	for name, request := range map[string]string{
 		"without a body": "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "behind a body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
 		"with a byte behind it": "GET / HTTP/1.1\r\nHost: a\r\n\r\nG",
-		"in a body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhi",
+		"in a body":             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhi",
 	} {
 		began, noticed := make(chan struct{}), make(chan struct{})
 		address, _, _ := serve(t, func(_ http.ResponseWriter, r *http.Request) {
