@@ -361,7 +361,8 @@ func (k *conn) body(r *http.Request, w *answer) *requestBody {
 		r.Body = http.NoBody
 		return nil
 	}
-	b := &requestBody{k: k, w: w, expected: len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0}
+	b := &requestBody{k: k, w: w, size: r.ContentLength}
+	b.expected.Store(len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0)
 	b.framed = framed{src: &k.src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0)}
 	if b.chunked {
 		r.Trailer = http.Header{}
@@ -409,18 +410,23 @@ type requestBody struct {
 	framed
 	k        *conn
 	w        *answer
-	expected bool // the client waits for a 100 (RFC 9110 §10.1.1)
+	size     int64       // -1: in chunks
+	expected atomic.Bool // the client waits for a 100 (RFC 9110 §10.1.1)
 
 	mu      sync.Mutex // held while reading
 	touched atomic.Bool
-	broken  atomic.Bool // cannot be read to its end
+	ended   atomic.Bool // was read to its end
 	closed  atomic.Bool
 }
 
-// leftAlone tells whether nothing can be read behind the body: it is broken,
-// or better left where it is, since nobody has begun to read it.
+// leftAlone tells whether the connection ends with an answer that begins now:
+// the body is still on its way, and not one that is short and unread, which
+// can be read away.
 func (b *requestBody) leftAlone() bool {
-	return b != nil && (b.broken.Load() || !b.touched.Load() && (b.expected || b.chunked || b.left > maxDiscard))
+	if b == nil || b.ended.Load() {
+		return false
+	}
+	return b.touched.Load() || b.expected.Load() || b.size < 0 || b.size > maxDiscard
 }
 
 // Read implements io.Reader. The first asks the client for the body, where it
@@ -432,8 +438,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if b.expected {
-		b.expected = false
+	if b.expected.CompareAndSwap(true, false) {
 		b.w.goOn()
 	}
 	if !b.pending() {
@@ -442,13 +447,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.framed.Read(p)
 	var v *Violation
 	switch {
-	case err == io.EOF && !b.closed.Load():
+	case err == io.EOF:
+		b.ended.Store(true)
 		b.w.watchSoon()
-	case err != nil && err != io.EOF:
-		b.broken.Store(true)
-		if !errors.As(err, &v) {
-			b.w.cancel() // the client has left
-		}
+	case err != nil && !errors.As(err, &v):
+		b.w.cancel() // the client has left
 	}
 	return n, err
 }
@@ -472,7 +475,7 @@ func (b *requestBody) discard(keep bool) (clean bool) {
 	if b.err == io.EOF {
 		return true
 	}
-	if !keep || b.expected || b.err != nil || b.left > maxDiscard {
+	if !keep || b.expected.Load() || b.err != nil || b.left > maxDiscard {
 		return false
 	}
 	_ = b.k.c.SetReadDeadline(time.Now().Add(lastRead))
