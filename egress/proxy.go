@@ -43,11 +43,13 @@ type server struct {
 	outer    *goproxy.ProxyHttpServer
 	hop      *hop
 	streams  streams
+	older    older
 }
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
 	s := &server{log: log, audit: book, hop: hop, mayVouch: minter.Permits}
 	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
+	s.tunnels.H2 = func(a policy.Authority) bool { return !s.older.has(a) }
 	// goproxy takes the CONNECT apart and answers what is no proxy request;
 	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
 	s.outer = goproxy.NewProxyHttpServer()
@@ -293,7 +295,13 @@ type pass struct {
 func (p *pass) searched() bool { return p.live.rules.injectsFor(p.authority.Host) }
 
 // Answer implements forward.Hooks.
-func (p *pass) Answer(res *http.Response) error { return p.answer(res) }
+func (p *pass) Answer(res *http.Response) error {
+	if res.Header.Get(httpd.HeaderProto) == "h1" {
+		p.s.older.add(p.authority)
+	}
+	delete(res.Header, httpd.HeaderProto)
+	return p.answer(res)
+}
 
 // Failed implements forward.Hooks: it answers for an upstream that could not.
 func (p *pass) Failed(w http.ResponseWriter, err error) {

@@ -53,7 +53,7 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 			return
 		}
 		p := newPass(s, r, authority, r.URL.Scheme)
-		p.injected = injectedFields(r.Header)
+		p.hop, p.injected = true, injectedFields(r.Header)
 		p.h2 = r.Header.Get(httpd.HeaderProto) == "h2"
 		s.judge(w, r, p)
 	}
@@ -202,6 +202,7 @@ type pass struct {
 	scheme       string
 	method, path string
 	injected     []string // what egress filled
+	hop          bool     // it came from egress
 	h2           bool     // the agent speaks HTTP/2
 }
 
@@ -229,6 +230,10 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 func (p *pass) Answer(res *http.Response) error {
 	delete(res.Header, httpd.HeaderHop) // no origin speaks for us
 	delete(res.Header, httpd.HeaderRule)
+	delete(res.Header, httpd.HeaderProto)
+	if p.hop && p.h2 && res.ProtoMajor == 1 {
+		res.Header.Set(httpd.HeaderProto, "h1")
+	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}

@@ -467,3 +467,33 @@ func TestOddAnswers(t *testing.T) {
 		}
 	}
 }
+
+// TestOlderOrigin: HTTP/2 is not offered any more to whom speaks with an
+// origin that does not have it.
+func TestOlderOrigin(t *testing.T) {
+	b := prepare(t, nil)
+	b.origin.Config.TLSNextProto = nil
+	b.origin.TLS.NextProtos = []string{"http/1.1"}
+	b.run()
+	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
+	var spoken []string
+	for range 2 {
+		client := b.client(b.egress)
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = true
+		res, err := client.Get(b.url("api.ok.test", "/v1/x"))
+		must(t, err)
+		_, err = io.Copy(io.Discard, res.Body)
+		must(t, err)
+		res.Body.Close()
+		spoken = append(spoken, res.Proto)
+		if res.Header.Get("Airlock-Proto") != "" {
+			t.Error("the agent is told what is said between the daemons")
+		}
+	}
+	if fmt.Sprint(spoken) != "[HTTP/2.0 HTTP/1.1]" {
+		t.Errorf("%s was spoken to with %v", ok, spoken)
+	}
+	if seen := b.origin.Seen(); len(seen) != 2 || seen[0].Proto != "HTTP/1.1" {
+		t.Errorf("%v", seen)
+	}
+}

@@ -31,7 +31,7 @@ const AskOperator = "call the tool ask_operator of the MCP server supervise"
 const (
 	HeaderRule     = "Airlock-Rule"
 	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
-	HeaderProto    = "Airlock-Proto"    // egress → pipelock: "h2", the agent speaks HTTP/2
+	HeaderProto    = "Airlock-Proto"    // egress → pipelock: "h2", the agent speaks HTTP/2; back: "h1", the origin does not
 )
 
 // HeaderHop is in the notice of a pipelock that takes its leave, and in no

@@ -29,6 +29,9 @@ const httpsPort = 443
 
 // Server intercepts any number of tunnels.
 type Server struct {
+	// H2 tells whether HTTP/2 is offered to the agent; nil: always.
+	H2 func(policy.Authority) bool
+
 	by    string
 	log   *slog.Logger
 	tls   *tls.Config
@@ -54,17 +57,24 @@ func New(by string, leaf func(policy.Host) (*tls.Certificate, error), h http.Han
 	s.h2.IdleTimeout = idle
 	s.h2.ConnContext = remember
 	s.h2.HTTP2 = &http.HTTP2Config{MaxReadFrameSize: 16 << 10} // as RFC 9113 §6.5.2 begins with: a frame is kept in memory
+	var older *tls.Config                                      // the same without HTTP/2
 	s.tls = &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1", "http/1.0"},
 		// Asked on resumption too, when GetCertificate is not.
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, checkSNI(hello.ServerName, hello.Conn.(*conn).authority.Host)
+			a := hello.Conn.(*conn).authority
+			if err := checkSNI(hello.ServerName, a.Host); err != nil || s.H2 == nil || s.H2(a) {
+				return nil, err
+			}
+			return older, nil
 		},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return leaf(hello.Conn.(*conn).authority.Host)
 		},
 	}
+	older = s.tls.Clone()
+	older.NextProtos, older.GetConfigForClient = s.tls.NextProtos[1:], nil
 	return s
 }
 
