@@ -206,6 +206,10 @@ func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now
 	if up := r.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
 		return policy.Denied("upgrade", "only an upgrade to websocket can be read, and so passed"), nil
 	}
+	if other := overridden(r.Header, r.URL.RawQuery, route); !other.Allow {
+		other.Rule = v.Rule
+		return other, nil
+	}
 	if route.Auth != nil {
 		if missing := l.wallet.missing(route.Auth); !missing.Allow {
 			return missing, nil

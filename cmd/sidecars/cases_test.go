@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -321,7 +322,7 @@ func TestWebSocket(t *testing.T) {
 	open := func() net.Conn {
 		conn, err := b.tunnel(fmt.Sprintf("api.ok.test:%d", b.origin.Port()), "api.ok.test")
 		must(t, err)
-		_, err = fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: api.ok.test:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", b.origin.Port())
+		_, err = fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: api.ok.test:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", b.origin.Port(), base64.StdEncoding.EncodeToString([]byte(lab.Token()[4:20])))
 		must(t, err)
 		head, err := readHead(conn)
 		must(t, err)

@@ -272,7 +272,7 @@ func (r *run) match(text string, i int) []span {
 		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
-		if r.excused(rule, secret, text, at) {
+		if r.excused(rule, secret, text, at) || id == genericRule && harmless(text[at[0]:at[1]], secret) {
 			continue
 		}
 		spans = append(spans, span{id, at[0], at[1]})

@@ -1,0 +1,52 @@
+package egress
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"airlock/internal/bundle"
+	"airlock/internal/policy"
+)
+
+// Fields by which some servers and frameworks take another method or another
+// path for the request's own.
+var (
+	methodOverrides = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+	pathOverrides   = []string{"X-Original-Url", "X-Rewrite-Url", "X-Original-Uri"}
+)
+
+// overridden judges a request that a route lets pass by what its server may
+// take it for.
+func overridden(h http.Header, query string, route *bundle.Route) policy.Verdict {
+	for name, values := range h {
+		for _, field := range pathOverrides {
+			if sameField(name, field) {
+				return policy.Denied("route", "the field "+field+" names another path than the request")
+			}
+		}
+		for _, field := range methodOverrides {
+			if !sameField(name, field) {
+				continue
+			}
+			for _, method := range values {
+				if !allowsMethod(route, method) {
+					return policy.Denied("route", "the field "+field+" names a method that the route is not for")
+				}
+			}
+		}
+	}
+	for parameter := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == ';' }) {
+		name, method, _ := strings.Cut(parameter, "=")
+		name, err := url.QueryUnescape(name)
+		if method, failed := url.QueryUnescape(method); err == nil && name == "_method" && (failed != nil || !allowsMethod(route, method)) {
+			return policy.Denied("route", "the parameter _method names a method that the route is not for")
+		}
+	}
+	return policy.Allowed("route")
+}
+
+func allowsMethod(route *bundle.Route, method string) bool {
+	return len(route.Methods) == 0 || slices.Contains(route.Methods, strings.ToUpper(strings.TrimSpace(method)))
+}
