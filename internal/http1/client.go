@@ -371,7 +371,7 @@ func (x *exchange) answered(res *http.Response, r *http.Request) *http.Response 
 	}
 	res.Body = b
 	if r.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0 && !b.chunked {
-		b.err = io.EOF
+		b.err, b.left = io.EOF, 0
 		b.done()
 	}
 	return res

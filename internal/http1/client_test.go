@@ -113,8 +113,14 @@ func TestTransport(t *testing.T) {
 	if fmt.Sprint(hints) != "[103x]" {
 		t.Error(hints)
 	}
-	if res, body := do(t, tr, request(t, "HEAD", nil)); body != "" || res.StatusCode != 200 {
-		t.Errorf("%q", body)
+	before := dials.Load()
+	for range 3 {
+		if res, body := do(t, tr, request(t, "HEAD", nil)); body != "" || res.StatusCode != 200 {
+			t.Errorf("%q", body)
+		}
+	}
+	if n := dials.Load() - before; n > 0 {
+		t.Errorf("%d connections for answers without a body", n)
 	}
 }
 
