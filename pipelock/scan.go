@@ -52,6 +52,7 @@ const (
 type scanner struct {
 	engine *secrets.Scanner
 	known  map[string]secrets.Digest
+	hosts  hosts
 	warn   bool // findings are written down, not refused
 	limit  int64
 }
@@ -105,7 +106,7 @@ func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy
 		name string
 		text []byte
 	}{
-		{"host name", hostText(h.String())},
+		{"host name", s.hosts.unread(h)},
 		{"target", s.target(r.URL, injected)},
 		{"header", s.fields(r, injected)},
 	}
@@ -114,6 +115,9 @@ func (s *scanner) head(r *http.Request, h policy.Host, injected []string) policy
 		whole = append(append(whole, part.text...), '\n')
 	}
 	v := s.look(r.Context(), "request", whole)
+	if v.Allow {
+		s.hosts.read(h)
+	}
 	if v.Allow || v.Rule == "scan" {
 		return v
 	}

@@ -52,12 +52,20 @@ type Entry struct {
 type Log struct {
 	daemon, pair string
 
-	mu   sync.Mutex
-	file *os.File
-	size int64 // of the file when seq and prev were read
-	seq  uint64
-	prev string
+	mu    sync.Mutex
+	file  *os.File
+	size  int64 // of the file when seq and prev were read
+	seq   uint64
+	prev  string
+	line  []byte    // the last one, for its memory
+	last  time.Time // when it was written
+	lease *time.Timer
+	held  bool // the lock of the file, until lease ends
 }
+
+// term is how long the lock is kept while entries come fast. Another process
+// of the daemon waits no longer than that.
+const term = 5 * time.Millisecond
 
 // Open opens the chain at path, or begins it, for entries of that daemon.
 func Open(path, daemon, pair string) (*Log, error) {
@@ -77,7 +85,12 @@ func Open(path, daemon, pair string) (*Log, error) {
 }
 
 // Close closes the file.
-func (l *Log) Close() error { return l.file.Close() }
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = false
+	return l.file.Close() // and with it the lock
+}
 
 // Record appends an entry; time, sequence, chain, daemon and pair are filled
 // in. When it returns nil the line has been handed to the system.
@@ -101,14 +114,49 @@ func (l *Log) locked(f func() error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fd := int(l.file.Fd())
+	if l.held {
+		err := f()
+		if err != nil { // the end of the chain is to be read again
+			l.held = false
+			_ = unix.Flock(fd, unix.LOCK_UN)
+		}
+		return err
+	}
 	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
 		return fmt.Errorf("locking the audit: %w", err)
 	}
-	defer unix.Flock(fd, unix.LOCK_UN)
-	if err := l.catchUp(); err != nil {
-		return err
+	if now := time.Now(); now.Sub(l.last) < term {
+		l.keep()
+	} else {
+		l.last = now
+		defer unix.Flock(fd, unix.LOCK_UN)
 	}
-	return f()
+	err := l.catchUp()
+	if err == nil {
+		err = f()
+	}
+	if err != nil && l.held {
+		l.held = false
+		_ = unix.Flock(fd, unix.LOCK_UN)
+	}
+	return err
+}
+
+// keep holds the lock for a term.
+func (l *Log) keep() {
+	l.held = true
+	if l.lease != nil {
+		l.lease.Reset(term)
+		return
+	}
+	l.lease = time.AfterFunc(term, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.held {
+			l.held, l.last = false, time.Now()
+			_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN) // where it fails the file is closed, and the lock gone
+		}
+	})
 }
 
 // catchUp reads the end of the chain again when somebody else wrote to it.
@@ -164,11 +212,9 @@ func lastLine(r io.ReaderAt, size int64) (line []byte, end int64, err error) {
 
 func (l *Log) append(e Entry) error {
 	e.Seq, e.Prev = l.seq+1, l.prev
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("writing the audit: %w", err)
-	}
-	n, err := l.file.Write(append(line, '\n'))
+	l.line = append(appendEntry(l.line[:0], &e), '\n')
+	line := l.line[:len(l.line)-1]
+	n, err := l.file.Write(l.line)
 	if err != nil {
 		if n > 0 {
 			_ = l.file.Truncate(l.size) // a half line; catchUp removes it where this fails

@@ -21,6 +21,9 @@ func quiet(c net.Conn) bool {
 // that of TLS may: it reads whole records. A Read that may not wait gives just
 // that.
 func holds(c net.Conn) bool {
+	if _, layered := c.(interface{ NetConn() net.Conn }); !layered {
+		return false
+	}
 	_ = c.SetReadDeadline(time.Unix(1, 0))
 	n, err := c.Read(make([]byte, 1))
 	_ = c.SetReadDeadline(time.Time{})
