@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"airlock/internal/lab"
 )
 
 // events answers with server-sent events until the client leaves; tell makes
@@ -472,8 +474,15 @@ func TestOddAnswers(t *testing.T) {
 // origin that does not have it.
 func TestOlderOrigin(t *testing.T) {
 	b := prepare(t, nil)
-	b.origin.Config.TLSNextProto = nil
-	b.origin.TLS.NextProtos = []string{"http/1.1"}
+	authority, err := lab.NewCA()
+	must(t, err)
+	b.origin.Close()
+	b.origin, err = lab.NewOlderOrigin(authority, nil, "api.ok.test")
+	must(t, err)
+	t.Cleanup(b.origin.Close)
+	b.write("ca/upstream.crt", string(authority.PEM))
+	b.write("egress.yaml", b.egressYAML(""))
+	b.write("pipelock.yaml", b.pipelockYAML(""))
 	b.run()
 	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
 	var spoken []string

@@ -104,8 +104,17 @@ func NewOrigin(ca *CA, h http.Handler, names ...string) (*Origin, error) {
 	return NewOriginAt("127.0.0.1:0", ca, h, names...)
 }
 
+// NewOlderOrigin is NewOrigin without HTTP/2.
+func NewOlderOrigin(ca *CA, h http.Handler, names ...string) (*Origin, error) {
+	return newOrigin("127.0.0.1:0", false, ca, h, names...)
+}
+
 // NewOriginAt is NewOrigin on another address.
 func NewOriginAt(address string, ca *CA, h http.Handler, names ...string) (*Origin, error) {
+	return newOrigin(address, true, ca, h, names...)
+}
+
+func newOrigin(address string, h2 bool, ca *CA, h http.Handler, names ...string) (*Origin, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
@@ -122,7 +131,7 @@ func NewOriginAt(address string, ca *CA, h http.Handler, names ...string) (*Orig
 	o.Server.Listener.Close()
 	o.Server.Listener = l
 	o.TLS = &tls.Config{Certificates: []tls.Certificate{leaf}}
-	o.EnableHTTP2 = true
+	o.EnableHTTP2 = h2
 	o.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
 			o.mu.Lock()
