@@ -20,7 +20,7 @@ func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspecto
 	if !ok {
 		return &unreadableError{"the upstream switched protocols without a connection"}
 	}
-	f := &frames{now: now, r: now()}
+	f := &frames{now: now}
 	res.Body = websocket.Conn(conn, websocket.NewInspector(f.inspect), up)
 	return nil
 }
@@ -30,6 +30,7 @@ type frames struct {
 	now   func() *redactor // the one of the moment
 	r     *redactor
 	state int32
+	taken stream   // knows what goes with what was taken out
 	ended bool     // by a Close: nothing may follow (RFC 6455 §5.5.1)
 	open  [][]byte // the payloads that are held back, and the one at hand
 }
@@ -39,7 +40,7 @@ func (f *frames) inspect(frame websocket.Frame) error {
 		return fmt.Errorf("%w: behind a Close", websocket.ErrProtocol)
 	}
 	if r := f.now(); r != f.r {
-		f.r, f.state = r, 0
+		f.r, f.state, f.taken = r, 0, stream{r: r, keepLength: true}
 		for i := range f.open {
 			f.search(f.open[:i+1])
 		}
@@ -67,6 +68,10 @@ func (f *frames) search(open [][]byte) {
 	}
 	last := open[len(open)-1]
 	for i := 0; i < len(last); i++ {
+		if f.taken.eats(last[i]) {
+			last[i] = '*'
+			continue
+		}
 		if f.state == 0 {
 			if i = ahead(&f.r.skip, last, i); i >= len(last) {
 				return
@@ -74,10 +79,9 @@ func (f *frames) search(open [][]byte) {
 		}
 		f.state = f.r.step(f.state, last[i])
 		if found := f.r.nodes[f.state].form; found != nil {
-			marker := (&stream{keepLength: true}).markerOf(found)
-			overwrite(open, i+1, marker)
+			overwrite(open, i+1, f.taken.markerOf(found, int(f.r.nodes[f.state].depth)))
 			f.r.found()
-			f.state = 0
+			f.taken.eating, f.state = f.state, 0
 		}
 	}
 }

@@ -30,7 +30,7 @@ func TestFrames(t *testing.T) {
 		"a beginning":       {[][]byte{wsFrame(websocket.Text, value[:6]), wsFrame(websocket.Text, "x")}, []string{"…", value[:6] + "|x"}},
 		"the end":           {[][]byte{wsFrame(websocket.Text, value[:6]), wsFrame(websocket.Close, "")}, []string{"…", value[:6] + "|"}},
 	} {
-		f := &frames{now: func() *redactor { return r }, r: r}
+		f := &frames{now: func() *redactor { return r }}
 		in := websocket.NewInspector(f.inspect)
 		for i, frame := range c.frames {
 			out, err := in.Feed(frame)
@@ -42,7 +42,7 @@ func TestFrames(t *testing.T) {
 			}
 		}
 	}
-	f := &frames{now: func() *redactor { return r }, r: r}
+	f := &frames{now: func() *redactor { return r }}
 	in := websocket.NewInspector(f.inspect)
 	var all []byte
 	for _, frame := range append(bytewise, wsFrame(websocket.Text, "!")) {

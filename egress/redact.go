@@ -73,13 +73,14 @@ type stream struct {
 	state      int32
 	held       []byte // bytes that state stands for
 	keepLength bool   // markers are cut or padded to the length of what they replace
+	eating     int32  // the state of what was taken out last: what leads on from there belongs to a longer form; 0: nothing does
 }
 
 // clean is feed without a copy: the first n bytes of p go on as they are, the
 // rest is held back. It does nothing, and says so, where something was held
 // back before or must be taken out.
 func (s *stream) clean(p []byte) (n int, ok bool) {
-	if len(s.held) > 0 {
+	if len(s.held) > 0 || s.eating != 0 {
 		return 0, false
 	}
 	r, state := s.r, int32(0)
@@ -104,6 +105,13 @@ func (s *stream) feed(out, p []byte) []byte {
 	state := s.state
 	from := 0 // p[from:] has not been appended yet; s.held stands before it
 	for i := 0; i < len(p); i++ {
+		if s.eats(p[i]) {
+			from = i + 1
+			if s.keepLength {
+				out = append(out, '*')
+			}
+			continue
+		}
 		if state == 0 {
 			if i = ahead(&r.skip, p, i); i >= len(p) {
 				break
@@ -112,11 +120,14 @@ func (s *stream) feed(out, p []byte) []byte {
 		if state = r.step(state, p[i]); r.nodes[state].form == nil {
 			continue
 		}
-		m := r.nodes[state].form
+		// All that the state stands for goes: a longer form that has this one in
+		// it may have begun.
+		m, depth := r.nodes[state].form, int(r.nodes[state].depth)
 		pending := append(s.held, p[from:i+1]...)
-		out = append(out, pending[:len(pending)-len(m.text)]...)
-		out = append(out, s.markerOf(m)...)
+		out = append(out, pending[:len(pending)-depth]...)
+		out = append(out, s.markerOf(m, depth)...)
 		r.found()
+		s.eating = state
 		s.held, from, state = s.held[:0], i+1, 0
 	}
 	s.state = state
@@ -130,14 +141,23 @@ func (s *stream) feed(out, p []byte) []byte {
 	return out
 }
 
-func (s *stream) markerOf(f *form) []byte {
-	if !s.keepLength {
+// eats tells whether a byte goes with what was taken out before it.
+func (s *stream) eats(c byte) bool {
+	if s.eating != 0 {
+		s.eating = s.r.childOf(s.eating, c)
+	}
+	return s.eating != 0
+}
+
+// markerOf is what takes the place of a form with which length bytes go.
+func (s *stream) markerOf(f *form, length int) []byte {
+	switch {
+	case !s.keepLength:
 		return f.marker
+	case len(f.marker) >= length:
+		return f.marker[:length]
 	}
-	if len(f.marker) >= len(f.text) {
-		return f.marker[:len(f.text)]
-	}
-	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), len(f.text)-len(f.marker))...)
+	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), length-len(f.marker))...)
 }
 
 // follow goes on with another redactor. What is held back may also begin what
@@ -147,7 +167,7 @@ func (s *stream) follow(out []byte, r *redactor) []byte {
 		return out
 	}
 	held := s.held
-	s.r, s.state, s.held = r, 0, nil
+	s.r, s.state, s.held, s.eating = r, 0, nil, 0
 	return s.feed(out, held)
 }
 

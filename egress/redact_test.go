@@ -54,6 +54,26 @@ func TestRedactAcrossReads(t *testing.T) {
 	}
 }
 
+// TestNestedForms: a credential that begins with another is taken out as a
+// whole.
+func TestNestedForms(t *testing.T) {
+	r := newRedactor(formsOf(map[string]string{"ID": "key-12345678", "SECRET": "key-12345678.SECRET-part"}, nil))
+	for text, want := range map[string]string{
+		"a key-12345678.SECRET-part b": "a [redacted:ID] b",
+		"a key-12345678 b":             "a [redacted:ID] b",
+		"a key-12345678key-12345678":   "a [redacted:ID][redacted:ID]",
+	} {
+		for name, src := range map[string]io.Reader{"whole": strings.NewReader(text), "bytewise": iotest.OneByteReader(strings.NewReader(text))} {
+			if got, err := io.ReadAll(newReader(io.NopCloser(src), r, false)); err != nil || string(got) != want {
+				t.Errorf("%s, %s: %q, %v", text, name, got, err)
+			}
+		}
+		if got, err := io.ReadAll(newReader(io.NopCloser(strings.NewReader(text)), r, true)); err != nil || len(got) != len(text) || bytes.Contains(got, []byte("SECRET-part")) {
+			t.Errorf("%s became %q, %v", text, got, err)
+		}
+	}
+}
+
 func TestRedactKeepsLength(t *testing.T) {
 	long := strings.Repeat("x", 60)
 	r := newRedactor(formsOf(map[string]string{"A": "tokenish", "B": long}, nil))
