@@ -78,6 +78,9 @@ func (b *framed) next() error {
 	if err != nil {
 		return err
 	}
+	if !b.strict {
+		line = bytes.TrimRight(line, " \t") // some pad it
+	}
 	if b.left, err = chunkSize(line); err != nil || b.left > 0 {
 		return err
 	}

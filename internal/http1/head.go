@@ -179,7 +179,7 @@ func parseFields(text string, strict bool) (http.Header, error) {
 			had[len(had)-1] = strings.TrimSpace(had[len(had)-1] + " " + strings.Trim(line, " \t"))
 			continue
 		}
-		name, value, err := parseField(line)
+		name, value, err := parseField(line, strict)
 		if err != nil {
 			return nil, err
 		}
@@ -195,8 +195,11 @@ func parseFields(text string, strict bool) (http.Header, error) {
 }
 
 // parseField takes a line apart; the name is in its canonical form.
-func parseField(line string) (name, value string, err error) {
+func parseField(line string, strict bool) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, ":")
+	if !strict {
+		name = strings.TrimRight(name, " \t") // as RFC 9112 §5.1 wants of a proxy
+	}
 	if !ok || !all(name, token) {
 		return "", "", errName
 	}
@@ -204,7 +207,7 @@ func parseField(line string) (name, value string, err error) {
 	if value != "" && !all(value, content) {
 		return "", "", errValue
 	}
-	if strings.IndexByte(name, '_') >= 0 && reserved[strings.ToLower(strings.ReplaceAll(name, "_", "-"))] {
+	if strict && strings.IndexByte(name, '_') >= 0 && reserved[strings.ToLower(strings.ReplaceAll(name, "_", "-"))] {
 		return "", "", errUnderscore
 	}
 	return textproto.CanonicalMIMEHeaderKey(name), value, nil
@@ -239,7 +242,10 @@ func parseTrailer(text string, strict bool) (http.Header, error) {
 	}
 	for name := range h {
 		if reserved[strings.ToLower(name)] {
-			return nil, errTrailerName
+			if strict {
+				return nil, errTrailerName
+			}
+			delete(h, name)
 		}
 	}
 	return h, nil
@@ -267,7 +273,13 @@ func parseResponse(text string) (*http.Response, error) {
 func frameResponse(res *http.Response, method string) error {
 	h := res.Header
 	coding := h["Transfer-Encoding"]
+	if len(coding) == 1 && strings.EqualFold(coding[0], "identity") { // of RFC 2616
+		coding = nil
+	}
 	lengths := h["Content-Length"]
+	if len(lengths) == 1 && strings.Contains(lengths[0], ",") {
+		lengths = strings.Split(strings.ReplaceAll(lengths[0], " ", ""), ",")
+	}
 	res.ContentLength = -1
 	switch {
 	case res.StatusCode < 200 || res.StatusCode == http.StatusNoContent:
