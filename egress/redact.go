@@ -20,7 +20,9 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 			forms = append(forms, form{text, marker})
 		}
 		for _, user := range users[slot] {
-			forms = append(forms, form{[]byte(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))), marker})
+			for _, text := range secrets.Spellings(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))) {
+				forms = append(forms, form{text, marker})
+			}
 		}
 	}
 	return forms
