@@ -41,6 +41,11 @@ func (p *pass) answer(res *http.Response) error {
 	if r.empty() {
 		return nil
 	}
+	if p.searched() && !onlyHeader(res) {
+		if err := readable(res.Header); err != nil {
+			return err
+		}
+	}
 	if encoding := encodingOf(res.Header); encoding != "" {
 		if !p.searched() {
 			return nil
@@ -120,11 +125,16 @@ func encodingOf(h http.Header) string {
 	return strings.Join(codings, ",")
 }
 
+// onlyHeader tells whether an answer has no body, whatever its header says.
+func onlyHeader(res *http.Response) bool {
+	return res.Request.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0
+}
+
 // decode lets the agent have the answer as identity (RFC 9110 §8.4).
 func decode(res *http.Response, encoding string) error {
 	switch {
-	case res.Request.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0:
-		return nil // there is nothing but the header
+	case onlyHeader(res):
+		return nil
 	case res.StatusCode == http.StatusPartialContent:
 		return &unreadableError{"a part of a compressed answer cannot be searched for the credential"}
 	case decoders[encoding] == nil:

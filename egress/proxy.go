@@ -395,6 +395,7 @@ func (p *pass) outgoing(r *http.Request) *http.Request {
 		// as a whole is always allowed (RFC 9110 §14.2).
 		h.Del("Range")
 		h.Del("If-Range")
+		withoutCharsets(h)
 	}
 	scheme, defaultPort := "http", uint16(80)
 	if p.tls {
