@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/semaphore"
 )
 
 // archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
@@ -17,6 +18,11 @@ import (
 func (r *run) archive(data []byte, depth int) ([]string, error) {
 	if depth == 0 {
 		return nil, nil
+	}
+	if bytes.HasPrefix(data, []byte("BZh")) || bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")) {
+		if err := r.reserve(); err != nil { // their decoders alone are large
+			return nil, err
+		}
 	}
 	var rules []string
 	err := members(data, func(name string, body io.Reader) error {
@@ -40,12 +46,47 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 
 // inflate reads one member within the budget. A member that breaks off gives what it had.
 func (r *run) inflate(body io.Reader) ([]byte, error) {
-	inner, _ := io.ReadAll(io.LimitReader(body, r.budget+1))
+	inner, _ := io.ReadAll(io.LimitReader(body, min(r.budget+1, smallMember)))
+	if len(inner) == smallMember {
+		if err := r.reserve(); err != nil {
+			return nil, err
+		}
+		rest, _ := io.ReadAll(io.LimitReader(body, r.budget+1-smallMember))
+		inner = append(inner, rest...)
+	}
 	if int64(len(inner)) > r.budget {
 		return nil, ErrTooLarge
 	}
 	r.budget -= int64(len(inner))
 	return inner, r.ctx.Err()
+}
+
+const (
+	// smallMember is up to which length a member is inflated at once.
+	smallMember = 1 << 20
+	// manyInflate is how many scans may inflate more at the same time: each may take MaxInflate, and again while it grows.
+	manyInflate = 2
+)
+
+var inflating = semaphore.NewWeighted(manyInflate)
+
+// reserve waits until this scan may inflate much. It may until it ends.
+func (r *run) reserve() error {
+	if r.reserved {
+		return nil
+	}
+	if err := inflating.Acquire(r.ctx, 1); err != nil {
+		return err
+	}
+	r.reserved = true
+	return nil
+}
+
+// release lets another scan inflate.
+func (r *run) release() {
+	if r.reserved {
+		inflating.Release(1)
+	}
 }
 
 type memberFunc func(name string, body io.Reader) error

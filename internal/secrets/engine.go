@@ -25,6 +25,8 @@ type run struct {
 	rules   *ruleset
 	path    string
 	budget  int64 // bytes that may still be inflated
+
+	reserved bool // see reserve
 }
 
 // scan looks at data itself, at the wide text in it, and at what it holds as an archive.

@@ -99,6 +99,7 @@ func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found
 		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
 	}
 	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate}
+	defer run.release()
 	spans, err := run.scan(data, s.opts.ArchiveDepth)
 	if err != nil {
 		return nil, fmt.Errorf("scanning: %w", err)
