@@ -49,6 +49,7 @@ type Inspector struct {
 	pending []byte   // not a whole frame yet
 	held    [][]byte // whole frames that have been shown
 	holding int      // bytes of those
+	room    room
 }
 
 // NewInspector makes an inspector for one direction of one connection.
@@ -64,6 +65,9 @@ func (i *Inspector) Feed(p []byte) (out []byte, err error) {
 			out, err = nil, fmt.Errorf("%w: %v", ErrProtocol, r)
 		}
 	}()
+	if err := i.room.grow(len(i.pending) + len(p) + i.holding); err != nil {
+		return nil, err
+	}
 	i.pending = append(i.pending, p...)
 	done := 0
 	for {
@@ -92,7 +96,9 @@ func (i *Inspector) Feed(p []byte) (out []byte, err error) {
 		}
 		i.held, i.holding = i.held[:0], 0
 	}
-	i.pending = append(i.pending[:0], i.pending[done:]...)
+	if done > 0 { // what is long comes in many pieces
+		i.pending = append(i.pending[:0], i.pending[done:]...)
+	}
 	return out, nil
 }
 
@@ -178,6 +184,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		if c.err != nil {
 			return 0, c.err
 		}
+		c.out = nil
+		c.down.settle()
 		n, err := c.ReadWriteCloser.Read(buf)
 		c.err = err
 		if c.out, err = c.down.Feed(buf[:n]); err != nil {
@@ -197,10 +205,21 @@ func (c *conn) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer c.up.settle()
 	if len(out) > 0 {
 		if _, err := c.ReadWriteCloser.Write(out); err != nil {
 			return 0, err
 		}
 	}
 	return len(p), nil
+}
+
+// Close implements io.Closer.
+func (c *conn) Close() error {
+	for _, i := range []*Inspector{c.down, c.up} {
+		if i != nil {
+			i.room.close()
+		}
+	}
+	return c.ReadWriteCloser.Close()
 }
