@@ -132,6 +132,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 		return
 	}
 	if scan := s.scan(r, p); !scan.Allow {
+		if scan.Rule == busyRule {
+			w.Header().Set("Retry-After", strconv.Itoa(int(heldWait.Seconds())))
+			s.denyWith(w, http.StatusServiceUnavailable, p, scan)
+			return
+		}
 		if !s.scanner.warn {
 			s.deny(w, p, scan)
 			return
@@ -155,6 +160,9 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 		return v
 	}
 	v, err := s.scanner.body(r, p.injected, func(v policy.Verdict) { s.report(p, v) })
+	if errors.Is(err, errBusy) {
+		return busy()
+	}
 	if err != nil {
 		return policy.Denied("scan", "the body could not be read")
 	}

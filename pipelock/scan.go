@@ -31,6 +31,14 @@ const (
 	// wholeBody is up to which length a body is scanned before its first
 	// byte goes on; longer ones go on window by window.
 	wholeBody = 1 << 20
+	// smallBody is up to which length a body takes little enough memory to be
+	// read before any of the windows' is asked for.
+	smallBody = 64 << 10
+	// streamWindow is a window of a body of unknown length when there is no
+	// memory for a whole one.
+	streamWindow = smallBody - 2*pieceBytes
+	// pieceBytes is what is read of such a body at a time.
+	pieceBytes = 16 << 10
 	// overlap is how much of what went before is scanned again with each
 	// window, so that a secret across a border is seen as one.
 	overlap = 8 << 10
@@ -55,6 +63,7 @@ type scanner struct {
 	hosts  hosts
 	warn   bool // findings are written down, not refused
 	limit  int64
+	memory *memory
 }
 
 // newScanner looks for the rules' tokens and for the digests that the
@@ -81,7 +90,7 @@ func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, er
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	return &scanner{engine: engine, known: known, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody)}, nil
+	return &scanner{engine: engine, known: known, warn: f.Secrets.Action == "warn", limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit())}, nil
 }
 
 // look scans one text and turns a finding into the verdict of its surface.
@@ -227,26 +236,43 @@ func (s *scanner) body(r *http.Request, injected []string, report func(policy.Ve
 		}
 		return text
 	}
-	b := &scannedBody{scanner: s, own: own, report: report, ctx: r.Context(), src: r.Body, left: s.limit, trailer: func() http.Header { return r.Trailer }}
+	b := &scannedBody{scanner: s, own: own, report: report, ctx: r.Context(), src: r.Body, length: r.ContentLength, left: s.limit, trailer: func() http.Header { return r.Trailer }}
 	if r.ContentLength < 0 && encoding == "" { // a compressed one is read as a whole or not at all
 		b.pause = streamPause
 		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			b.pause = messagePause
 		}
 	}
-	first, ended, err := b.read(wholeBody)
+	v, err := b.begin(encoding, framed)
+	if err != nil || !v.Allow && !s.warn {
+		b.held.close()
+		return v, err
+	}
+	r.Body = b
+	return v, nil
+}
+
+// begin reads and scans the first window.
+func (b *scannedBody) begin(encoding string, framed bool) (policy.Verdict, error) {
+	s := b.scanner
+	size := int64(smallBody)
+	if b.length >= 0 {
+		size = min(size, b.length)
+	}
+	done, err := s.memory.begins.take(b.ctx, size)
+	if err != nil {
+		return policy.Verdict{}, err
+	}
+	b.held.keep(&b.held.begin, done)
+	first, ended, err := b.read()
 	if err != nil && !ended {
 		return policy.Verdict{}, err
 	}
+	b.ready, b.tail, b.ended = first, tailOf(first), ended
 	if encoding != "" && !ended {
 		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
 	}
-	if v := s.window(r.Context(), encoding, framed, own, first); !v.Allow {
-		return v, nil
-	}
-	b.ready, b.tail, b.ended = first, tailOf(first), ended
-	r.Body = b
-	return policy.Allowed("scan"), nil
+	return s.window(b.ctx, encoding, framed, b.own, first)
 }
 
 // encodingOf is how a body is compressed, empty when it is not, and whether
@@ -290,48 +316,87 @@ func unframe(data []byte) (content []byte, err error) {
 }
 
 // window scans a part of a body, inflated where it is compressed.
-func (s *scanner) window(ctx context.Context, encoding string, framed bool, own func([]byte) []byte, data []byte) policy.Verdict {
+func (s *scanner) window(ctx context.Context, encoding string, framed bool, own func([]byte) []byte, data []byte) (policy.Verdict, error) {
 	if encoding == "" {
-		return s.look(ctx, "body", own(data))
+		return s.look(ctx, "body", own(data)), nil
 	}
 	var err error
 	if framed {
 		data, err = unframe(data)
 	}
 	var plain []byte
+	done := func() {}
 	if err == nil {
-		plain, err = inflate(encoding, data)
+		plain, done, err = s.inflate(ctx, encoding, data)
+	}
+	if errors.Is(err, errBusy) {
+		return policy.Verdict{}, err
 	}
 	if err != nil {
-		return policy.Denied("scan", "the body could not be inflated: "+err.Error())
+		return policy.Denied("scan", "the body could not be inflated: "+err.Error()), nil
 	}
-	return s.look(ctx, "body", plain)
+	defer done()
+	return s.look(ctx, "body", plain), nil
 }
 
-func inflate(encoding string, data []byte) ([]byte, error) {
+// maxWindow bounds what the decoder of a body may keep, in bytes (RFC 8878
+// §3.1.1.1.2 recommends 8 MiB as what every decoder supports).
+const maxWindow = 8 << 20
+
+// inflate makes a body plain. It does so twice: first to know how much it will
+// be, so that the memory for it is asked for once.
+func (s *scanner) inflate(ctx context.Context, encoding string, data []byte) (plain []byte, done func(), err error) {
+	decoder := int64(smallBody)
+	if encoding == "zstd" {
+		decoder = 2 * maxWindow
+	}
+	done, err = s.memory.inflated.take(ctx, decoder)
+	if err != nil {
+		return nil, nil, err
+	}
+	size, err := inflated(encoding, data, io.Discard)
+	done()
+	if err != nil {
+		return nil, nil, err
+	}
+	if done, err = s.memory.inflated.take(ctx, decoder+2*size); err != nil { // the scan may make it as much again
+		return nil, nil, err
+	}
+	b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	if _, err = inflated(encoding, data, b); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return b.Bytes(), done, nil
+}
+
+func inflated(encoding string, data []byte, to io.Writer) (size int64, err error) {
 	var r io.Reader
-	var err error
 	switch encoding {
 	case "gzip", "x-gzip":
 		r, err = gzip.NewReader(bytes.NewReader(data))
 	case "deflate":
 		r, err = zlib.NewReader(bytes.NewReader(data))
 	case "zstd":
-		r, err = zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInflate))
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			defer z.Close()
+			r = z
+		}
 	default:
-		return nil, errors.New("an encoding that is not known")
+		return 0, errors.New("an encoding that is not known")
 	}
 	if err != nil {
-		return nil, errors.New("it is not encoded as it says")
+		return 0, errors.New("it is not encoded as it says")
 	}
-	plain, err := io.ReadAll(io.LimitReader(r, maxInflate+1))
+	size, err = io.Copy(to, io.LimitReader(r, maxInflate+1))
 	if err != nil {
-		return nil, errors.New("it is not encoded as it says")
+		return 0, errors.New("it is not encoded as it says")
 	}
-	if len(plain) > maxInflate {
-		return nil, fmt.Errorf("it grows to more than %d bytes", maxInflate)
+	if size > maxInflate {
+		return 0, fmt.Errorf("it grows to more than %d bytes", maxInflate)
 	}
-	return plain, nil
+	return size, nil
 }
 
 func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
@@ -344,7 +409,9 @@ type scannedBody struct {
 	ctx     context.Context
 	src     io.ReadCloser
 	trailer func() http.Header
-	left    int64
+	length  int64 // -1: not known
+	left    int64 // of what may come at all
+	held    holding
 	pause   time.Duration // 0: the length is known, there is no need to hurry
 
 	pump  *pump
@@ -373,21 +440,29 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 }
 
 func (b *scannedBody) refill() error {
+	b.ready = nil
 	if b.ended {
+		b.held.close() // the answer may take long
 		return b.end()
 	}
-	next, ended, err := b.read(wholeBody)
+	if b.pause > 0 {
+		b.held.drop(&b.held.window) // the next window may take long to come
+	}
+	text, ended, err := b.read()
 	if err != nil && !ended {
 		return err
 	}
 	b.ended = ended
-	if len(next) == 0 {
+	if len(text) == len(b.tail) {
 		return nil
 	}
-	if v := b.scanner.look(b.ctx, "body", b.own(append(b.tail, next...))); !v.Allow {
-		return &refusedError{v: v}
+	if v := b.scanner.look(b.ctx, "body", b.own(text)); !v.Allow {
+		if !b.scanner.warn {
+			return &refusedError{v: v}
+		}
+		b.report(v)
 	}
-	b.ready, b.tail = next, tailOf(append(b.tail, next...))
+	b.ready, b.tail = text[len(b.tail):], tailOf(text)
 	return nil
 }
 
@@ -405,32 +480,78 @@ func (b *scannedBody) end() error {
 	return io.EOF
 }
 
-// read collects up to n bytes: until the end, or until a stream pauses.
-func (b *scannedBody) read(n int) (got []byte, ended bool, err error) {
+// read collects the next window, behind the end of the one before.
+func (b *scannedBody) read() (text []byte, ended bool, err error) {
 	if b.pause == 0 {
-		got, err = io.ReadAll(io.LimitReader(b.src, int64(n)))
-		ended = err == nil && len(got) < n
+		text, ended, err = b.window()
 	} else {
 		if b.pump == nil {
 			b.pump = newPump(b.ctx, b.src)
 		}
-		got, ended, err = b.pump.collect(n, b.pause)
+		text, ended, err = b.pump.collect(b.tail, b.pause, b.more)
 	}
-	if b.left -= int64(len(got)); b.left < 0 {
+	if b.left -= int64(len(text) - len(b.tail)); b.left < 0 {
 		return nil, false, &refusedError{v: policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))}
 	}
-	return got, ended, err
+	return text, ended, err
+}
+
+// window reads as much as a window takes, or up to the end. The memory of a
+// long one is kept until the body is closed.
+func (b *scannedBody) window() (text []byte, ended bool, err error) {
+	n := wholeBody
+	if b.length >= 0 {
+		came := b.scanner.limit - b.left
+		n = int(min(wholeBody, b.length-came+1)) // one more, to see the end
+	}
+	text = append(make([]byte, 0, len(b.tail)+min(n, smallBody)), b.tail...)
+	if text, ended, err = fill(b.src, text); ended || err != nil || n <= smallBody {
+		return text, ended, err
+	}
+	if !b.held.has(&b.held.window) {
+		done, err := b.scanner.memory.windows.take(b.ctx, 2*int64(n))
+		if err != nil {
+			return text, false, err
+		}
+		b.held.keep(&b.held.window, done)
+	}
+	return fill(b.src, append(make([]byte, 0, len(b.tail)+n), text...))
+}
+
+// more tells how long the window of a stream may become.
+func (b *scannedBody) more() int {
+	done, ok := b.scanner.memory.windows.try(b.ctx, 2*wholeBody)
+	if !ok {
+		return streamWindow
+	}
+	b.held.keep(&b.held.window, done)
+	return wholeBody
+}
+
+// fill reads until p has no room any more, or until the end.
+func fill(src io.Reader, p []byte) (text []byte, ended bool, err error) {
+	for len(p) < cap(p) {
+		n, err := src.Read(p[len(p):cap(p)])
+		p = p[:len(p)+n]
+		if err == io.EOF {
+			return p, true, nil
+		}
+		if err != nil {
+			return p, false, err
+		}
+	}
+	return p, false, nil
 }
 
 // Close implements io.Closer.
-func (b *scannedBody) Close() error { return b.src.Close() }
+func (b *scannedBody) Close() error {
+	b.held.close()
+	return b.src.Close()
+}
 
 // pump reads a stream ahead, one piece at a time, so that a pause can be
 // noticed. Its goroutine ends with the body or the request.
-type pump struct {
-	pieces chan piece
-	rest   []byte
-}
+type pump struct{ pieces chan piece }
 
 type piece struct {
 	data []byte
@@ -441,48 +562,58 @@ func newPump(ctx context.Context, src io.Reader) *pump {
 	p := &pump{pieces: make(chan piece)}
 	go func() {
 		defer close(p.pieces)
+		// Who takes a piece has done with the one before.
+		now, next := make([]byte, pieceBytes), make([]byte, pieceBytes)
 		for {
-			buf := make([]byte, 32<<10)
-			n, err := src.Read(buf)
+			n, err := src.Read(now)
 			select {
-			case p.pieces <- piece{buf[:n], err}:
+			case p.pieces <- piece{now[:n], err}:
 			case <-ctx.Done():
 				return
 			}
 			if err != nil {
 				return
 			}
+			now, next = next, now
 		}
 	}()
 	return p
 }
 
 // collect waits for the first piece as long as it takes, and for each further
-// one no longer than pause.
-func (p *pump) collect(n int, pause time.Duration) (got []byte, ended bool, err error) {
-	got, p.rest = p.rest, nil
+// one no longer than pause. It puts them behind tail. A window that is full is
+// as long as more says.
+func (p *pump) collect(tail []byte, pause time.Duration, more func() int) (text []byte, ended bool, err error) {
+	text = bytes.Clone(tail)
+	n := len(tail) + streamWindow
+	asked := false
 	var timeout <-chan time.Time
-	for len(got) < n {
-		if len(got) > 0 {
+	for {
+		if len(text) >= n && !asked {
+			n, asked = len(tail)+more(), true
+		}
+		if len(text) >= n {
+			return text, false, nil
+		}
+		if len(text) > len(tail) {
 			timeout = time.After(pause)
 		}
 		select {
-		case next, more := <-p.pieces:
-			if !more { // the client has left
-				return got, false, io.ErrUnexpectedEOF
+		case next, open := <-p.pieces:
+			if !open { // the client has left
+				return text, false, io.ErrUnexpectedEOF
 			}
-			got = append(got, next.data...)
+			text = append(text, next.data...)
 			if next.err == io.EOF {
-				return got, true, nil
+				return text, true, nil
 			}
 			if next.err != nil {
-				return got, false, next.err
+				return text, false, next.err
 			}
 		case <-timeout:
-			return got, false, nil
+			return text, false, nil
 		}
 	}
-	return got, false, nil
 }
 
 // frames scans what the agent sends over a WebSocket, each frame with the end
