@@ -19,7 +19,7 @@ import (
 const (
 	beginBytes   = 64 << 20  // the first smallBody of each
 	windowBytes  = 128 << 20 // what is held of longer ones, and of their scans
-	inflateBytes = 128 << 20
+	inflateBytes = 96 << 20
 
 	ordinaryLimit = 435 << 20 // the soft limit for which these are made
 )

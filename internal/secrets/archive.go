@@ -51,8 +51,8 @@ func (r *run) inflate(body io.Reader) ([]byte, error) {
 		if err := r.reserve(); err != nil {
 			return nil, err
 		}
-		rest, _ := io.ReadAll(io.LimitReader(body, r.budget+1-smallMember))
-		inner = append(inner, rest...)
+		rest := io.LimitReader(body, r.budget+1-smallMember)
+		inner, _ = io.ReadAll(io.MultiReader(bytes.NewReader(inner), rest)) // grown once, not joined
 	}
 	if int64(len(inner)) > r.budget {
 		return nil, ErrTooLarge
