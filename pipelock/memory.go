@@ -14,8 +14,8 @@ import (
 )
 
 // What bodies may take of the memory, in bytes, all of them together, where the
-// daemon has its 512 MiB; with another limit it is in proportion. Below these
-// it always has room for what it does besides.
+// daemon has its 512 MiB; with another limit it is in proportion. The rest is
+// for connections, WebSockets, archives and garbage.
 const (
 	beginBytes   = 64 << 20  // the first smallBody of each
 	windowBytes  = 128 << 20 // what is held of longer ones, and of their scans
