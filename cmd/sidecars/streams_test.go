@@ -506,3 +506,37 @@ func TestOlderOrigin(t *testing.T) {
 		t.Errorf("%v", seen)
 	}
 }
+
+// TestResumption: a second tunnel to a host resumes the session of the first,
+// and not one to another host.
+func TestResumption(t *testing.T) {
+	b := start(t, nil)
+	cache := tls.NewLRUClientSessionCache(8)
+	open := func(host string) bool {
+		t.Helper()
+		c := tls.Client(b.connect(fmt.Sprintf("%s:%d", host, b.origin.Port())), &tls.Config{RootCAs: b.pairCA, ServerName: host, ClientSessionCache: cache})
+		if status, body := say(t, c, fmt.Sprintf("GET /v1/x HTTP/1.1\r\nHost: %s:%d\r\n\r\n", host, b.origin.Port())); status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+		return c.ConnectionState().DidResume
+	}
+	if first, second := open("api.ok.test"), open("api.ok.test"); first || !second {
+		t.Errorf("resumed: first %v, second %v", first, second)
+	}
+	if open("a.cdn.test") {
+		t.Error("a session of another host was resumed")
+	}
+	t.Run("without SNI", func(t *testing.T) {
+		c := tls.Client(b.connect(fmt.Sprintf("api.ok.test:%d", b.origin.Port())), &tls.Config{InsecureSkipVerify: true})
+		if err := c.Handshake(); err == nil {
+			t.Error("the handshake went through")
+		}
+		b.until(`why="SNI \"\" in a tunnel to api.ok.test"`)
+	})
+	t.Run("an old version", func(t *testing.T) {
+		c := tls.Client(b.connect(fmt.Sprintf("api.ok.test:%d", b.origin.Port())), &tls.Config{RootCAs: b.pairCA, ServerName: "api.ok.test", MaxVersion: tls.VersionTLS11})
+		if err := c.Handshake(); err == nil {
+			t.Error("the handshake went through")
+		}
+	})
+}
