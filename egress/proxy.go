@@ -135,7 +135,6 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	}
 	v, route := l.decide(r, authority, tls, time.Now())
 	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: askOf(r, authority, tls)}
-	target := p.ask.url()
 	var out *http.Request
 	if v.Allow {
 		var err error
@@ -146,13 +145,13 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	}
 	if err := s.record(p.ask, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
-		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", target, httpd.AskOperator)
+		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.ask.url(), httpd.AskOperator)
 		return
 	}
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.String(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
-		httpd.Forbid(w, bundle.Egress, v, target, askFor(v))
+		httpd.Forbid(w, bundle.Egress, v, p.ask.url(), askFor(v))
 		return
 	}
 	if v.Rule == learnRule {

@@ -551,7 +551,10 @@ func (b *scannedBody) Close() error {
 
 // pump reads a stream ahead, one piece at a time, so that a pause can be
 // noticed. Its goroutine ends with the body or the request.
-type pump struct{ pieces chan piece }
+type pump struct {
+	pieces chan piece
+	begun  bool // somebody has waited
+}
 
 type piece struct {
 	data []byte
@@ -581,13 +584,17 @@ func newPump(ctx context.Context, src io.Reader) *pump {
 }
 
 // collect waits for the first piece as long as it takes, and for each further
-// one no longer than pause. It puts them behind tail. A window that is full is
+// one no longer than pause; and for the very first of a body no longer, either:
+// it may be the origin who speaks first. It puts them behind tail. A window that is full is
 // as long as more says.
 func (p *pump) collect(tail []byte, pause time.Duration, more func() int) (text []byte, ended bool, err error) {
 	text = bytes.Clone(tail)
 	n := len(tail) + streamWindow
 	asked := false
 	var timeout <-chan time.Time
+	if !p.begun {
+		p.begun, timeout = true, time.After(pause)
+	}
 	for {
 		if len(text) >= n && !asked {
 			n, asked = len(tail)+more(), true

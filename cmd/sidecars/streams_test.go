@@ -540,3 +540,36 @@ func TestResumption(t *testing.T) {
 		}
 	})
 }
+
+// TestOriginSpeaksFirst: a request with a body that has not begun reaches its
+// origin, and the answer comes.
+func TestOriginSpeaksFirst(t *testing.T) {
+	b := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		fmt.Fprintln(w, "who is there?")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(w, r.Body)
+	}))
+	for _, h2 := range []bool{false, true} {
+		client := b.client(b.egress)
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+		body, out := io.Pipe()
+		req, err := http.NewRequest(http.MethodPost, b.url("api.ok.test", "/v1/x"), body)
+		must(t, err)
+		req.Header.Set("X-Lab-Stream", "1")
+		res, err := client.Do(req)
+		must(t, err)
+		in := bufio.NewReader(res.Body)
+		if line, err := in.ReadString('\n'); err != nil || line != "who is there?\n" {
+			t.Errorf("HTTP/2 %v: %q, %v", h2, line, err)
+		}
+		go func() {
+			fmt.Fprint(out, "an agent")
+			out.Close()
+		}()
+		if rest, err := io.ReadAll(in); err != nil || string(rest) != "an agent" {
+			t.Errorf("HTTP/2 %v: %q, %v", h2, rest, err)
+		}
+		res.Body.Close()
+	}
+}

@@ -147,8 +147,9 @@ func answer(w http.ResponseWriter, res *http.Response) error {
 			h[invented] = nil // net/http's HTTP/2 would add its own
 		}
 	}
-	announced := slices.Sorted(maps.Keys(res.Trailer))
-	if len(announced) > 0 {
+	var announced []string
+	if len(res.Trailer) > 0 {
+		announced = slices.Sorted(maps.Keys(res.Trailer))
 		h["Trailer"] = []string{strings.Join(announced, ", ")}
 	}
 	w.WriteHeader(res.StatusCode)
