@@ -133,8 +133,9 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		l.describe(w)
 		return
 	}
-	v, route := l.decide(r, authority, tls, time.Now())
-	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: askOf(r, authority, tls)}
+	a := askOf(r, authority, tls)
+	v, route := l.decide(r, a, time.Now())
+	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a}
 	var out *http.Request
 	if v.Allow {
 		var err error
@@ -157,8 +158,6 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	if v.Rule == learnRule {
 		learned.Inc()
 	}
-	// Answers may come before the request has ended (RFC 9113 §8.1; gRPC).
-	_ = http.NewResponseController(w).EnableFullDuplex() // only a server that does not have it could say no
 	ctx := s.streams.begin(r.Context(), p)
 	defer s.streams.end(p)
 	if newer := s.live.Load(); newer != l {
@@ -192,8 +191,8 @@ func verdictOf(err error) policy.Verdict {
 
 // decide joins the policy's answer with what it cannot know: whether the
 // credential is there, and whether a placeholder goes astray.
-func (l *live) decide(r *http.Request, authority policy.Authority, tls bool, now time.Time) (policy.Verdict, *bundle.Route) {
-	v, route := l.ruling(askOf(r, authority, tls), now)
+func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+	v, route := l.ruling(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
 		if stray := l.wires.inHead(r); stray != "" {
 			return verdictOf(strayed(stray)), nil

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"airlock/internal/audit"
+	"airlock/internal/bundle"
 	"airlock/internal/policy"
 )
 
@@ -16,7 +16,13 @@ const grace = 3 * time.Second
 // streams are the requests in progress.
 type streams struct {
 	mu   sync.Mutex
-	open map[*pass]*time.Timer // the end of its route; nil: it has none
+	open map[*pass]*stay
+}
+
+// stay is how long a request in progress may go on.
+type stay struct {
+	timer  *time.Timer // when it is judged again; nil: not before the next reload
+	doomed bool        // its route has gone away, and the grace runs
 }
 
 // goneError is why a request in progress was ended.
@@ -30,13 +36,10 @@ func (s *streams) begin(ctx context.Context, p *pass) context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
-		s.open = map[*pass]*time.Timer{}
+		s.open = map[*pass]*stay{}
 	}
-	var timer *time.Timer
-	if !p.route.Expires.IsZero() {
-		timer = time.AfterFunc(time.Until(p.route.Expires)+grace, func() { p.s.recallOne(p, p.live) })
-	}
-	s.open[p] = timer
+	s.open[p] = &stay{}
+	s.open[p].until(p, p.route)
 	return ctx
 }
 
@@ -44,10 +47,29 @@ func (s *streams) end(p *pass) {
 	p.stop(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if timer := s.open[p]; timer != nil {
-		timer.Stop()
-	}
+	s.open[p].after(p, 0)
 	delete(s.open, p)
+}
+
+// after has the request judged again after a while; 0: never.
+func (t *stay) after(p *pass, d time.Duration) {
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	if d > 0 {
+		t.timer = time.AfterFunc(d, func() { p.s.judgeAgain(p) })
+	}
+}
+
+// until lets the request go on as long as its route does.
+func (t *stay) until(p *pass, r *bundle.Route) {
+	t.doomed = false
+	if r.Expires.IsZero() {
+		t.after(p, 0)
+		return
+	}
+	t.after(p, max(time.Until(r.Expires)+grace, time.Millisecond))
 }
 
 // recall judges the requests in progress by new rules. Those that would not
@@ -55,38 +77,40 @@ func (s *streams) end(p *pass) {
 func (s *server) recall(next *live) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
-	for p, timer := range s.streams.open {
-		if v := p.judgedBy(next); v.Allow {
-			continue
+	for p, t := range s.streams.open {
+		switch v, route := p.judgedBy(next); {
+		case v.Allow:
+			t.until(p, route)
+		case !t.doomed:
+			t.doomed = true
+			t.after(p, grace)
 		}
-		if timer != nil {
-			timer.Stop()
-		}
-		s.streams.open[p] = time.AfterFunc(grace, func() { s.recallOne(p, s.live.Load()) })
 	}
 }
 
 // judgedBy is the verdict of other rules on a request in progress. Learn mode
 // lets none pass that carries a credential.
-func (p *pass) judgedBy(l *live) policy.Verdict {
-	v, _ := l.ruling(p.ask, time.Now())
+func (p *pass) judgedBy(l *live) (policy.Verdict, *bundle.Route) {
+	v, route := l.ruling(p.ask, time.Now())
 	if v.Rule == learnRule && p.route.Auth != nil {
-		return policy.Denied(learnRule, v.Why)
+		return policy.Denied(learnRule, v.Why), nil
 	}
-	return v
+	return v, route
 }
 
-// recallOne ends a request unless the rules let it pass again.
-func (s *server) recallOne(p *pass, by *live) {
-	v := p.judgedBy(by)
-	if v.Allow {
+// judgeAgain ends a request unless the rules of the moment let it pass.
+func (s *server) judgeAgain(p *pass) {
+	v, route := p.judgedBy(s.live.Load())
+	s.streams.mu.Lock()
+	t := s.streams.open[p] // nil: it has ended by itself
+	if t != nil && v.Allow {
+		t.until(p, route)
+	}
+	s.streams.mu.Unlock()
+	if t == nil || v.Allow {
 		return
 	}
 	v.Why = "in progress, and ended: " + v.Why
-	s.log.Info("ended a request whose route went away", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
-	err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: p.authority.String(), Method: safeMethod(p.ask.method), Path: audit.SafePath(p.ask.path)})
-	if err != nil {
-		s.log.Error("the audit cannot be written", "error", err)
-	}
+	s.stopped(p, v)
 	p.stop(&goneError{v})
 }

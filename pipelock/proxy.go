@@ -116,7 +116,6 @@ func defaultPort(scheme string) uint16 {
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	defer rest.Soon()
-	_ = http.NewResponseController(w).EnableFullDuplex() // only a server that does not have it could say no
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority)
 	if v.Allow && scheme != "http" && scheme != "https" {

@@ -73,7 +73,7 @@ func TestRecall(t *testing.T) {
 	if host := <-e.left; !strings.HasPrefix(host, "a.cdn.test") {
 		t.Errorf("%s was left", host)
 	}
-	b.until("ended a request whose route went away")
+	b.until(`why="in progress, and ended: no route names a.cdn.test`)
 	e.tell <- "still here"
 	if line, err := bufio.NewReader(kept.Body).ReadString('\n'); err != nil || line != "data: still here\n" {
 		t.Errorf("%q, %v", line, err)
@@ -89,6 +89,36 @@ func TestExpiry(t *testing.T) {
 	res := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))
 	if _, err := io.ReadAll(res.Body); err == nil {
 		t.Error("the stream came to a good end")
+	}
+	<-e.left
+}
+
+// TestGrantsChange: a stream goes by the grant of the moment, not by the one
+// that it began with.
+func TestGrantsChange(t *testing.T) {
+	e := &events{tell: make(chan string), left: make(chan string, 1)}
+	b := prepare(t, e)
+	granted := func(until time.Time) string {
+		return strings.Replace(b.egressYAML(""), "    paths:", "    expires: "+until.UTC().Format(time.RFC3339)+"\n    paths:", 1)
+	}
+	reload := func(text string) {
+		b.write("egress.yaml", text)
+		must(t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
+	}
+	first := time.Now().Add(2 * time.Second)
+	b.write("egress.yaml", granted(first))
+	b.run()
+	res := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))
+	reload(b.egressYAML("")) // without an end
+	b.until("msg=reloaded")
+	time.Sleep(time.Until(first.Add(4 * time.Second))) // past the first grant and its grace
+	e.tell <- "still here"
+	if line, err := bufio.NewReader(res.Body).ReadString('\n'); err != nil || line != "data: still here\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	reload(granted(time.Now().Add(time.Second)))
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Error("the stream outlived the grant that it was given later")
 	}
 	<-e.left
 }
@@ -527,6 +557,7 @@ func TestResumption(t *testing.T) {
 		t.Error("a session of another host was resumed")
 	}
 	t.Run("without SNI", func(t *testing.T) {
+		// Without a name there is nothing to verify; the handshake must fail before that.
 		c := tls.Client(b.connect(fmt.Sprintf("api.ok.test:%d", b.origin.Port())), &tls.Config{InsecureSkipVerify: true})
 		if err := c.Handshake(); err == nil {
 			t.Error("the handshake went through")

@@ -252,9 +252,6 @@ func (w *answer) goOn() {
 	}
 }
 
-// EnableFullDuplex serves http.ResponseController: it is always so.
-func (w *answer) EnableFullDuplex() error { return nil }
-
 // finish ends the answer. It tells whether the connection may be kept.
 func (w *answer) finish() (keep bool) {
 	w.wmu.Lock()

@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -23,6 +24,16 @@ type framed struct {
 	err     error // io.EOF: all is read
 
 	trailer func(http.Header) // gets the fields behind a chunked body
+}
+
+// late is the trailer of a message, with the names that its header announces,
+// and what fills it in behind the body.
+func late(h http.Header) (trailer http.Header, fill func(http.Header)) {
+	trailer = http.Header{}
+	for _, name := range listed(h["Trailer"]) {
+		trailer[name] = nil
+	}
+	return trailer, func(fields http.Header) { maps.Copy(trailer, fields) }
 }
 
 // Read implements io.Reader.

@@ -44,7 +44,7 @@ func (k *conn) serve() {
 			k.s.forget(k)
 		}
 	}()
-	for first := true; k.await(first) && k.one(first); first = false {
+	for first := true; k.await(first) && k.one(); first = false {
 	}
 }
 
@@ -111,7 +111,7 @@ func (k *conn) sendOff(notice []byte) {
 
 // one serves a request, of which a byte at least is there. It tells whether
 // the connection may carry another.
-func (k *conn) one(first bool) bool {
+func (k *conn) one() bool {
 	r, err := k.read()
 	if err != nil {
 		k.malformed(err)
@@ -187,15 +187,7 @@ func (k *conn) body(r *http.Request, w *answer) *requestBody {
 	b.expected.Store(len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0)
 	b.framed = framed{src: &k.src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0)}
 	if b.chunked {
-		r.Trailer = http.Header{}
-		for _, name := range listed(r.Header["Trailer"]) {
-			r.Trailer[name] = nil
-		}
-		b.trailer = func(h http.Header) {
-			for name, values := range h {
-				r.Trailer[name] = values
-			}
-		}
+		r.Trailer, b.trailer = late(r.Header)
 	}
 	r.Body = b
 	return b

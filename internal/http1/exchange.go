@@ -76,6 +76,7 @@ func (x *exchange) run(r *http.Request, body held) (*http.Response, error) {
 	l.out = writers.Get().(*bufio.Writer)
 	l.out.Reset(l.c)
 	if err := writeRequest(l.out, r, body); err != nil {
+		body.close()
 		return nil, err
 	}
 	if body.stream != nil {
@@ -141,15 +142,7 @@ func (x *exchange) answered(res *http.Response, r *http.Request) *http.Response 
 	b.framed = framed{src: &x.l.src, chunked: res.TransferEncoding != nil, left: res.ContentLength}
 	if b.chunked {
 		b.left = 0
-		res.Trailer = http.Header{}
-		for _, name := range listed(res.Header["Trailer"]) {
-			res.Trailer[name] = nil
-		}
-		b.trailer = func(h http.Header) {
-			for name, values := range h {
-				res.Trailer[name] = values
-			}
-		}
+		res.Trailer, b.trailer = late(res.Header)
 	}
 	res.Body = b
 	if r.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0 && !b.chunked {

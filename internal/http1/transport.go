@@ -67,6 +67,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	l, err := t.take(r, !body.streamed() || t.Replaced == nil)
 	if err != nil {
+		body.close()
 		return nil, err
 	}
 	stale := l.stale // l may be somebody else's behind the exchange
@@ -104,6 +105,13 @@ type held struct {
 }
 
 func (h held) streamed() bool { return h.stream != nil }
+
+// close is for a stream that nobody will read.
+func (h held) close() {
+	if h.stream != nil {
+		_ = h.stream.Close()
+	}
+}
 
 func hold(r *http.Request) (held, error) {
 	switch {

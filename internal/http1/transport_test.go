@@ -336,6 +336,37 @@ func TestBodyError(t *testing.T) {
 	}
 }
 
+// counted is a body that counts how often it is closed.
+type counted struct {
+	io.Reader
+	closed int
+}
+
+func (c *counted) Close() error { c.closed++; return nil }
+
+// TestBodyIsClosed: whatever fails, nobody else closes it.
+func TestBodyIsClosed(t *testing.T) {
+	refused := errors.New("no way there")
+	tr, _ := via(t, "")
+	tr.Dial = func(context.Context, *http.Request) (net.Conn, error) { return nil, refused }
+	for _, length := range []int64{-1, 2, 1 << 20} {
+		body := &counted{Reader: strings.NewReader("hi")}
+		r := request(t, "POST", nil)
+		r.Body, r.ContentLength = body, length
+		if _, err := tr.RoundTrip(r); !errors.Is(err, refused) || body.closed != 1 {
+			t.Errorf("length %d: %v, closed %d times", length, err, body.closed)
+		}
+	}
+	address, _ := scripted(t, ok)
+	tr, _ = via(t, address)
+	body := &counted{Reader: strings.NewReader("hi")}
+	r := request(t, "POST", nil)
+	r.Body, r.ContentLength, r.Header = body, -1, http.Header{"X": {"a\nb"}}
+	if _, err := tr.RoundTrip(r); err == nil || body.closed != 1 {
+		t.Errorf("a header that cannot be written: %v, closed %d times", err, body.closed)
+	}
+}
+
 func TestSwitch(t *testing.T) {
 	address, _ := scripted(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nfirst")
 	tr, _ := via(t, address)
