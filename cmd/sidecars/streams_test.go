@@ -46,6 +46,16 @@ func (e *events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// say makes an event of the one stream that is left.
+func (e *events) say(t *testing.T, text string) {
+	t.Helper()
+	select {
+	case e.tell <- text:
+	case <-time.After(10 * time.Second):
+		t.Fatal("there is no stream any more")
+	}
+}
+
 func (b *running) stream(ctx context.Context, target string) *http.Response {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
@@ -74,7 +84,7 @@ func TestRecall(t *testing.T) {
 		t.Errorf("%s was left", host)
 	}
 	b.until(`why="in progress, and ended: no route names a.cdn.test`)
-	e.tell <- "still here"
+	e.say(t, "still here")
 	if line, err := bufio.NewReader(kept.Body).ReadString('\n'); err != nil || line != "data: still here\n" {
 		t.Errorf("%q, %v", line, err)
 	}
@@ -112,7 +122,7 @@ func TestGrantsChange(t *testing.T) {
 	reload(b.egressYAML("")) // without an end
 	b.until("msg=reloaded")
 	time.Sleep(time.Until(first.Add(4 * time.Second))) // past the first grant and its grace
-	e.tell <- "still here"
+	e.say(t, "still here")
 	if line, err := bufio.NewReader(res.Body).ReadString('\n'); err != nil || line != "data: still here\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
