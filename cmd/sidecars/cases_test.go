@@ -76,8 +76,13 @@ func readHead(c net.Conn) (string, error) {
 
 // tunnel opens one with TLS.
 func (b *running) tunnel(target, sni string, protos ...string) (*tls.Conn, error) {
-	c := tls.Client(b.connect(target), &tls.Config{RootCAs: b.pairCA, ServerName: sni, NextProtos: protos})
+	c := b.overTLS(b.connect(target), sni, protos...)
 	return c, c.Handshake()
+}
+
+// overTLS trusts the authority of the pair.
+func (b *running) overTLS(raw net.Conn, sni string, protos ...string) *tls.Conn {
+	return tls.Client(raw, &tls.Config{RootCAs: b.pairCA, ServerName: sni, NextProtos: protos})
 }
 
 // TestInsideATunnel has the cases in which a request speaks of something else

@@ -371,7 +371,6 @@ func (w *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, w.err
 	}
 	w.k.taken = true
-	w.k.s.forget(w.k)
 	_ = w.k.c.SetDeadline(time.Time{})
 	c := w.k.c
 	if early := w.k.src.buf[w.k.src.r:w.k.src.w]; len(early) > 0 {

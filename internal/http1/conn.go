@@ -41,8 +41,8 @@ func (k *conn) serve() {
 	defer func() {
 		if !k.taken {
 			_ = k.c.Close()
-			k.s.forget(k)
 		}
+		k.s.forget(k)
 	}()
 	for first := true; k.await(first) && k.one(); first = false {
 	}

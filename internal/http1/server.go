@@ -94,8 +94,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, leave Leave) error {
 	}
 }
 
-// ServeConn serves one connection and returns when it is over or was taken
-// from the server.
+// ServeConn serves one connection and returns when it is over, or when the
+// handler that took it from the server has returned. As long as it has not,
+// its connection is in progress.
 func (s *Server) ServeConn(c net.Conn) {
 	s.enter(c).serve()
 }

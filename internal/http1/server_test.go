@@ -329,3 +329,41 @@ func TestLeave(t *testing.T) {
 	}
 	<-ended
 }
+
+// TestTakenIsInProgress: a connection that a handler has taken, and still
+// serves, ends within the time to leave and not before.
+func TestTakenIsInProgress(t *testing.T) {
+	taken := make(chan struct{})
+	address, stop, ended := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		close(taken)
+		_, _ = io.Copy(c, c)
+	})
+	c := dial(t, address)
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-taken
+	stop()
+	for range 5 {
+		back := make([]byte, 5)
+		if _, err := io.WriteString(c, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, back); err != nil || string(back) != "hello" {
+			t.Fatalf("%q, %v", back, err)
+		}
+		select {
+		case <-ended:
+			t.Fatal("the server did not wait for it")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	c.Close()
+	<-ended
+}
