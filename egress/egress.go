@@ -107,6 +107,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer log.Close()
+	log.Trouble = handoff.Trouble
 	hop, err := newHop(file.Upstream, c.Dirs)
 	if err != nil {
 		return err

@@ -198,6 +198,7 @@ func newGate(c Config) (*gate, error) {
 	if g.audit, err = audit.Open(c.Dirs.Audit(bundle.GitGate), bundle.GitGate, c.Pair); err != nil {
 		return nil, err
 	}
+	g.audit.Trouble = handoff.Trouble
 	if err := g.openMirrors(c); err != nil {
 		g.close()
 		return nil, err

@@ -112,6 +112,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	book.Trouble = handoff.Trouble
 	r := newRules(file)
 	r.file = c.File
 	handoff.Answer(handoff.TopicExplain, r.explain)

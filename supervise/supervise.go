@@ -71,6 +71,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer book.Close()
+	book.Trouble = handoff.Trouble
 	l, err := handoff.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
 	if err != nil {
 		return err

@@ -60,11 +60,11 @@ func (s *supervisor) settled() {
 	var table strings.Builder
 	for _, name := range s.order {
 		d := s.daemons[name]
-		pid, mode := 0, ""
+		pid, mode, trouble := 0, "", ""
 		if d.current != nil {
-			pid, mode = d.current.pid, d.current.mode
+			pid, mode, trouble = d.current.pid, d.current.mode, d.current.trouble
 		}
-		fmt.Fprintf(&table, "%s %d %d %d %d %q %q %q %q\n", d.state, pid, d.starts, d.generation, len(d.draining), d.lastExit, d.digest, d.problem, mode)
+		fmt.Fprintf(&table, "%s %d %d %d %d %q %q %q %q %q\n", d.state, pid, d.starts, d.generation, len(d.draining), d.lastExit, d.digest, d.problem, mode, trouble)
 	}
 	s.board.post(table.String())
 	if s.tracer != nil {
@@ -81,7 +81,7 @@ func (s *supervisor) snapshot() (st control.Status, links map[string]*handoff.Li
 		for _, name := range s.order {
 			row := s.daemons[name]
 			d := row.status()
-			d.Error, d.Mode = s.out.mask.text(d.Error), s.out.mask.text(d.Mode) // a daemon's words
+			d.Error, d.Mode, d.Trouble = s.out.mask.text(d.Error), s.out.mask.text(d.Mode), s.out.mask.text(d.Trouble) // a daemon's words
 			for _, sock := range s.sockets[name] {
 				d.Listen[sock.name] = sock.address
 			}
@@ -101,7 +101,7 @@ func (d *daemon) status() control.Daemon {
 	}
 	if d.current != nil {
 		st.PID, st.Since, st.RSS, st.Generation = d.current.pid, d.current.since, rss(d.current.pid), d.current.generation
-		st.Isolation, st.Mode = d.current.isolation, d.current.mode
+		st.Isolation, st.Mode, st.Trouble = d.current.isolation, d.current.mode, d.current.trouble
 	}
 	return st
 }

@@ -65,6 +65,7 @@ type process struct {
 	isolation  control.Isolation
 	memory     *box
 	mode       string // that it does less than it should
+	trouble    string // why it refuses everything
 }
 
 // kill ends a process and all that it started.
@@ -302,8 +303,14 @@ func describe(status syscall.WaitStatus) string {
 func (t *table) heard(name string, generation int, key, val string) {
 	d := t.daemons[name]
 	for _, p := range []*process{d.current, d.successor} {
-		if p != nil && p.generation == generation && key == handoff.KeyMode {
+		if p == nil || p.generation != generation {
+			continue
+		}
+		switch key {
+		case handoff.KeyMode:
 			p.mode = val
+		case handoff.KeyTrouble:
+			p.trouble = val
 		}
 	}
 	switch {

@@ -50,6 +50,10 @@ type Entry struct {
 
 // Log is an open chain.
 type Log struct {
+	// Trouble is told that entries cannot be written any more, and, with nil,
+	// that they can be again. It may be nil.
+	Trouble func(error)
+
 	daemon, pair string
 
 	mu    sync.Mutex
@@ -61,6 +65,7 @@ type Log struct {
 	last  time.Time // when it was written
 	lease *time.Timer
 	held  bool // the lock of the file, until lease ends
+	fails bool // as Trouble was told
 }
 
 // term is how long the lock is kept while entries come fast. Another process
@@ -99,7 +104,19 @@ func (l *Log) Record(e Entry) error {
 	for _, field := range []*string{&e.Rule, &e.Why, &e.Host, &e.Method, &e.Path, &e.Repo, &e.Ref, &e.Proposal, &e.By} {
 		*field = cut(*field)
 	}
-	return l.locked(func() error { return l.append(e) })
+	err := l.locked(func() error { return l.append(e) })
+	l.tell(err)
+	return err
+}
+
+// tell passes on what has changed.
+func (l *Log) tell(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.Trouble != nil && l.fails != (err != nil) {
+		l.fails = err != nil
+		l.Trouble(err)
+	}
 }
 
 func cut(s string) string {

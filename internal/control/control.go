@@ -29,6 +29,7 @@ type Daemon struct {
 	Digest     string    `json:"digest,omitempty"`    // SHA-256 of the configuration that runs
 	Error      string    `json:"error,omitempty"`     // why a newer configuration does not run
 	Mode       string    `json:"mode,omitempty"`      // that it does less than it should, in plain words
+	Trouble    string    `json:"trouble,omitempty"`   // why it refuses everything
 	RSS        int64     `json:"rss,omitempty"`       // bytes
 	Conns      *int      `json:"conns,omitempty"`     // open connections; absent when the daemon does not say
 	Draining   int       `json:"draining,omitempty"`

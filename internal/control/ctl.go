@@ -111,6 +111,9 @@ func (c *Client) health(ctx context.Context) error {
 		if d.State != "ready" && d.State != "replacing" {
 			return fmt.Errorf("%s is %s (last exit: %s)", d.Name, d.State, d.LastExit)
 		}
+		if d.Trouble != "" {
+			return fmt.Errorf("%s %s", d.Name, d.Trouble)
+		}
 	}
 	return nil
 }

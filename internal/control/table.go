@@ -126,6 +126,9 @@ func (d Daemon) notes() (all []note) {
 	if d.Mode != "" {
 		all = append(all, note{"33;1", oneLine(d.Mode)})
 	}
+	if d.Trouble != "" {
+		all = append(all, note{"31;1", oneLine(d.Trouble)})
+	}
 	if d.LastExit != "" {
 		all = append(all, note{"2", "last exit: " + oneLine(d.LastExit)})
 	}

@@ -28,9 +28,10 @@ const (
 	KeyReady    = "READY"
 	KeyStopping = "STOPPING"
 	KeyStatus   = "STATUS"
-	KeyDigest   = "X_DIGEST" // SHA-256 of the configuration that runs
-	KeyMode     = "X_MODE"   // that the daemon does less than it should, in plain words; empty: it does all
-	KeyError    = "X_ERROR"  // why a reload was refused; empty once it is mended
+	KeyDigest   = "X_DIGEST"  // SHA-256 of the configuration that runs
+	KeyMode     = "X_MODE"    // that the daemon does less than it should, in plain words; empty: it does all
+	KeyError    = "X_ERROR"   // why a reload was refused; empty once it is mended
+	KeyTrouble  = "X_TROUBLE" // why the daemon refuses everything; empty: it does not
 )
 
 var inherited = sync.OnceValues(func() (map[string]net.Listener, error) {
@@ -129,6 +130,16 @@ func Notify(pairs ...string) {
 // Ready says that the daemon serves, with the digest of its configuration.
 // The digest comes first: whoever hears that it is ready knows with what.
 func Ready(digest string) { Notify(KeyDigest, digest, KeyError, "", KeyReady, "1") }
+
+// Trouble says why the daemon refuses everything, or, with nil, that it does
+// so no longer.
+func Trouble(err error) {
+	why := ""
+	if err != nil {
+		why = "refuses everything: " + err.Error()
+	}
+	Notify(KeyTrouble, why)
+}
 
 // Stopping says that the daemon drains.
 func Stopping() { Notify(KeyStopping, "1") }
