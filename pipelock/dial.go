@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -52,23 +51,20 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 	if v := g.rules.decide(authority); !v.Allow {
 		return nil, &refusedError{v: v}
 	}
-	addrs, err := g.resolve(ctx, authority.Host)
+	addrs, err := g.resolve(ctx, authority)
 	if err != nil {
 		return nil, err
 	}
-	var failures []error
-	for _, addr := range addrs {
-		conn, err := g.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(addr, authority.Port).String())
-		if err == nil {
-			return meteredConn{conn}, nil
-		}
-		failures = append(failures, err)
+	conn, err := g.race(ctx, addrs, authority.Port)
+	if err != nil {
+		return nil, err
 	}
-	return nil, errors.Join(failures...)
+	return meteredConn{conn}, nil
 }
 
 // resolve is the one resolution of a connection.
-func (g *guard) resolve(ctx context.Context, h policy.Host) ([]netip.Addr, error) {
+func (g *guard) resolve(ctx context.Context, a policy.Authority) ([]netip.Addr, error) {
+	h := a.Host
 	var found []netip.Addr
 	if addr, ok := g.rules.hosts[h]; ok {
 		found = []netip.Addr{addr}
@@ -83,7 +79,7 @@ func (g *guard) resolve(ctx context.Context, h policy.Host) ([]netip.Addr, error
 			return nil, fmt.Errorf("resolving %s: %w", h, err)
 		}
 	}
-	good, v := g.rules.judgeAll(h, found)
+	good, v := g.rules.judgeAll(a, found, own)
 	if !v.Allow {
 		return nil, &refusedError{v: v}
 	}

@@ -33,7 +33,7 @@ func (r rules) explain(q policy.Question) policy.Explanation {
 		addr = t.Authority.Host.Addr()
 	}
 	if addr.IsValid() {
-		if _, v := r.judgeAll(t.Authority.Host, []netip.Addr{addr}); !v.Allow {
+		if _, v := r.judgeAll(t.Authority, []netip.Addr{addr}, own); !v.Allow {
 			x.Allow, x.Rule, x.Why, x.At = false, v.Rule, v.Why, ""
 			x.Line = "addresses: {allow: [" + netip.PrefixFrom(addr, addr.BitLen()).String() + "]}"
 		}

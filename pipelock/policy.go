@@ -16,13 +16,14 @@ type rules struct {
 	hosts       map[policy.Host]netip.Addr
 	exempt      []netip.Prefix
 	passthrough []policy.Pattern
-	file        string // that they were read from
-	lines       []int  // of each entry of allow in it
+	doors       []uint16 // ports of the bundle
+	file        string   // that they were read from
+	lines       []int    // of each entry of allow in it
 }
 
 // newRules takes a file that has been validated.
 func newRules(f bundle.PipelockFile) rules {
-	r := rules{allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: map[policy.Host]netip.Addr{}}
+	r := rules{doors: doors(f), allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: map[policy.Host]netip.Addr{}}
 	for name, addr := range f.Hosts {
 		if h, err := policy.ParseHost(name); err == nil { // Validate has refused the others
 			r.hosts[h] = addr
@@ -32,7 +33,11 @@ func newRules(f bundle.PipelockFile) rules {
 }
 
 // decide asks the allowlist: a pattern without a port stands for 443 and 80.
+// The metadata service of a cloud needs an entry in hosts, too.
 func (r rules) decide(a policy.Authority) policy.Verdict {
+	if _, named := r.hosts[a.Host]; !named && a.Host.IsMetadata() && a.Host.Addr() == (netip.Addr{}) {
+		return policy.Denied("metadata", a.Host.String()+" is the metadata service of a cloud: the allowlist alone does not open it")
+	}
 	for i, p := range r.allow {
 		if p.MatchesAuthority(a, 443, 80) {
 			return policy.Allowed(r.name(i))
@@ -44,22 +49,36 @@ func (r rules) decide(a policy.Authority) policy.Verdict {
 // name is what a verdict calls an entry of the allowlist.
 func (r rules) name(i int) string { return fmt.Sprintf("allow[%d] %s", i, r.allow[i]) }
 
+// doors are the ports that the bundle's daemons are known by.
+func doors(f bundle.PipelockFile) []uint16 {
+	all := []uint16{bundle.PortEgress, bundle.PortPipelock, bundle.PortGit, bundle.PortGitHTTP, bundle.PortSupervise}
+	if own, err := netip.ParseAddrPort(f.Listen); err == nil {
+		all = append(all, own.Port())
+	}
+	return all
+}
+
 // reads tells whether the content that goes to the host is scanned.
 func (r rules) reads(h policy.Host) bool {
 	return !slices.ContainsFunc(r.passthrough, func(p policy.Pattern) bool { return p.Matches(h) })
 }
 
 // judgeAll sorts the addresses of one resolution: those that may be dialled,
-// in order, or the reason why there are none. An entry of hosts is the
-// operator's word and needs no exception.
-func (r rules) judgeAll(h policy.Host, found []netip.Addr) ([]netip.Addr, policy.Verdict) {
+// in order, or the reason why there are none. own tells which are this
+// machine's, besides loopback.
+func (r rules) judgeAll(a policy.Authority, found []netip.Addr, own func(netip.Addr) bool) ([]netip.Addr, policy.Verdict) {
+	h := a.Host
 	if len(found) == 0 {
 		return nil, policy.Denied("address", h.String()+" has no address")
 	}
 	var good []netip.Addr
 	var reasons []string
 	for _, addr := range found {
-		if v := policy.JudgeAddr(addr, r.exempt); v.Allow {
+		v := policy.JudgeAddr(addr, r.exempt)
+		if v.Allow {
+			v = r.judgeOwn(a, addr.Unmap(), own)
+		}
+		if v.Allow {
 			good = append(good, addr.Unmap())
 		} else {
 			reasons = append(reasons, v.Why)
@@ -69,4 +88,20 @@ func (r rules) judgeAll(h policy.Host, found []netip.Addr) ([]netip.Addr, policy
 		return nil, policy.Denied("address", h.String()+" leads to: "+strings.Join(reasons, "; "))
 	}
 	return good, policy.Allowed("address")
+}
+
+// judgeOwn keeps requests from coming back: to a door of the bundle, and to
+// what else listens on the machine. A range exempts loopback, as far as no
+// door is there; another address of the machine must stand in hosts.
+func (r rules) judgeOwn(a policy.Authority, addr netip.Addr, own func(netip.Addr) bool) policy.Verdict {
+	if !addr.IsLoopback() && !own(addr) {
+		return policy.Allowed("address")
+	}
+	if slices.Contains(r.doors, a.Port) {
+		return policy.Denied("address", netip.AddrPortFrom(addr, a.Port).String()+" is a door of the sidecars themselves")
+	}
+	if named := r.hosts[a.Host]; !addr.IsLoopback() && named.Unmap() != addr {
+		return policy.Denied("address", addr.String()+" is an address of the machine that pipelock runs on: it must stand in hosts")
+	}
+	return policy.Allowed("address")
 }

@@ -111,7 +111,7 @@ func TestResolveJudgesEveryAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := g.resolve(t.Context(), host)
+			got, err := g.resolve(t.Context(), policy.Authority{Host: host, Port: 443})
 			var refused *refusedError
 			if c.why != "" {
 				if !errors.As(err, &refused) || !strings.Contains(refused.v.Why, c.why) || refused.v.Rule != "address" {

@@ -85,6 +85,11 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At("hosts."+name, "%v", err))
 		}
 	}
+	for i, p := range f.Addresses.Allow {
+		if p.Bits() == 0 {
+			errs = append(errs, config.At(fmt.Sprintf("addresses.allow[%d]", i), "%s exempts everything: the ranges that are needed were wanted", p))
+		}
+	}
 	if !slices.Contains([]string{"", "block", "redact", "ask", "warn"}, f.Secrets.Action) {
 		errs = append(errs, config.At("secrets.action", "%q: one of block, redact, ask, warn was wanted", f.Secrets.Action))
 	}

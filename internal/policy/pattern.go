@@ -20,15 +20,11 @@ type Pattern struct {
 // ParsePattern reads a pattern. It refuses one so wide that it names other
 // people's hosts: "*", or "*." before a public suffix (publicsuffix.org).
 func ParsePattern(s string) (Pattern, error) {
+	if why := notAHost(s); why != "" {
+		return Pattern{}, fmt.Errorf("pattern %q: %s", s, why)
+	}
 	rest, suffix := strings.CutPrefix(s, "*.")
-	if strings.Contains(rest, "*") {
-		return Pattern{}, fmt.Errorf("pattern %q: a host, or \"*.\" before a domain, is needed", s)
-	}
-	host, port := rest, uint16(0)
-	if a, err := ParseAuthority(rest, 1); err == nil && hasPort(rest) {
-		host, port = a.Host.String(), a.Port
-	}
-	h, err := ParseHost(host)
+	h, port, err := hostAndPort(rest)
 	if err != nil {
 		return Pattern{}, fmt.Errorf("pattern %q: %w", s, err)
 	}
@@ -41,6 +37,33 @@ func ParsePattern(s string) (Pattern, error) {
 		}
 	}
 	return Pattern{text: s, host: h, suffix: suffix, port: port}, nil
+}
+
+// notAHost says what people write in place of a host.
+func notAHost(s string) string {
+	_, rest, scheme := strings.Cut(s, "://")
+	switch rest, _, _ = strings.Cut(rest, "/"); {
+	case scheme && rest != "" && !strings.Contains(rest, "@"):
+		return fmt.Sprintf("a host stands here without its scheme and path: %q", rest)
+	case scheme, strings.ContainsAny(s, "/?#"):
+		return "a host stands here without scheme, path and query"
+	case strings.Contains(s, "@"):
+		return "a host stands here without user information"
+	case s == "*":
+		return "too wide: it names every host there is"
+	case strings.Contains(strings.TrimPrefix(s, "*."), "*"):
+		return "a star stands only at the beginning, as in \"*.example.com\""
+	}
+	return ""
+}
+
+func hostAndPort(s string) (Host, uint16, error) {
+	if !hasPort(s) {
+		h, err := ParseHost(s)
+		return h, 0, err
+	}
+	a, err := ParseAuthority(s, 0)
+	return a.Host, a.Port, err
 }
 
 func hasPort(s string) bool {

@@ -254,3 +254,73 @@ func TestJudgeAddr(t *testing.T) {
 		t.Error("no address at all is allowed")
 	}
 }
+
+// TestJudgeAddrForms has IPv4 addresses in every guise of IPv6, with and
+// without the range being exempt.
+func TestJudgeAddrForms(t *testing.T) {
+	exempt := []netip.Prefix{
+		netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
+		netip.MustParsePrefix("::ffff:0:0:0/96"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("168.63.129.16/32"),
+	}
+	special := func(addr, rest string) Verdict { return Denied("address", addr+" is in a special range ("+rest+")") }
+	carries := func(addr, rest string) Verdict {
+		return Denied("address", addr+" carries an IPv4 address: "+rest)
+	}
+	loopback := "127.0.0.1 is in a special range (loopback 127.0.0.0/8)"
+	for _, c := range []struct {
+		addr   string
+		exempt []netip.Prefix
+		want   Verdict
+	}{
+		{"::ffff:127.0.0.1", nil, Denied("address", loopback)},
+		{"::127.0.0.1", nil, special("::7f00:1", "IPv4 in IPv6 ::/96")},
+		{"::ffff:0:127.0.0.1", nil, special("::ffff:0:7f00:1", "IPv4 translated ::ffff:0:0:0/96")},
+		{"64:ff9b::127.0.0.1", nil, special("64:ff9b::7f00:1", "NAT64 64:ff9b::/96")},
+		{"2002:7f00:1::1", nil, special("2002:7f00:1::1", "6to4 2002::/16")},
+		{"2001:0:4136:e378:8000:63bf:80ff:fffe", nil, special("2001:0:4136:e378:8000:63bf:80ff:fffe", "protocol assignments, Teredo among them 2001::/23")},
+		{"2606:4700::5efe:127.0.0.1", nil, carries("2606:4700::5efe:7f00:1", loopback)},
+		{"2606:4700::200:5efe:10.0.0.1", nil, carries("2606:4700::200:5efe:a00:1", "10.0.0.1 is in a special range (private 10.0.0.0/8)")},
+		{"2606:4700::5efe:1.1.1.1", nil, Allowed("address")},
+		{"64:ff9b::127.0.0.1", exempt, carries("64:ff9b::7f00:1", loopback)},
+		{"64:ff9b::1.1.1.1", exempt, Allowed("addresses.allow: 64:ff9b::/96")},
+		{"64:ff9b:1::127.0.0.1", exempt, carries("64:ff9b:1::7f00:1", loopback)},
+		{"64:ff9b:1:7f00:0:100::", exempt, carries("64:ff9b:1:7f00:0:100::", loopback)},
+		{"64:ff9b:1:0101:1:100::", exempt, Allowed("addresses.allow: 64:ff9b:1::/48")},
+		{"2002:7f00:1::1", exempt, carries("2002:7f00:1::1", loopback)},
+		{"2002:101:101::1", exempt, Allowed("addresses.allow: 2002::/16")},
+		{"2001:0:4136:e378:8000:63bf:80ff:fffe", exempt, carries("2001:0:4136:e378:8000:63bf:80ff:fffe", loopback)},
+		{"::ffff:0:127.0.0.1", exempt, carries("::ffff:0:7f00:1", loopback)},
+		{"64:ff9b::127.0.0.1", []netip.Prefix{netip.MustParsePrefix("64:ff9b::7f00:1/128")}, Allowed("addresses.allow: 64:ff9b::7f00:1/128")},
+		{"169.254.169.254", exempt, Denied("address", "169.254.169.254 is the metadata service of a cloud, which a range does not exempt")},
+		{"64:ff9b::169.254.169.254", exempt, carries("64:ff9b::a9fe:a9fe", "169.254.169.254 is the metadata service of a cloud, which a range does not exempt")},
+		{"100.100.100.200", exempt, Denied("address", "100.100.100.200 is the metadata service of a cloud, which a range does not exempt")},
+		{"100.64.0.1", exempt, Allowed("addresses.allow: 100.64.0.0/10")},
+		{"169.254.7.7", exempt, Allowed("addresses.allow: 169.254.0.0/16")},
+		{"168.63.129.16", exempt, Allowed("addresses.allow: 168.63.129.16/32")},
+		{"fd00:ec2::254", nil, Denied("address", "fd00:ec2::254 is the metadata service of a cloud, which a range does not exempt")},
+		{"4000::1", nil, Denied("address", "4000::1 is in no range that has been given out")},
+		{"fe80::1%eth0", exempt, Denied("address", "not a plain address")},
+	} {
+		if got := JudgeAddr(netip.MustParseAddr(c.addr), c.exempt); got != c.want {
+			t.Errorf("%s, %d exceptions: %+v\nwant %+v", c.addr, len(c.exempt), got, c.want)
+		}
+	}
+}
+
+// TestPatternErrors: who writes something else than a host is told what.
+func TestPatternErrors(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "a host is needed", "a.test:": "a number after the colon", "*": "every host there is", "*.com": "public suffix", "*.co.uk": "public suffix", "*.test": "public suffix",
+		"ex*mple.com": "a star stands only at the beginning", "*.*.x.test": "a star stands only at the beginning", "*.a.*.test": "a star stands only at the beginning",
+		"192.168.1.*": "a star stands only at the beginning", "*.1.2.3.4": "an address has no subdomains", "*.[::1]": "an address has no subdomains",
+		"a.test:0": "from 1 to 65535", "a.test:65536": "from 1 to 65535", "*.cdn.test:http": "from 1 to 65535",
+		"user@a.test": "without user information", "https://a.test/x": `without its scheme and path: "a.test"`, "https://a.test:8443": `without its scheme and path: "a.test:8443"`,
+		"https://u:p@a.test": "without scheme", "a.test/x": "without scheme, path and query", "a.test?x": "without scheme, path and query",
+		"127.1": "four decimal numbers", "2130706433": "four decimal numbers", "0x7f.1": "four decimal numbers", "0177.0.0.1": "four decimal numbers",
+		"10.0.0.0/8": "without scheme, path and query", "fe80::1%eth0": "a zone", "a..test": "an empty label", "a_b.test ": "character",
+	} {
+		if p, err := ParsePattern(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, %v; want %q", in, p, err, want)
+		}
+	}
+}
