@@ -2,7 +2,6 @@ package egress
 
 import (
 	"bytes"
-	"compress/zlib"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -11,10 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/andybalholm/brotli"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-
+	"airlock/internal/inflate"
 	"airlock/internal/websocket"
 )
 
@@ -137,10 +133,10 @@ func decode(res *http.Response, encoding string) error {
 		return nil
 	case res.StatusCode == http.StatusPartialContent:
 		return &unreadableError{"a part of a compressed answer cannot be searched for the credential"}
-	case decoders[encoding] == nil:
+	case !inflate.Known([]string{encoding}):
 		return &unreadableError{"the answer is encoded in a way that cannot be searched for the credential"}
 	}
-	res.Body = &unpacked{ReadCloser: res.Body, open: decoders[encoding]}
+	res.Body = &unpacked{ReadCloser: res.Body, encoding: encoding}
 	res.Header.Del("Content-Encoding")
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
@@ -151,8 +147,8 @@ func decode(res *http.Response, encoding string) error {
 // nothing, and an empty one is just that.
 type unpacked struct {
 	io.ReadCloser
-	open  func(io.Reader) (io.Reader, error)
-	plain io.Reader // nil: not begun
+	encoding string
+	plain    io.Reader // nil: not begun
 }
 
 // Read implements io.Reader.
@@ -162,7 +158,7 @@ func (u *unpacked) Read(p []byte) (int, error) {
 		if _, err := io.ReadFull(u.ReadCloser, first); err != nil {
 			return 0, err
 		}
-		plain, err := u.open(io.MultiReader(bytes.NewReader(first), u.ReadCloser))
+		plain, err := inflate.New([]string{u.encoding}, io.MultiReader(bytes.NewReader(first), u.ReadCloser))
 		if err != nil {
 			return 0, &unreadableError{"the answer is not encoded as it says"}
 		}
@@ -170,28 +166,6 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	}
 	return u.plain.Read(p)
 }
-
-// maxWindow bounds what a decoder may keep, in bytes (RFC 8878 §3.1.1.1.2
-// recommends 8 MiB as what every decoder supports).
-const maxWindow = 8 << 20
-
-// decoders are the codings that can be undone, by their names (RFC 9110
-// §8.4.1, RFC 7932, RFC 8878).
-var decoders = map[string]func(io.Reader) (io.Reader, error){
-	"gzip":    unzip,
-	"x-gzip":  unzip,
-	"deflate": func(r io.Reader) (io.Reader, error) { return zlib.NewReader(r) },
-	"br":      func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil },
-	"zstd": func(r io.Reader) (io.Reader, error) {
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	},
-}
-
-func unzip(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
 
 // watchFrames closes a WebSocket in which the agent sends a placeholder.
 func (p *pass) watchFrames() *websocket.Inspector {
