@@ -2,11 +2,11 @@ package pipelock
 
 import (
 	"bytes"
-	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -14,10 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-
 	"airlock/internal/httpd"
+	"airlock/internal/inflate"
 	"airlock/internal/policy"
 )
 
@@ -25,33 +23,27 @@ import (
 // short is scanned as a whole before anything is dialled; what is found in a
 // longer one later is reported when it is stopped. A body that egress has
 // written itself, for a request of its own, is not scanned.
-func (s *scanner) body(r *http.Request, injected []string, report func(policy.Verdict)) (policy.Verdict, error) {
+func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return policy.Allowed("scan"), nil
 	}
-	if slices.Contains(injected, httpd.InjectedBody) {
+	if slices.Contains(to.injected, httpd.InjectedBody) {
 		return policy.Allowed("scan"), nil
 	}
 	if r.ContentLength > s.limit {
 		return policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", s.limit)), nil
 	}
-	encoding, framed := encodingOf(r.Header)
-	own := func(text []byte) []byte {
-		text, _ = s.own(httpd.InjectedBody, text, injected)
-		if framed {
-			text = append(append(bytes.Clone(text), '\n'), withoutFrames(text)...)
-		}
-		return text
-	}
-	b := &scannedBody{scanner: s, own: own, report: report, ctx: r.Context(), src: r.Body, length: r.ContentLength, left: s.limit, trailer: func() http.Header { return r.Trailer }}
-	if r.ContentLength < 0 && encoding == "" { // a compressed one is read as a whole or not at all
+	b := &scannedBody{scanner: s, to: to, ctx: r.Context(), src: r.Body, length: r.ContentLength, left: s.limit, trailer: func() http.Header { return r.Trailer }}
+	b.codings, b.framed = codingsOf(r.Header)
+	b.parts = newParts(r.Header.Get("Content-Type"))
+	if r.ContentLength < 0 && len(b.codings) == 0 { // a compressed one is read as a whole or not at all
 		b.pause = streamPause
 		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			b.pause = messagePause
 		}
 	}
-	v, err := b.begin(encoding, framed)
-	if err != nil || !v.Allow && !s.warn {
+	v, err := b.begin()
+	if err != nil || !v.Allow {
 		b.held.close()
 		return v, err
 	}
@@ -60,7 +52,7 @@ func (s *scanner) body(r *http.Request, injected []string, report func(policy.Ve
 }
 
 // begin reads and scans the first window.
-func (b *scannedBody) begin(encoding string, framed bool) (policy.Verdict, error) {
+func (b *scannedBody) begin() (policy.Verdict, error) {
 	s := b.scanner
 	size := int64(smallBody)
 	if b.length >= 0 {
@@ -75,28 +67,77 @@ func (b *scannedBody) begin(encoding string, framed bool) (policy.Verdict, error
 	if err != nil && !ended {
 		return policy.Verdict{}, err
 	}
-	b.ready, b.tail, b.ended = first, tailOf(first), ended
-	if encoding != "" && !ended {
-		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
-	}
-	return s.window(b.ctx, encoding, framed, b.own, first)
+	b.ended = ended
+	v, err := b.first(first)
+	b.ready, b.tail = first, tailOf(first)
+	return v, err
 }
 
-// encodingOf is how a body is compressed, empty when it is not, and whether
-// it is framed in the way of S3 (aws-chunked) besides.
-func encodingOf(h http.Header) (compressed string, framed bool) {
-	framed = strings.HasPrefix(h.Get("X-Amz-Content-Sha256"), "STREAMING-")
-	var rest []string
-	for part := range strings.SplitSeq(strings.Join(h["Content-Encoding"], ","), ",") {
-		switch part = strings.ToLower(strings.TrimSpace(part)); part {
-		case "", "identity":
-		case "aws-chunked":
-			framed = true
-		default:
-			rest = append(rest, part)
+// first judges the first window.
+func (b *scannedBody) first(text []byte) (policy.Verdict, error) {
+	if len(b.codings) == 0 {
+		v := b.judge(text, 0)
+		if v.Allow && b.ended && len(text) <= shortBody {
+			v = b.settle(b.scanner.together(b.ctx, b.to.host, []string{string(b.own(text))}))
+		}
+		return v, nil
+	}
+	if !b.ended {
+		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
+	}
+	v, err := b.scanner.compressed(b.ctx, b.codings, b.framed, b.parts, text)
+	return b.settle(v), err
+}
+
+// shortBody is up to which length what a body says is read together with what
+// the host got before, in bytes.
+const shortBody = 8 << 10
+
+// own is what of a text is to be scanned.
+func (b *scannedBody) own(text []byte) []byte {
+	text, _ = b.scanner.own(httpd.InjectedBody, text, b.to.injected)
+	if b.framed {
+		text = append(append(bytes.Clone(text), '\n'), withoutFrames(text)...)
+	}
+	return text
+}
+
+// judge scans a window and does about it what is to be done: what has not gone
+// yet begins at from and may be overwritten.
+func (b *scannedBody) judge(text []byte, from int) policy.Verdict {
+	v := b.scanner.look(b.ctx, "body", b.own(text))
+	if isFinding(v) && b.to.action == actionRedact {
+		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own}
+		if v = o.overwrite(text); v.Allow && b.to.report(wordRedacted, v) != nil {
+			return unwritten()
 		}
 	}
-	return strings.Join(rest, ","), framed
+	if v = b.settle(v); !v.Allow {
+		return v
+	}
+	return b.settle(b.parts.look(b.ctx, b.scanner, text, b.ended))
+}
+
+// settle is for what was not overwritten.
+func (b *scannedBody) settle(v policy.Verdict) policy.Verdict {
+	if isFinding(v) {
+		v, b.granted = b.to.settle(b.ctx, v, b.granted)
+	}
+	return v
+}
+
+// codingsOf is how a body is compressed, and whether it is framed in the way
+// of S3 (aws-chunked) besides.
+func codingsOf(h http.Header) (codings []string, framed bool) {
+	framed = strings.HasPrefix(h.Get("X-Amz-Content-Sha256"), "STREAMING-")
+	for _, name := range inflate.Codings(h) {
+		if name == "aws-chunked" {
+			framed = true
+		} else {
+			codings = append(codings, name)
+		}
+	}
+	return codings, framed
 }
 
 // frame is what stands between two pieces of a body that is framed in the way
@@ -122,11 +163,8 @@ func unframe(data []byte) (content []byte, err error) {
 	}
 }
 
-// window scans a part of a body, inflated where it is compressed.
-func (s *scanner) window(ctx context.Context, encoding string, framed bool, own func([]byte) []byte, data []byte) (policy.Verdict, error) {
-	if encoding == "" {
-		return s.look(ctx, "body", own(data)), nil
-	}
+// compressed scans a whole body that is compressed.
+func (s *scanner) compressed(ctx context.Context, codings []string, framed bool, parts *parts, data []byte) (policy.Verdict, error) {
 	var err error
 	if framed {
 		data, err = unframe(data)
@@ -134,7 +172,7 @@ func (s *scanner) window(ctx context.Context, encoding string, framed bool, own 
 	var plain []byte
 	done := func() {}
 	if err == nil {
-		plain, done, err = s.inflate(ctx, encoding, data)
+		plain, done, err = s.inflate(ctx, codings, data)
 	}
 	if errors.Is(err, errBusy) {
 		return policy.Verdict{}, err
@@ -143,25 +181,27 @@ func (s *scanner) window(ctx context.Context, encoding string, framed bool, own 
 		return policy.Denied("scan", "the body could not be inflated: "+err.Error()), nil
 	}
 	defer done()
-	return s.look(ctx, "body", plain), nil
+	v := s.look(ctx, "body", plain)
+	if v.Allow {
+		v = parts.look(ctx, s, plain, true)
+	}
+	return v, nil
 }
-
-// maxWindow bounds what the decoder of a body may keep, in bytes (RFC 8878
-// §3.1.1.1.2 recommends 8 MiB as what every decoder supports).
-const maxWindow = 8 << 20
 
 // inflate makes a body plain. It does so twice: first to know how much it will
 // be, so that the memory for it is asked for once.
-func (s *scanner) inflate(ctx context.Context, encoding string, data []byte) (plain []byte, done func(), err error) {
+func (s *scanner) inflate(ctx context.Context, codings []string, data []byte) (plain []byte, done func(), err error) {
 	decoder := int64(smallBody)
-	if encoding == "zstd" {
-		decoder = 2 * maxWindow
+	for _, c := range codings {
+		if c == "zstd" || c == "br" {
+			decoder += 2 * inflate.MaxWindow
+		}
 	}
 	done, err = s.memory.inflated.take(ctx, decoder)
 	if err != nil {
 		return nil, nil, err
 	}
-	size, err := inflated(encoding, data, io.Discard)
+	size, err := inflated(codings, data, io.Discard)
 	done()
 	if err != nil {
 		return nil, nil, err
@@ -170,35 +210,26 @@ func (s *scanner) inflate(ctx context.Context, encoding string, data []byte) (pl
 		return nil, nil, err
 	}
 	b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-	if _, err = inflated(encoding, data, b); err != nil {
+	if _, err = inflated(codings, data, b); err != nil {
 		done()
 		return nil, nil, err
 	}
 	return b.Bytes(), done, nil
 }
 
-func inflated(encoding string, data []byte, to io.Writer) (size int64, err error) {
-	var r io.Reader
-	switch encoding {
-	case "gzip", "x-gzip":
-		r, err = gzip.NewReader(bytes.NewReader(data))
-	case "deflate":
-		r, err = zlib.NewReader(bytes.NewReader(data))
-	case "zstd":
-		var z *zstd.Decoder
-		if z, err = zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
-			defer z.Close()
-			r = z
-		}
-	default:
-		return 0, errors.New("an encoding that is not known")
+var errEncoded = errors.New("it is not encoded as it says")
+
+func inflated(codings []string, data []byte, to io.Writer) (size int64, err error) {
+	r, err := inflate.New(codings, bytes.NewReader(data))
+	if errors.Is(err, inflate.ErrUnknown) {
+		return 0, err
 	}
 	if err != nil {
-		return 0, errors.New("it is not encoded as it says")
+		return 0, errEncoded
 	}
-	size, err = io.Copy(to, io.LimitReader(r, maxInflate+1))
-	if err != nil {
-		return 0, errors.New("it is not encoded as it says")
+	defer r.Close()
+	if size, err = io.Copy(to, io.LimitReader(r, maxInflate+1)); err != nil {
+		return 0, errEncoded
 	}
 	if size > maxInflate {
 		return 0, fmt.Errorf("it grows to more than %d bytes", maxInflate)
@@ -211,8 +242,11 @@ func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
 // scannedBody gives on what has been scanned.
 type scannedBody struct {
 	scanner *scanner
-	own     func([]byte) []byte // what of a text is to be scanned
-	report  func(policy.Verdict)
+	to      handling
+	codings []string
+	framed  bool
+	parts   *parts   // nil: it has none
+	granted []string // findings that a person let pass
 	ctx     context.Context
 	src     io.ReadCloser
 	trailer func() http.Header
@@ -238,7 +272,7 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 		var refused *refusedError
 		if errors.As(b.err, &refused) {
 			refused.reported = true
-			b.report(refused.v)
+			_ = b.to.report("", refused.v) // it is refused in any case
 		}
 	}
 	n := copy(p, b.ready)
@@ -263,11 +297,8 @@ func (b *scannedBody) refill() error {
 	if len(text) == len(b.tail) {
 		return nil
 	}
-	if v := b.scanner.look(b.ctx, "body", b.own(text)); !v.Allow {
-		if !b.scanner.warn {
-			return &refusedError{v: v}
-		}
-		b.report(v)
+	if v := b.judge(text, len(b.tail)); !v.Allow {
+		return &refusedError{v: v}
 	}
 	b.ready, b.tail = text[len(b.tail):], tailOf(text)
 	return nil
@@ -275,16 +306,30 @@ func (b *scannedBody) refill() error {
 
 // end scans the trailer, which is there now.
 func (b *scannedBody) end() error {
-	var fields bytes.Buffer
-	for name, values := range b.trailer() {
-		fmt.Fprintf(&fields, "%s: %s\n", name, strings.Join(values, "\n"))
-	}
-	if fields.Len() > 0 {
-		if v := b.scanner.look(b.ctx, "trailer", fields.Bytes()); !v.Allow {
-			return &refusedError{v: v}
+	trailer := b.trailer()
+	for _, name := range slices.Sorted(maps.Keys(trailer)) {
+		for _, p := range b.scanner.field(trailer, name, handling{}) {
+			if v := b.field(p); !v.Allow {
+				return &refusedError{v: v}
+			}
 		}
 	}
 	return io.EOF
+}
+
+// field judges a field of the trailer.
+func (b *scannedBody) field(p place) policy.Verdict {
+	v := b.scanner.look(b.ctx, "trailer", p.text)
+	if isFinding(v) && b.to.action == actionRedact && p.put != nil {
+		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from}
+		if v = o.overwrite(p.text); v.Allow {
+			if b.to.report(wordRedacted, v) != nil {
+				return unwritten()
+			}
+			p.put(p.text[p.from:])
+		}
+	}
+	return b.settle(v)
 }
 
 // read collects the next window, behind the end of the one before.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"airlock/internal/lab"
-	"airlock/internal/policy"
 )
 
 // stalled is an upload of a megabyte of which the last byte does not come.
@@ -52,7 +51,7 @@ func TestStalledUploads(t *testing.T) {
 			all.Go(func() {
 				req, w := stalled(ctx, 2<<20)
 				go w.Write(text[:wholeBody-100])
-				if _, err := s.body(req, nil, nil); errors.Is(err, errBusy) && time.Since(began) == heldWait {
+				if _, err := s.body(req, handling{action: s.action.usual, report: silent}); errors.Is(err, errBusy) && time.Since(began) == heldWait {
 					mu.Lock()
 					busy++
 					mu.Unlock()
@@ -66,7 +65,7 @@ func TestStalledUploads(t *testing.T) {
 		}
 		mu.Unlock()
 		short := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("hello"))
-		if v, err := s.body(short, nil, nil); err != nil || !v.Allow {
+		if v, err := s.body(short, handling{action: s.action.usual, report: silent}); err != nil || !v.Allow {
 			t.Errorf("a short one: %+v, %v", v, err)
 		}
 		short.Body.Close()
@@ -87,6 +86,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	token, long := lab.Token(), strings.Repeat("a b ", 5<<17)
 	for _, action := range []string{"", "secrets: {action: warn}\n"} {
 		s := testScanner(t, action+"limits: {body_bytes: 8MiB}\n")
+		warns := s.action.usual == actionWarn
 		for name, c := range map[string]struct {
 			body, encoding string
 			chunked        bool
@@ -112,13 +112,13 @@ func TestMemoryIsGivenBack(t *testing.T) {
 			if c.encoding != "" {
 				r.Header.Set("Content-Encoding", c.encoding)
 			}
-			v, err := s.body(r, nil, func(policy.Verdict) {})
+			v, err := s.body(r, handling{action: s.action.usual, report: silent})
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if v.Allow || s.warn {
+			if v.Allow || warns {
 				got, err := io.Copy(io.Discard, io.LimitReader(r.Body, c.read))
-				if s.warn && err == nil && got != min(int64(len(c.body)), c.read) {
+				if warns && err == nil && got != min(int64(len(c.body)), c.read) {
 					t.Errorf("%s: with a warning %d bytes of %d pass, %v", name, got, len(c.body), err)
 				}
 				r.Body.Close()
@@ -139,7 +139,7 @@ func TestManyPrompts(t *testing.T) {
 	for range 50 {
 		all.Go(func() {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(text))
-			v, err := s.body(r, nil, nil)
+			v, err := s.body(r, handling{action: s.action.usual, report: silent})
 			if err != nil || !v.Allow {
 				t.Errorf("%+v, %v", v, err)
 			}

@@ -119,9 +119,6 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
 	s.budget.perMinute = file.Limits.RequestsPerMinute
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
-	if a := file.Secrets.Action; a == "redact" || a == "ask" {
-		c.Log.Warn("secrets.action is not built yet; findings are blocked", "action", a)
-	}
 	return s, book, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"airlock/internal/audit"
@@ -137,11 +138,8 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 			s.denyWith(w, http.StatusServiceUnavailable, p, scan)
 			return
 		}
-		if !s.scanner.warn {
-			s.deny(w, p, scan)
-			return
-		}
-		v.Why = "passed with a warning: " + scan.Why
+		s.deny(w, p, scan)
+		return
 	}
 	if err := s.record(p, v); err != nil {
 		s.unwritten(w, p, err)
@@ -156,10 +154,10 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
-	if v := s.scanner.head(r, h, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto)); !v.Allow {
+	if v := s.head(r, s.handling(p, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto))); !v.Allow {
 		return v
 	}
-	v, err := s.scanner.body(r, p.injected, func(v policy.Verdict) { s.report(p, v) })
+	v, err := s.scanner.body(r, s.handling(p, p.injected))
 	if errors.Is(err, errBusy) {
 		return busy()
 	}
@@ -169,10 +167,41 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	return v
 }
 
-func (s *server) record(p *pass, v policy.Verdict) error {
-	tally(v)
+// head scans a head and does about it what is to be done.
+func (s *server) head(r *http.Request, to handling) policy.Verdict {
+	v := s.scanner.head(r, to)
+	if !isFinding(v) {
+		return v
+	}
+	if to.action == actionRedact {
+		return s.scanner.redactHead(r, to)
+	}
+	var granted []string
+	for _, v := range s.scanner.findings(r, to) {
+		if v, granted = to.settle(r.Context(), v, granted); !v.Allow {
+			return v
+		}
+	}
+	return policy.Allowed("scan")
+}
+
+// handling is what the scan is told about a request.
+func (s *server) handling(p *pass, injected []string) handling {
+	return handling{
+		host: p.authority.Host, injected: injected, action: s.scanner.action.of(p.authority),
+		report: func(word string, v policy.Verdict) error { return s.report(p, word, v) },
+		ask:    func(ctx context.Context, v policy.Verdict) policy.Verdict { return s.ask(ctx, p, v) },
+	}
+}
+
+func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, v.Word(), v, "") }
+
+// recordAs writes a verdict down under the word that the audit has for it.
+func (s *server) recordAs(p *pass, word string, v policy.Verdict, proposal string) error {
+	p.hide(v)
+	tally(word, v)
 	return s.audit.Record(audit.Entry{
-		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
+		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: proposal,
 		Host: p.authority.String(), Method: p.method, Path: audit.SafePath(p.path),
 	})
 }
@@ -182,6 +211,7 @@ func (s *server) deny(w http.ResponseWriter, p *pass, v policy.Verdict) {
 }
 
 func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.Verdict) {
+	p.hide(v)
 	if err := s.record(p, v); err != nil {
 		s.unwritten(w, p, err)
 		return
@@ -216,6 +246,17 @@ type pass struct {
 
 func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
 	return &pass{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath()}
+}
+
+// hide takes out of what is told and written down what a finding stands in.
+func (p *pass) hide(v policy.Verdict) {
+	switch {
+	case !strings.HasPrefix(v.Rule, "secret: "):
+	case strings.HasPrefix(v.Why, "the path "), strings.HasPrefix(v.Why, "pieces "):
+		p.path = "/…"
+	case strings.HasPrefix(v.Why, "the method "):
+		p.method = "…"
+	}
 }
 
 func (p *pass) url() string {
@@ -253,17 +294,24 @@ func (p *pass) Answer(res *http.Response) error {
 		res.Body = newIdleConn(conn, p.s.idle)
 		return nil
 	}
-	up := p.s.scanner.frames(res.Request.Context(), func(v policy.Verdict) { p.s.report(p, v) })
+	up := p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil))
 	res.Body = websocket.Conn(newIdleConn(conn, p.s.idle), nil, up)
 	return nil
 }
 
-// report writes down what was stopped in the middle of a stream.
-func (s *server) report(p *pass, v policy.Verdict) {
-	s.log.Info("refused", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
-	if err := s.record(p, v); err != nil {
+// report writes down what was stopped in the middle of a stream, or what
+// passes although something was found.
+func (s *server) report(p *pass, word string, v policy.Verdict) error {
+	said := word
+	if said == "" {
+		word, said = v.Word(), "refused"
+	}
+	s.log.Info(said, "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
+	err := s.recordAs(p, word, v, "")
+	if err != nil {
 		s.log.Error("the audit cannot be written", "error", err)
 	}
+	return err
 }
 
 // idleConn closes a connection on which nothing has moved for a while.

@@ -40,11 +40,18 @@ func zipped(t *testing.T, text string) string {
 	return b.String()
 }
 
+// heard is a request whose reports are heard.
+func heard(s *scanner, f func(policy.Verdict)) handling {
+	return handling{action: s.action.usual, report: func(_ string, v policy.Verdict) error { f(v); return nil }}
+}
+
+func silent(string, policy.Verdict) error { return nil }
+
 // outcome sends a body through the scan and says what became of it.
 func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string) {
 	t.Helper()
 	reported := 0
-	v, err := s.body(r, nil, func(policy.Verdict) { reported++ })
+	v, err := s.body(r, heard(s, func(v policy.Verdict) { reported++ }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +148,7 @@ func TestHeads(t *testing.T) {
 			if c.header != nil {
 				r.Header = c.header
 			}
-			if v := s.head(r, host, c.injected); v.Allow != c.want {
+			if v := s.head(r, handling{host: host, injected: c.injected}); v.Allow != c.want {
 				t.Errorf("%+v", v)
 			}
 		})
@@ -183,7 +190,7 @@ func TestInjectedBodies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.body))
-			v, err := s.body(r, c.injected, func(policy.Verdict) {})
+			v, err := s.body(r, handling{injected: c.injected, report: silent})
 			if err == nil && v.Allow {
 				_, err = io.ReadAll(r.Body)
 			}
@@ -224,7 +231,7 @@ func TestFramedBodies(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader(c.body))
 			r.Header.Set("Content-Encoding", c.encoding)
 			r.Header.Set("X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
-			v, err := s.body(r, nil, func(policy.Verdict) {})
+			v, err := s.body(r, handling{report: silent})
 			if err == nil && v.Allow {
 				_, err = io.ReadAll(r.Body)
 			}
@@ -253,7 +260,7 @@ func TestFrames(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reported := 0
-			in := s.frames(t.Context(), func(policy.Verdict) { reported++ })
+			in := s.frames(t.Context(), heard(s, func(policy.Verdict) { reported++ }))
 			passed := 0
 			for _, f := range c.frames {
 				if _, err := in.Feed(f); err != nil {

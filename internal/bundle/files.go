@@ -52,9 +52,31 @@ type Addresses struct {
 
 // SecretScan says what is looked for in what leaves.
 type SecretScan struct {
-	Action      string           `yaml:"action,omitempty"`      // block (default), redact, ask, warn
-	Values      []string         `yaml:"values,omitempty,flow"` // slots that hold keyed digests of exact values
-	Passthrough []policy.Pattern `yaml:"passthrough,omitempty"` // hosts whose content is not read
+	Action      string                      `yaml:"action,omitempty"`      // block (default), redact, ask, warn
+	Hosts       map[policy.Pattern]HostScan `yaml:"hosts,omitempty"`       // instead, for these hosts; the narrowest pattern counts
+	Wait        config.Duration             `yaml:"wait,omitempty"`        // 60s; how long a request waits for the answer to an ask
+	Values      []string                    `yaml:"values,omitempty,flow"` // slots that hold keyed digests of exact values
+	Passthrough []policy.Pattern            `yaml:"passthrough,omitempty"` // hosts whose content is not read
+}
+
+// HostScan is what differs for some hosts.
+type HostScan struct {
+	Action string `yaml:"action"` // block, redact, ask, warn
+}
+
+var scanActions = []string{"block", "redact", "ask", "warn"}
+
+func (s SecretScan) validate() error {
+	var errs []error
+	if s.Action != "" && !slices.Contains(scanActions, s.Action) {
+		errs = append(errs, config.At("secrets.action", "%q: one of block, redact, ask, warn was wanted", s.Action))
+	}
+	for p, h := range s.Hosts {
+		if !slices.Contains(scanActions, h.Action) {
+			errs = append(errs, config.At("secrets.hosts."+p.String(), "action %q: one of block, redact, ask, warn was wanted", h.Action))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // PipelockLimits are budgets; zero means the default in the comment.
@@ -90,9 +112,7 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At(fmt.Sprintf("addresses.allow[%d]", i), "%s exempts everything: the ranges that are needed were wanted", p))
 		}
 	}
-	if !slices.Contains([]string{"", "block", "redact", "ask", "warn"}, f.Secrets.Action) {
-		errs = append(errs, config.At("secrets.action", "%q: one of block, redact, ask, warn was wanted", f.Secrets.Action))
-	}
+	errs = append(errs, f.Secrets.validate())
 	for i, v := range f.Secrets.Values {
 		if !slotName.MatchString(v) {
 			errs = append(errs, config.At(fmt.Sprintf("secrets.values[%d]", i), "%q: a name like EGRESS_DIGEST_0 was wanted, never a value", "…"))

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/andybalholm/brotli"
+
+	"airlock/internal/lab"
+)
+
+// TestWhatMustNotLeave has every surface of a request, whole and in pieces,
+// through the whole chain. The origin must not see it, nor the refusal, the
+// audit and the log the secret.
+func TestWhatMustNotLeave(t *testing.T) {
+	b := start(t, nil)
+	form := func(field, file, text string) (string, io.Reader) {
+		var body bytes.Buffer
+		w := multipart.NewWriter(&body)
+		part, err := w.CreateFormFile(field, file)
+		must(t, err)
+		_, err = io.WriteString(part, text)
+		must(t, err)
+		must(t, w.Close())
+		return w.FormDataContentType(), &body
+	}
+	compressed := func(text string) io.Reader {
+		var body bytes.Buffer
+		w := brotli.NewWriter(&body)
+		_, _ = io.WriteString(w, text)
+		must(t, w.Close())
+		return &body
+	}
+	var secrets []string
+	for _, c := range []struct {
+		name    string
+		surface string // that the refusal names
+		change  func(r *http.Request, k string)
+	}{
+		{"a segment of the path", "path", func(r *http.Request, k string) { r.URL.Path += "/" + k }},
+		{"two segments", "pieces", func(r *http.Request, k string) { r.URL.Path += "/" + k[:20] + "/" + k[20:] }},
+		{"a query", "query", func(r *http.Request, k string) { r.URL.RawQuery = "q=" + k }},
+		{"two parameters", "pieces", func(r *http.Request, k string) { r.URL.RawQuery = "a=" + k[:20] + "&b=" + k[20:] }},
+		{"a cookie", "cookie", func(r *http.Request, k string) { r.Header.Set("Cookie", "a="+k) }},
+		{"two cookies", "pieces", func(r *http.Request, k string) { r.Header.Set("Cookie", "a="+k[20:]+"; b="+k[:20]) }},
+		{"two fields", "pieces", func(r *http.Request, k string) { r.Header.Set("X-A", k[20:]); r.Header.Set("X-B", k[:20]) }},
+		{"a field and the path", "pieces", func(r *http.Request, k string) { r.Header.Set("X-A", k[20:]); r.URL.Path += "/" + k[:20] }},
+		{"a file name", "body", func(r *http.Request, k string) {
+			kind, body := form("a", k+".png", "x")
+			r.Header.Set("Content-Type", kind)
+			r.Body = io.NopCloser(body)
+		}},
+		{"a field's name", "body", func(r *http.Request, k string) {
+			kind, body := form(k, "a.png", "x")
+			r.Header.Set("Content-Type", kind)
+			r.Body = io.NopCloser(body)
+		}},
+		{"a body in br", "body", func(r *http.Request, k string) {
+			r.Header.Set("Content-Encoding", "br")
+			r.Body = io.NopCloser(compressed("x " + k))
+		}},
+		{"a trailer", "trailer", func(r *http.Request, k string) {
+			r.Trailer = http.Header{"X-T": {k}}
+			r.Body = io.NopCloser(strings.NewReader("hello"))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := lab.Token()
+			secrets = append(secrets, k)
+			before := len(b.origin.Seen())
+			status, body := b.send(b.client(b.egress), http.MethodPost, b.url("api.ok.test", "/v1/"+fmt.Sprintf("%x", before)), nil, func(r *http.Request) {
+				c.change(r, k)
+				if r.Body != nil {
+					r.ContentLength = -1
+				}
+			})
+			if _, rule, why := refusal(t, body); status != 403 || !strings.HasPrefix(rule, "secret: ") || !strings.Contains(why, c.surface) {
+				t.Errorf("status %d, %s: %s", status, rule, why)
+			}
+			if c.surface != "trailer" && len(b.origin.Seen()) != before {
+				t.Error("the origin saw the request")
+			}
+			if strings.Contains(body, k[4:]) {
+				t.Error("the refusal repeats the secret")
+			}
+		})
+	}
+	t.Run("two requests", func(t *testing.T) {
+		k := lab.Token()
+		secrets = append(secrets, k)
+		if status, body := b.get(b.url("a.cdn.test", "/a?q="+k[:20])); status != 200 {
+			t.Errorf("the first half: %d %s", status, body)
+		}
+		if status, _ := b.get(b.url("api.ok.test", "/v1/x?q="+k[20:])); status != 200 {
+			t.Errorf("the second half to another host: %d", status)
+		}
+		if status, body := b.get(b.url("a.cdn.test", "/b"), func(r *http.Request) { r.Header.Set("X-Y", k[20:]) }); status != 403 || !strings.Contains(body, "pieces") {
+			t.Errorf("the second half: %d %s", status, body)
+		}
+	})
+	b.stop(15)
+	kept := b.audits() + strings.Join(b.output.all, "\n")
+	for _, k := range secrets {
+		if strings.Contains(kept, k) {
+			t.Error("a secret is in the audit or the log")
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package pipelock
+
+import (
+	"context"
+	"hash/maphash"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"airlock/internal/policy"
+)
+
+// A crumb is a short run of characters that looks drawn by chance, as a part
+// of a token does. What one destination got of them lately is remembered, and
+// each new one is read together with those: a secret may go out in pieces, in
+// two fields of one request or in several requests.
+const (
+	minCrumb, maxCrumb = 8, 200
+	// keptCrumbs is how many are remembered a host, and keptFor how long.
+	keptCrumbs = 32
+	keptFor    = 10 * time.Minute
+	// crumbHosts bounds how many hosts are remembered.
+	crumbHosts = 256
+	// minPiece is what each of two pieces must have of a finding, in bytes: a
+	// shorter one is there by chance.
+	minPiece = 3
+	// maxTogether bounds what is read together for one request, in bytes.
+	maxTogether = 256 << 10
+)
+
+// trails are the crumbs of each host.
+type trails struct {
+	mu    sync.Mutex
+	hosts map[policy.Host]*trail
+}
+
+type trail struct {
+	last   time.Time
+	crumbs []crumb // the oldest first
+}
+
+type crumb struct {
+	text string
+	at   time.Time
+}
+
+// follow adds what is new of some crumbs and returns it, with what the host had before, the
+// oldest first.
+func (t *trails) follow(h policy.Host, crumbs []string, now time.Time) (fresh, before []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	own := t.hosts[h]
+	if own == nil {
+		t.makeRoom()
+		own = &trail{}
+		t.hosts[h] = own
+	}
+	own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return now.Sub(c.at) > keptFor })
+	for _, c := range own.crumbs {
+		before = append(before, c.text)
+	}
+	for _, text := range crumbs {
+		if !slices.ContainsFunc(own.crumbs, func(c crumb) bool { return c.text == text }) {
+			fresh = append(fresh, text)
+			own.crumbs = append(own.crumbs, crumb{text, now})
+		}
+	}
+	own.last = now
+	own.crumbs = slices.Delete(own.crumbs, 0, max(0, len(own.crumbs)-keptCrumbs))
+	return fresh, before
+}
+
+// forget takes back what did not leave.
+func (t *trails) forget(h policy.Host, crumbs []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if own := t.hosts[h]; own != nil {
+		own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return slices.Contains(crumbs, c.text) })
+	}
+}
+
+// makeRoom forgets the host that has been silent longest, where there are too
+// many.
+func (t *trails) makeRoom() {
+	if t.hosts == nil {
+		t.hosts = map[policy.Host]*trail{}
+	}
+	if len(t.hosts) < crumbHosts {
+		return
+	}
+	var oldest policy.Host
+	for h, own := range t.hosts {
+		if oldest.IsZero() || own.last.Before(t.hosts[oldest].last) {
+			oldest = h
+		}
+	}
+	delete(t.hosts, oldest)
+}
+
+// together reads what stands apart as if it did not: each row from its
+// begin to its end, each crumb that this host has not had before with the
+// others, and each crumb with each word of the same request.
+func (s *scanner) together(ctx context.Context, h policy.Host, rows ...[]string) policy.Verdict {
+	var m mosaic
+	var crumbs, words []string
+	for _, row := range rows {
+		m.row(row, &s.rows)
+		for _, text := range row {
+			eachRun(text, func(run string) {
+				if looksRandom(run) {
+					crumbs = append(crumbs, run)
+				} else if len(run) >= 4 && len(run) <= maxCrumb {
+					words = append(words, run)
+				}
+			})
+		}
+	}
+	if len(crumbs) == 0 && m.size == 0 {
+		return policy.Allowed("scan")
+	}
+	fresh, before := s.trails.follow(h, crumbs, time.Now())
+	m.fresh(fresh, before)
+	m.words(crumbs, words, &s.rows)
+	v := s.lookTogether(ctx, &m)
+	if !v.Allow {
+		s.trails.forget(h, fresh)
+		return v
+	}
+	s.rows.add(m.sums...)
+	return v
+}
+
+// lookTogether scans a mosaic.
+func (s *scanner) lookTogether(ctx context.Context, m *mosaic) policy.Verdict {
+	if m.size == 0 {
+		return policy.Allowed("scan")
+	}
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
+	defer cancel()
+	found, err := s.engine.Pieces(ctx, m.pieces)
+	if err != nil {
+		return policy.Denied("scan", "the request could not be scanned: "+err.Error())
+	}
+	for _, f := range found {
+		if m.crosses(f.Start, f.End) {
+			return policy.Denied("secret: "+f.Rule, "pieces that go to one host hold together what looks like a secret ("+f.Rule+")")
+		}
+	}
+	return policy.Allowed("scan")
+}
+
+// mosaic is a text of pieces, with the places where they meet.
+type mosaic struct {
+	pieces [][]byte
+	size   int
+	seams  []int
+	sums   []uint64 // of what is in it
+}
+
+var newline = []byte{'\n'}
+
+// join adds pieces as one word.
+func (m *mosaic) join(pieces ...string) {
+	for i, p := range pieces {
+		if i > 0 {
+			m.seams = append(m.seams, m.size)
+		}
+		m.pieces, m.size = append(m.pieces, []byte(p)), m.size+len(p)
+	}
+	m.pieces, m.size = append(m.pieces, newline), m.size+1
+}
+
+// row adds a row that was not clean before: from its begin to its end, and
+// the other way round.
+func (m *mosaic) row(row []string, clean *cleanSums) {
+	row = slices.DeleteFunc(slices.Clone(row), isNumber)
+	total, sum := 0, uint64(len(row))
+	for _, text := range row {
+		total += len(text)
+		sum = sum*prime + maphash.String(seed, text)
+	}
+	if len(row) < 2 || total < minSecret || m.size+2*total > maxTogether || clean.has(sum) {
+		return
+	}
+	m.sums = append(m.sums, sum)
+	m.join(row...)
+	back := slices.Clone(row)
+	slices.Reverse(back)
+	m.join(back...)
+	// What follows must not hide where a secret ends.
+	for i := range row {
+		for n := 2; n <= 3 && i+n <= len(row); n++ {
+			part := row[i : i+n]
+			if slices.ContainsFunc(part, looksRandom) && m.size+total <= maxTogether {
+				m.join(part...)
+			}
+		}
+	}
+}
+
+// minSecret is shorter than every secret that a precise rule knows.
+const minSecret = 16
+
+// fresh adds each new crumb with each other one, in both orders, and with the
+// last ones as three and four.
+func (m *mosaic) fresh(fresh, before []string) {
+	for i, a := range fresh {
+		others := append(slices.Clone(before), fresh[:i]...)
+		for _, b := range others {
+			if m.size > maxTogether {
+				return
+			}
+			m.join(a, b)
+			m.join(b, a)
+		}
+		for n := 2; n <= 3 && n <= len(others); n++ {
+			row := append(slices.Clone(others[len(others)-n:]), a)
+			m.join(row...)
+			slices.Reverse(row)
+			m.join(row...)
+		}
+	}
+}
+
+// words adds each crumb with each word, where they were not clean before.
+func (m *mosaic) words(crumbs, words []string, clean *cleanSums) {
+	for _, b := range words {
+		own := maphash.String(seed, b)
+		for _, a := range crumbs {
+			sum := own*prime + maphash.String(seed, a)
+			if len(a)+len(b) < minSecret || clean.has(sum) {
+				continue
+			}
+			if m.size > maxTogether {
+				return
+			}
+			m.join(a, b)
+			m.join(b, a)
+			m.sums = append(m.sums, sum)
+		}
+	}
+}
+
+// crosses tells whether a finding has enough of two pieces.
+func (m *mosaic) crosses(start, end int) bool {
+	i := sort.SearchInts(m.seams, start+minPiece)
+	return i < len(m.seams) && m.seams[i] <= end-minPiece
+}
+
+// eachRun calls f for each run of characters of which tokens are made.
+func eachRun(text string, f func(string)) {
+	for i := 0; i < len(text); {
+		start := i
+		for i < len(text) && crumbClass[text[i]] != 0 {
+			i++
+		}
+		if i > start {
+			f(text[start:i])
+		}
+		i++
+	}
+}
+
+// crumbClass says of a byte what it is in a token: 1 lower case, 2 upper case, 3 a
+// digit, 4 something else.
+var crumbClass = func() (t [256]byte) {
+	for c := 'a'; c <= 'z'; c++ {
+		t[c], t[c-'a'+'A'] = 1, 2
+	}
+	for c := '0'; c <= '9'; c++ {
+		t[c] = 3
+	}
+	for _, c := range "+/-_.~" {
+		t[c] = 4
+	}
+	return t
+}()
+
+// looksRandom tells whether a run changes between lower case, upper case and
+// digits as words do not. A UUID is none: with its hyphens it is no part of
+// anything.
+func looksRandom(run string) bool {
+	if len(run) < minCrumb || len(run) > maxCrumb || isUUID(run) {
+		return false
+	}
+	changes, last := 0, byte(0)
+	for i := range len(run) {
+		c := crumbClass[run[i]]
+		if c == 4 || c == 0 {
+			continue
+		}
+		if last != 0 && c != last {
+			changes++
+		}
+		last = c
+	}
+	return changes*6 >= len(run)
+}
+
+// isNumber tells whether a value is one that each request has another of: a
+// UUID, or a short number.
+func isNumber(s string) bool {
+	return isUUID(s) || len(s) >= 4 && len(s) < 12 && strings.Trim(s, "0123456789") == ""
+}
+
+// isUUID tells whether a text has the form of RFC 9562 §4.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'):
+			return false
+		}
+	}
+	return true
+}

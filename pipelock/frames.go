@@ -1,0 +1,92 @@
+package pipelock
+
+import (
+	"context"
+
+	"airlock/internal/policy"
+	"airlock/internal/websocket"
+)
+
+// frames scans what the agent sends over a WebSocket, each frame with the end
+// of the ones before it.
+func (s *scanner) frames(ctx context.Context, to handling) *websocket.Inspector {
+	f := &frames{scanner: s, ctx: ctx, to: to}
+	return websocket.NewInspector(f.inspect)
+}
+
+// frames are one direction of one connection. A control frame may stand
+// between two parts of a message (RFC 6455 §5.4), so that what data frames say
+// and what control frames say is read apart, and as one besides.
+type frames struct {
+	scanner    *scanner
+	ctx        context.Context
+	to         handling
+	data, ctrl []byte   // the end of what went before, of each kind
+	all        []byte   // and of both
+	granted    []string // rules that a person let pass
+}
+
+// shortFrame is up to which length what a frame says is read together with
+// what others said, in bytes.
+const shortFrame = 4 << 10
+
+func (f *frames) inspect(frame websocket.Frame) error {
+	kind := &f.data
+	if frame.Opcode >= websocket.Close {
+		kind = &f.ctrl
+	}
+	v := f.read(frame.Payload, *kind)
+	if !v.Allow {
+		return f.refuse(v)
+	}
+	*kind = tailOf(append(*kind, frame.Payload...))
+	f.all = tailOf(append(f.all, frame.Payload...))
+	return nil
+}
+
+// read scans a payload behind what went before it.
+func (f *frames) read(payload, before []byte) policy.Verdict {
+	v := f.behind(payload, before)
+	if v.Allow && len(f.ctrl) > 0 {
+		v = f.behind(payload, f.all)
+	}
+	if v.Allow && len(payload) <= shortFrame {
+		if v = f.scanner.together(f.ctx, f.to.host, []string{string(payload)}); isFinding(v) {
+			v = f.settle(v)
+		}
+	}
+	return v
+}
+
+// behind scans a payload as the end of a text, and does about it what is to
+// be done.
+func (f *frames) behind(payload, before []byte) policy.Verdict {
+	text := append(append(make([]byte, 0, len(before)+len(payload)), before...), payload...)
+	v := f.scanner.look(f.ctx, "websocket frame", text)
+	if !isFinding(v) {
+		return v
+	}
+	if f.to.action != actionRedact {
+		return f.settle(v)
+	}
+	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before)}
+	if v = o.overwrite(text); v.Allow {
+		if err := f.to.report(wordRedacted, v); err != nil {
+			return unwritten()
+		}
+		copy(payload, text[len(before):])
+	}
+	return v
+}
+
+// settle is for what cannot be overwritten.
+func (f *frames) settle(v policy.Verdict) policy.Verdict {
+	v, f.granted = f.to.settle(f.ctx, v, f.granted)
+	return v
+}
+
+// refuse ends the connection.
+func (f *frames) refuse(v policy.Verdict) error {
+	_ = f.to.report("", v) // it is refused in any case
+	return &refusedError{v: v}
+}
