@@ -24,7 +24,8 @@ const (
 // refusedError carries a verdict out of the transport.
 type refusedError struct {
 	v        policy.Verdict
-	reported bool // it stands in the audit
+	reported bool          // it stands in the audit
+	retry    time.Duration // after which a budget has more; 0: it was no budget
 }
 
 func (e *refusedError) Error() string { return e.v.Rule + ": " + e.v.Why }

@@ -117,7 +117,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	r.file = c.File
 	handoff.Answer(handoff.TopicExplain, r.explain)
 	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
-	s.budget.perMinute = file.Limits.RequestsPerMinute
+	s.budget = newBudget(file.Limits)
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
 	return s, book, nil
 }

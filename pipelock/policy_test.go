@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
@@ -172,25 +171,5 @@ func TestUnlistedNameIsNotResolved(t *testing.T) {
 	}
 	if len(res.asked) != 0 {
 		t.Errorf("the resolver was asked for %v", res.asked)
-	}
-}
-
-func TestBudget(t *testing.T) {
-	b := budget{perMinute: 2}
-	h, _ := policy.ParseHost("a.test")
-	other, _ := policy.ParseHost("b.test")
-	now := time.Unix(1000, 0)
-	for i, c := range []struct {
-		host  policy.Host
-		after time.Duration
-		want  bool
-	}{{h, 0, true}, {h, time.Second, true}, {h, 2 * time.Second, false}, {other, 2 * time.Second, true}, {h, time.Minute, true}} {
-		ok, retry := b.take(c.host, now.Add(c.after))
-		if ok != c.want || (!ok && retry != 58*time.Second) {
-			t.Errorf("%d: %v, retry after %v", i, ok, retry)
-		}
-	}
-	if ok, _ := (&budget{}).take(h, now); !ok {
-		t.Error("no budget is no limit")
 	}
 }

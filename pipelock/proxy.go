@@ -31,14 +31,14 @@ type server struct {
 	audit   *audit.Log
 	rules   rules
 	scanner *scanner
-	budget  budget
-	idle    time.Duration // of a connection between requests, and of a WebSocket
+	budget  *budget
+	idle    time.Duration // of a connection between requests
 	origins *origins
 	tunnels *tunnel.Server // nil: the agent is not served, only egress
 }
 
 func newServer(log *slog.Logger, book *audit.Log, r rules, s *scanner, o *origins) *server {
-	return &server{log: log, audit: book, rules: r, scanner: s, origins: o}
+	return &server{log: log, audit: book, rules: r, scanner: s, origins: o, budget: newBudget(bundle.PipelockLimits{})}
 }
 
 // notice tells egress that this process has been replaced: the next one
@@ -89,11 +89,21 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "CONNECT: "+err.Error()), r.Host)
 		return
 	}
+	closed := func() {}
+	if s.rules.decide(authority).Allow { // else it is refused inside, and soon closed
+		var over *refusedError
+		if closed, over = s.budget.open(authority.Host, time.Now()); over != nil {
+			s.spent(w, newPass(s, r, authority, "https"), over)
+			return
+		}
+	}
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		closed()
 		s.log.Warn("taking over a connection", "error", err)
 		return
 	}
+	c = tunnelConn{c, closed}
 	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		_ = c.Close()
 		return
@@ -127,10 +137,17 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 		s.deny(w, p, v)
 		return
 	}
-	if ok, retry := s.budget.take(authority.Host, time.Now()); !ok {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
-		s.denyWith(w, http.StatusTooManyRequests, p, policy.Denied("limits.requests_per_minute", "the budget of "+authority.Host.String()+" is used up"))
+	if over := s.budget.request(authority.Host, knownBytes(r), time.Now()); over != nil {
+		s.spent(w, p, over)
 		return
+	}
+	if r.Header.Get("Upgrade") != "" {
+		closed, over := s.budget.open(authority.Host, time.Now())
+		if over != nil {
+			s.spent(w, p, over)
+			return
+		}
+		defer closed()
 	}
 	if scan := s.scan(r, p); !scan.Allow {
 		if scan.Rule == busyRule {
@@ -145,7 +162,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 		s.unwritten(w, p, err)
 		return
 	}
-	forward.Send(s.origins.via(p), w, outgoing(r, p), p)
+	out := outgoing(r, p)
+	if out.Body != nil && out.ContentLength < 0 {
+		out.Body = &countedBody{out.Body, s.budget, authority.Host}
+	}
+	forward.Send(s.origins.via(p), w, out, p)
 }
 
 // scan reads the request unless the host is one whose content is not read.
@@ -220,6 +241,12 @@ func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.V
 	s.refuse(w, status, v, p.url())
 }
 
+// spent refuses what is over a budget.
+func (s *server) spent(w http.ResponseWriter, p *pass, over *refusedError) {
+	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(over.retry.Seconds()))))
+	s.denyWith(w, http.StatusTooManyRequests, p, over.v)
+}
+
 func (s *server) unwritten(w http.ResponseWriter, p *pass, err error) {
 	s.log.Error("refusing: the audit cannot be written", "error", err)
 	s.refuse(w, http.StatusServiceUnavailable, policy.Denied("audit", "the verdict could not be written down"), p.url())
@@ -290,12 +317,17 @@ func (p *pass) Answer(res *http.Response) error {
 	if !ok {
 		return errors.New("the origin switched protocols without a connection")
 	}
+	told := func(v policy.Verdict) { _ = p.s.report(p, "", v) } // what it is about is closed anyway
+	limits := p.s.budget.of(p.authority.Host)
+	conn = newIdleConn(conn, limits.idle)
+	if limits.perHour > 0 {
+		conn = &countedConn{conn, p.s.budget, p.authority.Host, told}
+	}
 	if !p.s.rules.reads(p.authority.Host) {
-		res.Body = newIdleConn(conn, p.s.idle)
+		res.Body = conn
 		return nil
 	}
-	up := p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil))
-	res.Body = websocket.Conn(newIdleConn(conn, p.s.idle), nil, up)
+	res.Body = websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil)))
 	return nil
 }
 
@@ -347,6 +379,8 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	var refused *refusedError
 	var malformed *http1.Violation
 	switch {
+	case errors.As(err, &refused) && refused.retry > 0:
+		p.s.spent(w, p, refused)
 	case errors.As(err, &refused) && refused.reported:
 		p.s.refuse(w, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):

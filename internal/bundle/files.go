@@ -84,6 +84,42 @@ type PipelockLimits struct {
 	RequestsPerMinute int             `yaml:"requests_per_minute,omitempty"` // a host; 0: unlimited
 	BodyBytes         config.Bytes    `yaml:"body_bytes,omitempty"`          // 100MiB
 	TunnelIdle        config.Duration `yaml:"tunnel_idle,omitempty"`         // 10m
+	BytesPerHour      config.Bytes    `yaml:"bytes_per_hour,omitempty"`      // sent to a host; 0: unlimited
+	Tunnels           int             `yaml:"tunnels,omitempty"`             // open at once to a host; 0: unlimited
+	// Hosts replaces budgets for the hosts that a pattern names.
+	Hosts map[string]HostLimits `yaml:"hosts,omitempty"`
+}
+
+// HostLimits replace budgets. What is nil stays as it is for all hosts; 0 is
+// unlimited.
+type HostLimits struct {
+	RequestsPerMinute *int             `yaml:"requests_per_minute,omitempty"`
+	BytesPerHour      *config.Bytes    `yaml:"bytes_per_hour,omitempty"`
+	Tunnels           *int             `yaml:"tunnels,omitempty"`
+	TunnelIdle        *config.Duration `yaml:"tunnel_idle,omitempty"` // of WebSockets
+}
+
+func (l PipelockLimits) validate() error {
+	var errs []error
+	number := func(at string, n int) {
+		if n < 0 {
+			errs = append(errs, config.At("limits."+at, "a number above zero was wanted"))
+		}
+	}
+	number("requests_per_minute", l.RequestsPerMinute)
+	number("tunnels", l.Tunnels)
+	for name, h := range l.Hosts {
+		if _, err := policy.ParsePattern(name); err != nil {
+			errs = append(errs, config.At("limits.hosts."+name, "%v", err))
+		}
+		if h.RequestsPerMinute != nil {
+			number("hosts."+name+".requests_per_minute", *h.RequestsPerMinute)
+		}
+		if h.Tunnels != nil {
+			number("hosts."+name+".tunnels", *h.Tunnels)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Validate says everything that is wrong with the file.
@@ -118,9 +154,7 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At(fmt.Sprintf("secrets.values[%d]", i), "%q: a name like EGRESS_DIGEST_0 was wanted, never a value", "…"))
 		}
 	}
-	if f.Limits.RequestsPerMinute < 0 {
-		errs = append(errs, config.At("limits.requests_per_minute", "a number above zero was wanted"))
-	}
+	errs = append(errs, f.Limits.validate())
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"airlock/internal/bundle"
+)
+
+// TestBudgets has each budget at both doors.
+func TestBudgets(t *testing.T) {
+	for _, door := range []string{bundle.Egress, bundle.Pipelock} {
+		t.Run("by "+door, func(t *testing.T) { budgets(t, door) })
+	}
+}
+
+func budgets(t *testing.T, door string) {
+	b := prepare(t, http.HandlerFunc(everything))
+	b.write("pipelock.yaml", b.pipelockYAML(`limits:
+  requests_per_minute: 3
+  hosts:
+    api.ok.test: {requests_per_minute: 0, bytes_per_hour: 200KB, tunnels: 2, tunnel_idle: 1s}
+`))
+	b.run()
+	if door == bundle.Pipelock {
+		b.egress = b.lock
+	}
+	overspent := func(res *http.Response, rule string, most int) {
+		t.Helper()
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		must(t, err)
+		var after int
+		_, err = fmt.Sscan(res.Header.Get("Retry-After"), &after)
+		if by, got, why := refusal(t, string(text)); err != nil || res.StatusCode != 429 || by != bundle.Pipelock || got != rule || why == "" || after < 1 || after > most {
+			t.Errorf("%d by %s, rule %s, %s, Retry-After %q; want rule %s", res.StatusCode, by, got, why, res.Header.Get("Retry-After"), rule)
+		}
+	}
+	client := b.client(b.egress)
+	post := func(host, path string, body io.Reader) *http.Response {
+		t.Helper()
+		res, err := client.Post(b.url(host, path), "text/plain", body)
+		must(t, err)
+		return res
+	}
+
+	for range 3 {
+		if status, body := b.send(client, http.MethodGet, b.url("a.cdn.test", "/x"), nil); status != 200 {
+			t.Fatalf("%d %s", status, body)
+		}
+	}
+	seen := len(b.origin.Seen())
+	overspent(post("a.cdn.test", "/x", nil), "limits.requests_per_minute", 60)
+
+	// Two at once; when one is over there may be another.
+	first, err := b.webSocket(b.egress)
+	must(t, err)
+	if door == bundle.Egress {
+		second, err := b.webSocket(b.egress)
+		must(t, err)
+		defer second.Close()
+	} else { // its tunnel is the second
+		c := b.dial()
+		head := fmt.Sprintf("CONNECT api.ok.test:%d HTTP/1.1\r\nHost: api.ok.test\r\n\r\n", b.origin.Port())
+		if status, body := say(t, c, head); status != 429 || !strings.Contains(body, `"rule":"limits.hosts.api.ok.test.tunnels"`) {
+			t.Errorf("a third tunnel: %d %s", status, body)
+		}
+	}
+	raw, err := net.Dial("tcp", b.egress)
+	must(t, err)
+	defer raw.Close()
+	if _, err := b.upgraded(raw); err == nil || !strings.Contains(err.Error(), " 429 ") {
+		t.Errorf("a third WebSocket: %v", err)
+	}
+	began := time.Now()
+	_ = first.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := first.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes on a silent WebSocket", n)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("a silent WebSocket was closed after %v", took)
+	}
+	first.Close()
+	eventually(t, "there is room for a WebSocket", func() bool {
+		c, err := b.webSocket(b.egress)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	// The tunnels of WebSockets that are over may need a moment to go.
+	eventually(t, "there is room for a tunnel", func() bool {
+		res, err := b.client(b.egress).Get(b.url("api.ok.test", "/v1/x"))
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil && res.StatusCode == 200
+	})
+
+	if res := post("api.ok.test", "/v1/x", strings.NewReader(strings.Repeat("a b ", 30_000))); res.StatusCode != 200 {
+		t.Errorf("the first 120 kB: %d", res.StatusCode)
+	} else {
+		res.Body.Close()
+	}
+	at := len(b.origin.Seen())
+	overspent(post("api.ok.test", "/v1/x", strings.NewReader(strings.Repeat("a b ", 30_000))), "limits.hosts.api.ok.test.bytes_per_hour", 3600)
+	if len(b.origin.Seen()) != at {
+		t.Error("the origin saw what is over the budget")
+	}
+	overspent(post("api.ok.test", "/v1/x", io.NopCloser(strings.NewReader(strings.Repeat("a b ", 30_000)))), "limits.hosts.api.ok.test.bytes_per_hour", 3600)
+	if got := b.origin.Seen()[seen:]; len(got) == 0 {
+		t.Error("nothing reached the origin")
+	}
+	if !strings.Contains(b.audits(), `"rule":"limits.requests_per_minute"`) {
+		t.Error("the audit does not have the refusals")
+	}
+}
+
+// TestBudgetOfAWebSocket: one that has sent too much is closed.
+func TestBudgetOfAWebSocket(t *testing.T) {
+	b := prepare(t, http.HandlerFunc(everything))
+	b.write("pipelock.yaml", b.pipelockYAML("limits: {bytes_per_hour: 100KB}\n"))
+	b.run()
+	for _, door := range []string{b.egress, b.lock} {
+		ws, err := b.webSocket(door)
+		must(t, err)
+		defer ws.Close()
+		frame := append([]byte{0x82, 0xfe, 0x40, 0, 0, 0, 0, 0}, make([]byte, 0x4000)...)
+		go func() {
+			for range 20 {
+				if _, err := ws.Write(frame); err != nil {
+					return
+				}
+			}
+		}()
+		if n, err := io.Copy(io.Discard, ws); n > 100_000 || n == 0 {
+			t.Errorf("%d bytes came back, %v", n, err)
+		}
+		if n := strings.Count(b.audits(), `"rule":"limits.bytes_per_hour"`); n == 0 {
+			t.Error("the audit does not say why")
+		}
+		b.renew(b.status(bundle.Pipelock).Generation) // with fresh budgets
+	}
+}
