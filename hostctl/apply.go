@@ -96,6 +96,8 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 		return usagef("%s is a question: answer it with: hostctl answer %s TEXT", id, id)
 	case proposal.Fault:
 		return c.restart(ctx, b, card.Plan, p)
+	case proposal.Leak:
+		return c.release(ctx, b, card.Plan, p, note, g)
 	}
 	if err := mayVouch(card.Plan, p.URL); err != nil {
 		return err
@@ -145,6 +147,26 @@ func (c *controller) restart(ctx context.Context, b backend, plan pair.Plan, p p
 		return fmt.Errorf("%s is still down: %w", p.Daemon, err)
 	}
 	fmt.Fprintf(c.out, "%s serves again\n", p.Daemon)
+	return nil
+}
+
+// release lets one request pass that waits. It changes no policy: the next one
+// like it is asked about again.
+func (c *controller) release(ctx context.Context, b backend, plan pair.Plan, p proposal.Proposal, note string, g grant) error {
+	if g.length != 0 || len(g.paths) > 0 || len(g.methods) > 0 {
+		return usagef("%s is about one request: --for, --path and --method make no sense for it", p.ID)
+	}
+	if err := c.record(plan, audit.Entry{Verdict: "allow", Rule: "release", Why: p.Why, Host: hostOf(p.URL), Method: strings.Join(p.Methods, ","), Proposal: p.ID, By: operator()}); err != nil {
+		return err
+	}
+	var after proposal.Proposal
+	if err := ctl(ctx, b, plan.Name, &after, "answer", p.ID, proposal.Approved, note); err != nil {
+		return err
+	}
+	if after.State != proposal.Approved {
+		return fmt.Errorf("%s: %s", p.ID, after.Answer)
+	}
+	fmt.Fprintln(c.out, "that request passes, and no other one")
 	return nil
 }
 

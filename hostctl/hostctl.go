@@ -348,6 +348,11 @@ func (c *controller) show(p open) {
 		if p.State == proposal.Pending {
 			fmt.Fprintf(c.out, "  hostctl approve %s starts it again\n", p.ID)
 		}
+	case proposal.Leak:
+		fmt.Fprintf(c.out, "  holds: %s %q\n  found: %s\n", strings.Join(p.Methods, ", "), p.URL, p.Why)
+		if p.State == proposal.Pending {
+			fmt.Fprintf(c.out, "  the request waits for a moment: hostctl approve %s lets this one pass, hostctl deny %s refuses it\n", p.ID, p.ID)
+		}
 	case proposal.Question:
 		fmt.Fprintf(c.out, "  asks:  %q %q\n", p.Question, p.Choices)
 		if p.State == proposal.Pending {

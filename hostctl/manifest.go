@@ -91,8 +91,10 @@ type ManifestPipelock struct {
 
 // ManifestSecrets is the part of the scan that a person chooses.
 type ManifestSecrets struct {
-	Action      string           `yaml:"action,omitempty"`
-	Passthrough []policy.Pattern `yaml:"passthrough,omitempty"`
+	Action      string                             `yaml:"action,omitempty"`
+	Hosts       map[policy.Pattern]bundle.HostScan `yaml:"hosts,omitempty"`
+	Wait        config.Duration                    `yaml:"wait,omitempty"`
+	Passthrough []policy.Pattern                   `yaml:"passthrough,omitempty"`
 }
 
 // ManifestGit are the mirrors.

@@ -131,7 +131,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 	p := m.Pipelock
 	f := bundle.PipelockFile{
 		Version: 1, Allow: []policy.Pattern{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
-		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Passthrough: p.Secrets.Passthrough},
+		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Hosts: p.Secrets.Hosts, Wait: p.Secrets.Wait, Passthrough: p.Secrets.Passthrough},
 	}
 	for _, r := range egress.Routes {
 		f.Allow = allow(f.Allow, r.Host)

@@ -18,10 +18,11 @@ const (
 	actionWarn   = "warn"
 )
 
-// Words of the audit for what passes although something was found in it.
+// Words of the audit for what is found and not refused at once.
 const (
 	wordRedacted = "redacted"
 	wordWarn     = "warn"
+	wordAsk      = "ask"
 	wordApproved = "approved"
 )
 

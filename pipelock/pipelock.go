@@ -78,6 +78,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer book.Close()
 	group, ctx := errgroup.WithContext(ctx)
+	s.over = ctx.Done()
 	if err := c.listen(ctx, group, file, s); err != nil {
 		return err
 	}
@@ -119,6 +120,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
 	s.budget = newBudget(file.Limits)
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
+	s.askWait = file.Secrets.Wait.Or(defaultAsk)
 	return s, book, nil
 }
 

@@ -34,7 +34,9 @@ type server struct {
 	budget  *budget
 	idle    time.Duration // of a connection between requests
 	origins *origins
-	tunnels *tunnel.Server // nil: the agent is not served, only egress
+	askWait time.Duration   // for the answer to an ask
+	over    <-chan struct{} // closed when this process is to end
+	tunnels *tunnel.Server  // nil: the agent is not served, only egress
 }
 
 func newServer(log *slog.Logger, book *audit.Log, r rules, s *scanner, o *origins) *server {
@@ -215,14 +217,14 @@ func (s *server) handling(p *pass, injected []string) handling {
 	}
 }
 
-func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, v.Word(), v, "") }
+func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, v.Word(), v) }
 
 // recordAs writes a verdict down under the word that the audit has for it.
-func (s *server) recordAs(p *pass, word string, v policy.Verdict, proposal string) error {
+func (s *server) recordAs(p *pass, word string, v policy.Verdict) error {
 	p.hide(v)
 	tally(word, v)
 	return s.audit.Record(audit.Entry{
-		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: proposal,
+		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: p.proposal,
 		Host: p.authority.String(), Method: p.method, Path: audit.SafePath(p.path),
 	})
 }
@@ -269,6 +271,7 @@ type pass struct {
 	injected     []string // what egress filled
 	hop          bool     // it came from egress
 	h2           bool     // the agent speaks HTTP/2
+	proposal     string   // the last that was made about it
 }
 
 func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
@@ -339,7 +342,7 @@ func (s *server) report(p *pass, word string, v policy.Verdict) error {
 		word, said = v.Word(), "refused"
 	}
 	s.log.Info(said, "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
-	err := s.recordAs(p, word, v, "")
+	err := s.recordAs(p, word, v)
 	if err != nil {
 		s.log.Error("the audit cannot be written", "error", err)
 	}

@@ -162,6 +162,10 @@ func result(p proposal.Proposal) *mcp.CallToolResult {
 	a := answer{ID: p.ID, State: p.State, Answer: p.Answer}
 	switch p.State {
 	case proposal.Approved:
+		if p.Kind == proposal.Leak {
+			a.Next = "that one request has passed; the next one like it is asked about again"
+			break
+		}
 		a.Next = "the rule is in force: repeat the request"
 	case proposal.Denied:
 		a.Next = "the operator said no: do it another way, and do not ask for the same again"

@@ -207,7 +207,14 @@ func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	p, err := store.Answer(r.PathValue("id"), body.State, body.Answer)
+	id := r.PathValue("id")
+	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.leaks.waits(id) {
+		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // it was left by a process that died
+	}
+	p, err := store.Answer(id, body.State, body.Answer)
+	if err == nil {
+		s.leaks.decide(p)
+	}
 	switch {
 	case errors.Is(err, proposal.ErrAbsent):
 		http.Error(w, err.Error(), http.StatusNotFound)

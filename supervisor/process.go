@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/bundle"
 	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/reap"
@@ -62,6 +63,9 @@ func (s *supervisor) equip(daemon string) (g gear, err error) {
 		return g, err
 	}
 	_ = give(end, nil)
+	if daemon == bundle.Pipelock {
+		g.link.Takes(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
+	}
 	purse, err := s.secrets.Share(func(name string) bool { return slots[daemon] != "" && strings.HasPrefix(name, slots[daemon]) })
 	if purse != nil {
 		g.env = append(g.env, secretmem.Variable+"="+strconv.Itoa(len(g.theirs)))

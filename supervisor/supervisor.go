@@ -51,6 +51,7 @@ type supervisor struct {
 	tracer  *tracer           // nil: nobody wants traces
 	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
 	readers sync.WaitGroup
+	leaks   leaks
 }
 
 // Main runs the supervisor as the applet of that name.

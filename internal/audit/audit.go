@@ -36,7 +36,7 @@ type Entry struct {
 	Prev     string    `json:"prev"` // SHA-256 of the line before, in hexadecimal; empty in the first
 	Daemon   string    `json:"daemon"`
 	Pair     string    `json:"pair,omitempty"`
-	Verdict  string    `json:"verdict"` // allow, deny, warn
+	Verdict  string    `json:"verdict"` // allow, deny, ask, approved, redacted, warn
 	Rule     string    `json:"rule,omitempty"`
 	Why      string    `json:"why,omitempty"`
 	Host     string    `json:"host,omitempty"`

@@ -58,6 +58,7 @@ type link struct {
 	mu      sync.Mutex
 	number  uint64
 	waiting map[uint64]chan answer
+	asked   map[uint64]asked // proposals
 }
 
 // answer is what came of a question for a file.
@@ -193,6 +194,8 @@ func (l *link) heard(key, val string, files []*os.File) []*os.File {
 		return files[1:]
 	case keyRefused:
 		l.answered(number, answer{err: errors.New(why)})
+	case keyProposed, keyDecided:
+		l.heardOf(key, val)
 	default:
 		l.obey(l, key, val)
 	}
@@ -267,6 +270,10 @@ type Link struct {
 	mu      sync.Mutex
 	number  uint64
 	waiting map[uint64]chan<- string
+
+	asks      Ask          // nil: the process may not propose
+	start     func(func()) // runs what asks
+	proposals proposals
 }
 
 // NewLink makes both ends: ours, and the file that the process gets as
@@ -298,6 +305,8 @@ func NewLink(open func(path string) (*os.File, error)) (*Link, *os.File, error) 
 // the link. It answers questions for files itself.
 func (l *Link) Listen(heard func(key, val string)) {
 	defer l.Close()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(errors.New("the daemon has ended"))
 	lines := bufio.NewScanner(l.socket)
 	lines.Buffer(make([]byte, 0, 4<<10), maxLine)
 	for lines.Scan() {
@@ -306,6 +315,12 @@ func (l *Link) Listen(heard func(key, val string)) {
 		case key == keyOpen:
 			number, path, _ := strings.Cut(val, " ")
 			l.give(number, path)
+		case key == keyPropose:
+			number, question, _ := strings.Cut(val, " ")
+			l.propose(ctx, number, question)
+		case key == keyWithdraw:
+			number, why, _ := strings.Cut(val[:min(len(val), maxTold)], " ")
+			l.withdraw(number, why)
 		case key == keyAnswer:
 			number, text, _ := strings.Cut(val, " ")
 			l.answered(number, text)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -209,5 +210,73 @@ func TestLinkAsks(t *testing.T) {
 	}
 	if err := theirs.Ask(t.Context(), "echo", map[string]string{"text": strings.Repeat("x", maxTold)}, &got); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("a question that does not fit: %v", err)
+	}
+}
+
+// TestLinkProposes: what a daemon asks reaches a person, and the answer it; what
+// it takes back, or does not live to hear, is told so.
+func TestLinkProposes(t *testing.T) {
+	theirs, file, err := NewLink(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, ends := make(chan Decision), make(chan error, 1)
+	var running sync.WaitGroup
+	theirs.Takes(func(ctx context.Context, question []byte, told func(string)) Decision {
+		told("p-" + string(question))
+		select {
+		case d := <-answers:
+			return d
+		case <-ctx.Done():
+			ends <- context.Cause(ctx)
+			return Decision{Error: context.Cause(ctx).Error()}
+		}
+	}, func(f func()) { running.Go(f) })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		theirs.Listen(func(string, string) {})
+	}()
+	ours := newLink(file, obey)
+	for _, want := range []Decision{{Approved: true}, {Answer: "two\nlines"}} {
+		p, err := ours.propose(t.Context(), 7)
+		if err != nil || p.ID != "p-7" {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		answers <- want
+		if d := <-p.Decided(); d != want {
+			t.Errorf("%+v, want %+v", d, want)
+		}
+	}
+	p, err := ours.propose(t.Context(), 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Withdraw("the client\nhas left")
+	if why := <-ends; why.Error() != "the client; has left" {
+		t.Errorf("%v", why)
+	}
+	if _, err = ours.propose(t.Context(), 9); err != nil {
+		t.Fatal(err)
+	}
+	ours.socket.Close()
+	<-ended
+	if why := <-ends; why.Error() != "the daemon has ended" {
+		t.Errorf("%v", why)
+	}
+	running.Wait()
+	if n := len(theirs.proposals.open); n != 0 {
+		t.Errorf("%d are open", n)
+	}
+}
+
+// TestLinkTakesNoProposals of a daemon that has no business to ask.
+func TestLinkTakesNoProposals(t *testing.T) {
+	_, ours, _, _ := pair(t, nil)
+	if _, err := ours.propose(t.Context(), 1); err == nil {
+		t.Error("it was taken")
+	}
+	if len(ours.asked) != 0 {
+		t.Error("it is remembered")
 	}
 }

@@ -28,6 +28,7 @@ const (
 	Access   = "access"   // a URL and methods
 	Question = "question" // a text, perhaps choices
 	Fault    = "fault"    // a daemon that stays down: the supervisor asks, not the agent
+	Leak     = "leak"     // one request in which a secret was found and which waits: pipelock asks
 )
 
 // States of a proposal.
@@ -62,9 +63,10 @@ type Proposal struct {
 	Answered time.Time `json:"answered,omitzero"`
 }
 
-// same tells whether two proposals ask for the same.
+// same tells whether two proposals ask for the same. Two requests are never
+// the same: who lets one pass has not seen the other.
 func (p Proposal) same(q Proposal) bool {
-	return p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question && p.Daemon == q.Daemon
+	return p.Kind != Leak && p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question && p.Daemon == q.Daemon
 }
 
 // Store is a folder of proposals.

@@ -1,0 +1,104 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"sync"
+
+	"airlock/internal/bundle"
+	"airlock/internal/handoff"
+	"airlock/internal/policy"
+	"airlock/internal/proposal"
+)
+
+// defaultOpen is how many proposals may be open: what supervise.yaml says
+// where it says nothing.
+const defaultOpen = 50
+
+// maxAnswer bounds the operator's words to the one who waits, in bytes: they
+// must fit the link.
+const maxAnswer = 512
+
+// leaks are the requests that wait for a person, by their proposals. What is
+// decided comes over the control socket and from nowhere else: the folder of
+// the proposals belongs to a daemon that the agent speaks to.
+type leaks struct {
+	mu      sync.Mutex
+	waiting map[string]chan proposal.Proposal
+}
+
+func (l *leaks) wait(id string) <-chan proposal.Proposal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		l.waiting = map[string]chan proposal.Proposal{}
+	}
+	c := make(chan proposal.Proposal, 1)
+	l.waiting[id] = c
+	return c
+}
+
+// decide passes an answer on to who waits for it.
+func (l *leaks) decide(p proposal.Proposal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.waiting[p.ID]; c != nil {
+		delete(l.waiting, p.ID)
+		c <- p // it has room for one
+	}
+}
+
+// waits tells whether somebody waits for an answer.
+func (l *leaks) waits(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting[id] != nil
+}
+
+func (l *leaks) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.waiting, id)
+}
+
+// askAbout asks a person about a request that a daemon holds.
+func (s *supervisor) askAbout(daemon string) handoff.Ask {
+	return func(ctx context.Context, question []byte, told func(id string)) handoff.Decision {
+		var q policy.Leak
+		if err := json.Unmarshal(question, &q); err != nil {
+			return handoff.Decision{Error: "a question that cannot be read"}
+		}
+		f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
+		if err != nil {
+			return handoff.Decision{Error: "no proposals are kept here: " + err.Error()}
+		}
+		store, err := s.proposals()
+		if err != nil {
+			return handoff.Decision{Error: err.Error()}
+		}
+		p := proposal.Proposal{Kind: proposal.Leak, Daemon: daemon, URL: s.out.mask.text(q.URL), Methods: []string{s.out.mask.text(q.Method)}, Why: s.out.mask.text(q.Rule + ": " + q.Why)}
+		if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
+			return handoff.Decision{Error: err.Error()}
+		}
+		defer s.leaks.forget(p.ID)
+		return s.decision(ctx, store, p, told)
+	}
+}
+
+// decision waits for the answer. A proposal that was taken back is closed, so
+// that nobody answers what waits no more.
+func (s *supervisor) decision(ctx context.Context, store *proposal.Store, p proposal.Proposal, told func(id string)) handoff.Decision {
+	decided := s.leaks.wait(p.ID)
+	told(p.ID)
+	select {
+	case answer := <-decided:
+		return handoff.Decision{Approved: answer.State == proposal.Approved, Answer: answer.Answer[:min(len(answer.Answer), maxAnswer)]}
+	case <-ctx.Done():
+		why := context.Cause(ctx).Error()
+		if _, err := store.Answer(p.ID, proposal.Denied, "withdrawn: "+why); err != nil {
+			s.say("proposal %s stays open: %v", p.ID, err)
+		}
+		return handoff.Decision{Error: why}
+	}
+}
