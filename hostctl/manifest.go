@@ -94,6 +94,8 @@ type ManifestSecrets struct {
 	Action      string                             `yaml:"action,omitempty"`
 	Hosts       map[policy.Pattern]bundle.HostScan `yaml:"hosts,omitempty"`
 	Wait        config.Duration                    `yaml:"wait,omitempty"`
+	Rules       string                             `yaml:"rules,omitempty"` // a gitleaks TOML: a file of the host
+	Entropy     bundle.Entropy                     `yaml:"entropy,omitempty"`
 	Passthrough []policy.Pattern                   `yaml:"passthrough,omitempty"`
 }
 

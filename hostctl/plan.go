@@ -131,7 +131,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 	p := m.Pipelock
 	f := bundle.PipelockFile{
 		Version: 1, Allow: []policy.Pattern{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
-		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Hosts: p.Secrets.Hosts, Wait: p.Secrets.Wait, Passthrough: p.Secrets.Passthrough},
+		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Hosts: p.Secrets.Hosts, Wait: p.Secrets.Wait, Entropy: p.Secrets.Entropy, Passthrough: p.Secrets.Passthrough},
 	}
 	for _, r := range egress.Routes {
 		f.Allow = allow(f.Allow, r.Host)
@@ -146,6 +146,10 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 		if number, ok := strings.CutPrefix(slot, "EGRESS_TOKEN_"); ok {
 			f.Secrets.Values = append(f.Secrets.Values, "EGRESS_DIGEST_"+number)
 		}
+	}
+	if p.Secrets.Rules != "" {
+		l.copies["scan.toml"] = reference{"file", p.Secrets.Rules}
+		f.Secrets.Rules = "/etc/airlock/scan.toml"
 	}
 	if p.UpstreamCA != "" {
 		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}

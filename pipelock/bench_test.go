@@ -13,7 +13,7 @@ import (
 
 func benchScanner(b *testing.B) *scanner {
 	b.Helper()
-	s, err := newScanner(bundle.PipelockFile{Version: 1}, func(string) string { return "" })
+	s, err := newScanner(bundle.PipelockFile{Version: 1}, "", func(string) string { return "" })
 	if err != nil {
 		b.Fatal(err)
 	}

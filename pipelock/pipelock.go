@@ -105,7 +105,11 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	scan, err := newScanner(file, c.Getenv)
+	rules, err := readRules(c.Dirs.Path(file.Secrets.Rules))
+	if err != nil {
+		return nil, nil, err
+	}
+	scan, err := newScanner(file, rules, c.Getenv)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,8 +1,10 @@
 package pipelock
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
+	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
@@ -53,6 +56,7 @@ type scanner struct {
 	rows   cleanSums // what was read together
 	trails trails
 	action actions
+	chance chance
 	limit  int64
 	memory *memory
 }
@@ -74,9 +78,34 @@ type handling struct {
 // isFinding tells a finding from other reasons to refuse.
 func isFinding(v policy.Verdict) bool { return !v.Allow && strings.HasPrefix(v.Rule, "secret: ") }
 
+// maxRules bounds the file of the operator's rules, in bytes.
+const maxRules = 4 << 20
+
+// readRules reads the operator's rules, where there are any.
+func readRules(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	f, err := handoff.Open(path)
+	if err != nil {
+		return "", config.At("secrets.rules", "%v", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRules+1))
+	switch {
+	case err != nil:
+		return "", config.At("secrets.rules", "%s: %v", path, err)
+	case len(text) > maxRules:
+		return "", config.At("secrets.rules", "%s: longer than %d bytes", path, maxRules)
+	case len(bytes.TrimSpace(text)) == 0:
+		return "", config.At("secrets.rules", "%s: it is empty: leave it out for the built-in rules", path)
+	}
+	return string(text), nil
+}
+
 // newScanner looks for the rules' tokens and for the digests that the
 // configuration names.
-func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, error) {
+func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string) (*scanner, error) {
 	known := map[string]secrets.Digest{}
 	for i, name := range f.Secrets.Values {
 		text := getenv(name)
@@ -89,16 +118,16 @@ func newScanner(f bundle.PipelockFile, getenv func(string) string) (*scanner, er
 		}
 		known[name] = d
 	}
-	engine, err := secrets.New(secrets.Options{Known: known, ArchiveDepth: 2})
+	engine, err := secrets.New(secrets.Options{Config: rules, Known: known, ArchiveDepth: 2})
 	if err != nil {
-		return nil, err
+		return nil, config.At("secrets.rules", "%s: %v", f.Secrets.Rules, err)
 	}
 	// Before the first request, not with it: a replacement takes over warm.
 	if err := engine.Warm(); err != nil {
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	return &scanner{engine: engine, known: known, action: newActions(f.Secrets), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit())}, nil
+	return &scanner{engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit())}, nil
 }
 
 // look scans one text and turns a finding into the verdict of its surface.
@@ -117,7 +146,11 @@ func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.
 
 // find is what a text holds.
 func (s *scanner) find(ctx context.Context, data []byte) ([]secrets.Finding, error) {
-	return s.engine.Scan(ctx, data)
+	found, err := s.engine.Scan(ctx, data)
+	if err != nil || s.chance == (chance{}) {
+		return found, err
+	}
+	return append(found, s.chance.find(data)...), nil
 }
 
 // injectedFields reads the field that egress names its injections in.

@@ -20,7 +20,7 @@ import (
 
 func testScanner(t *testing.T, more string) *scanner {
 	t.Helper()
-	s, err := newScanner(parse(t, "version: 1\nallow: []\n"+more), func(string) string { return "" })
+	s, err := newScanner(parse(t, "version: 1\nallow: []\n"+more), "", func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestInjectedBodies(t *testing.T) {
 		digests[name] = d
 	}
 	file := parse(t, "version: 1\nallow: []\nsecrets: {values: [EGRESS_DIGEST_0, EGRESS_DIGEST_1]}\n")
-	s, err := newScanner(file, func(name string) string { return digests[name] })
+	s, err := newScanner(file, "", func(name string) string { return digests[name] })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,13 +68,16 @@ func forEgress(p *confine.Profile, dirs bundle.Dirs) {
 	}
 }
 
-// forPipelock: the network, what it proves itself with to origins, and the
-// pair's authority only where an agent is its client.
+// forPipelock: the network, the operator's rules, what it proves itself with
+// to origins, and the pair's authority only where an agent is its client.
 func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
 	f := loaded[bundle.PipelockFile](dirs, bundle.Pipelock)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	if f.UpstreamCA != "" {
 		p.Read = append(p.Read, dirs.Path(f.UpstreamCA))
+	}
+	if f.Secrets.Rules != "" {
+		p.Read = append(p.Read, dirs.Path(f.Secrets.Rules))
 	}
 	for _, c := range f.ClientCertificates {
 		p.Read = append(p.Read, dirs.Path(c.Cert), dirs.Path(c.Key))

@@ -260,3 +260,27 @@ func TestWarn(t *testing.T) {
 		t.Errorf("the audit: %s", kept)
 	}
 }
+
+// TestOwnRules: the operator's file is read by the confined daemon, again
+// with each replacement; one that is wrong leaves the old process in place.
+func TestOwnRules(t *testing.T) {
+	b := prepare(t, nil)
+	b.write("rules.toml", "[extend]\nuseDefault = true\n[[rules]]\nid = \"own-ticket\"\nregex = '''OWN-[0-9]{6}'''\nkeywords = [\"own-\"]\n")
+	b.write("pipelock.yaml", strings.Replace(b.pipelockYAML(""), "secrets: {values", "secrets: {rules: /etc/airlock/rules.toml, values", 1))
+	b.run()
+	refused := func() bool {
+		status, body := b.get(b.url("a.cdn.test", "/?q=OWN-123456"))
+		return status == 403 && strings.Contains(body, "own-ticket")
+	}
+	if status, _ := b.get(b.url("a.cdn.test", "/?q="+lab.Token())); status != 403 || !refused() {
+		t.Error("the rules are not in force")
+	}
+	b.write("rules.toml", "[[rules]]\nid = \"bad\"\nregex = '''('''\n")
+	must(t, b.cmd.Process.Signal(syscall.SIGUSR1))
+	b.until("secrets.rules")
+	st, err := b.ctl.Status(t.Context())
+	must(t, err)
+	if d, _ := st.Find("pipelock"); !refused() || d.State == "down" {
+		t.Errorf("%+v", d)
+	}
+}

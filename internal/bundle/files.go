@@ -52,11 +52,34 @@ type Addresses struct {
 
 // SecretScan says what is looked for in what leaves.
 type SecretScan struct {
-	Action      string                      `yaml:"action,omitempty"`      // block (default), redact, ask, warn
-	Hosts       map[policy.Pattern]HostScan `yaml:"hosts,omitempty"`       // instead, for these hosts; the narrowest pattern counts
-	Wait        config.Duration             `yaml:"wait,omitempty"`        // 60s; how long a request waits for the answer to an ask
+	Action      string                      `yaml:"action,omitempty"` // block (default), redact, ask, warn
+	Hosts       map[policy.Pattern]HostScan `yaml:"hosts,omitempty"`  // instead, for these hosts; the narrowest pattern counts
+	Wait        config.Duration             `yaml:"wait,omitempty"`   // 60s; how long a request waits for the answer to an ask
+	Rules       string                      `yaml:"rules,omitempty"`  // a gitleaks TOML of the operator's; empty: the built-in rules
+	Entropy     Entropy                     `yaml:"entropy,omitempty"`
 	Values      []string                    `yaml:"values,omitempty,flow"` // slots that hold keyed digests of exact values
 	Passthrough []policy.Pattern            `yaml:"passthrough,omitempty"` // hosts whose content is not read
+}
+
+// Entropy makes a finding of what looks drawn by chance. The zero value finds
+// nothing.
+type Entropy struct {
+	Bits   float64 `yaml:"bits"`   // at least so many a character, as Shannon counts them
+	Length int     `yaml:"length"` // at least so many characters
+}
+
+func (e Entropy) validate() error {
+	if e == (Entropy{}) {
+		return nil
+	}
+	var errs []error
+	if e.Bits < 3 || e.Bits > 6 {
+		errs = append(errs, config.At("secrets.entropy.bits", "%v: a number from 3 to 6 was wanted, like 4.5", e.Bits))
+	}
+	if e.Length < 16 || e.Length > 200 {
+		errs = append(errs, config.At("secrets.entropy.length", "%d: a number from 16 to 200 was wanted, like 32", e.Length))
+	}
+	return errors.Join(errs...)
 }
 
 // HostScan is what differs for some hosts.
@@ -71,6 +94,7 @@ func (s SecretScan) validate() error {
 	if s.Action != "" && !slices.Contains(scanActions, s.Action) {
 		errs = append(errs, config.At("secrets.action", "%q: one of block, redact, ask, warn was wanted", s.Action))
 	}
+	errs = append(errs, s.Entropy.validate())
 	for p, h := range s.Hosts {
 		if !slices.Contains(scanActions, h.Action) {
 			errs = append(errs, config.At("secrets.hosts."+p.String(), "action %q: one of block, redact, ask, warn was wanted", h.Action))

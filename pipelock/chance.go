@@ -1,0 +1,117 @@
+package pipelock
+
+import (
+	"bytes"
+	"math"
+	"slices"
+
+	"airlock/internal/bundle"
+	"airlock/internal/secrets"
+)
+
+// chance finds what looks drawn by chance, whoever it is a token of.
+type chance bundle.Entropy
+
+// ruleChance is the rule of such a finding.
+const ruleChance = "high-entropy"
+
+// longestChance is the longest run that is taken for a token, in bytes: longer
+// ones are images and files.
+const longestChance = 1 << 10
+
+// find returns the runs with enough bits a character. UUIDs, digests and images are
+// excused.
+func (c chance) find(data []byte) (found []secrets.Finding) {
+	for i := 0; i < len(data); {
+		start := i
+		for i < len(data) && tokenByte[data[i]] {
+			i++
+		}
+		if i-start >= c.Length && i-start <= longestChance && c.judge(data, start, i) {
+			found = append(found, secrets.Finding{Rule: ruleChance, Start: start, End: i})
+		}
+		i++
+	}
+	return found
+}
+
+func (c chance) judge(data []byte, start, end int) bool {
+	run := data[start:end]
+	if !varied(run) || isUUID(string(run)) || isDigest(run) || isImage(data, start) {
+		return false
+	}
+	return bitsOf(run) >= c.Bits
+}
+
+// tokenByte are the characters of base64 in both alphabets.
+var tokenByte = func() (t [256]bool) {
+	for c := range 256 {
+		t[c] = crumbClass[c] != 0 && c != '.' && c != '~'
+	}
+	return t
+}()
+
+// varied tells whether a run has digits and changes between classes of
+// characters as words do not.
+func varied(run []byte) bool {
+	changes, digits, last := 0, 0, byte(0)
+	for _, b := range run {
+		c := crumbClass[b]
+		if c == 3 {
+			digits++
+		}
+		if c != 4 && last != 0 && c != last {
+			changes++
+		}
+		if c != 4 {
+			last = c
+		}
+	}
+	return digits > 0 && changes*6 >= len(run)
+}
+
+// digestLengths are those of common digests in hexadecimal.
+var digestLengths = []int{32, 40, 48, 56, 64, 96, 128}
+
+// digestNames begin a digest in base64, as in Subresource Integrity and
+// lockfiles.
+var digestNames = [][]byte{[]byte("sha1-"), []byte("sha256-"), []byte("sha384-"), []byte("sha512-"), []byte("sha256/"), []byte("h1-"), []byte("md5-")}
+
+// isDigest tells whether a run is a digest as they are written: a hash may be
+// drawn by chance, and is no secret.
+func isDigest(run []byte) bool {
+	if slices.Contains(digestLengths, len(run)) && !bytes.ContainsFunc(run, func(r rune) bool { return r > 0x7f || !isHexDigit(byte(r)) }) {
+		return true
+	}
+	return slices.ContainsFunc(digestNames, func(name []byte) bool { return bytes.HasPrefix(run, name) })
+}
+
+// imageStarts are how files of images begin in base64.
+var imageStarts = [][]byte{[]byte("iVBORw0KGgo"), []byte("/9j/"), []byte("R0lGOD"), []byte("UklGR"), []byte("PHN2Zy")}
+
+// isImage tells whether the run that starts there is an image, or is said to be one.
+func isImage(data []byte, start int) bool {
+	if bytes.HasSuffix(data[max(0, start-64):start], []byte(";base64,")) {
+		return true
+	}
+	return slices.ContainsFunc(imageStarts, func(s []byte) bool { return bytes.HasPrefix(data[start:], s) })
+}
+
+// bitsOf is Shannon's entropy a character.
+func bitsOf(run []byte) (sum float64) {
+	var counts [256]int
+	for _, c := range run {
+		counts[c]++
+	}
+	for _, n := range counts {
+		if n > 0 {
+			p := float64(n) / float64(len(run))
+			sum -= p * math.Log2(p)
+		}
+	}
+	return sum
+}
+
+func isHexDigit(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
