@@ -64,7 +64,7 @@ func widen(p proposal.Proposal, g grant, e bundle.EgressFile, l bundle.PipelockF
 		route.Expires = now.Add(g.length).UTC().Truncate(time.Second)
 	}
 	e.Routes = append(slices.Clone(e.Routes), route)
-	l.Allow = allow(slices.Clone(l.Allow), host)
+	l.Allow = allow(slices.Clone(l.Allow), bundle.Allowed{Host: host})
 	return e, l, nil
 }
 

@@ -72,7 +72,7 @@ func (c *controller) commands(stdin io.Reader) *cobra.Command {
 		return usagef("%v\nusage: %s", err, cmd.UseLine())
 	})
 	root.AddCommand(c.startCommand(), c.runCommand(stdin), c.execCommand(stdin), c.stopCommand(), c.listCommand(), c.logsCommand(), c.statusCommand(),
-		c.explainCommand(), c.routesCommand(), c.proposalsCommand(), c.approveCommand(), c.denyCommand(), c.answerCommand(), c.auditCommand(), c.doctorCommand())
+		c.explainCommand(), c.routesCommand(), c.proposalsCommand(), c.approveCommand(), c.denyCommand(), c.answerCommand(), c.auditCommand(), c.allowCommand(stdin), c.doctorCommand())
 	return root
 }
 

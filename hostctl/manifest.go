@@ -79,7 +79,7 @@ type ManifestRoute struct {
 
 // ManifestPipelock adds to what the routes allow.
 type ManifestPipelock struct {
-	Allow      []policy.Pattern      `yaml:"allow,omitempty"`
+	Allow      []bundle.Allowed      `yaml:"allow,omitempty"`
 	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`
 	Addresses  bundle.Addresses      `yaml:"addresses,omitempty"`
 	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // a file of the host

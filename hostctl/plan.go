@@ -130,17 +130,20 @@ func (l *layout) slot(prefix string, ref reference) string {
 func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.PipelockFile {
 	p := m.Pipelock
 	f := bundle.PipelockFile{
-		Version: 1, Allow: []policy.Pattern{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
+		Version: 1, Allow: []bundle.Allowed{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
 		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Hosts: p.Secrets.Hosts, Wait: p.Secrets.Wait, Entropy: p.Secrets.Entropy, Passthrough: p.Secrets.Passthrough},
 	}
 	for _, r := range egress.Routes {
-		f.Allow = allow(f.Allow, r.Host)
+		f.Allow = allow(f.Allow, bundle.Allowed{Host: r.Host})
 		if host, ok := tokenHost(r.Auth); ok {
-			f.Allow = allow(f.Allow, host)
+			f.Allow = allow(f.Allow, bundle.Allowed{Host: host})
 		}
 	}
-	for _, host := range slices.Concat(egress.Learn, p.Allow) {
-		f.Allow = allow(f.Allow, host)
+	for _, host := range egress.Learn {
+		f.Allow = allow(f.Allow, bundle.Allowed{Host: host})
+	}
+	for _, a := range p.Allow {
+		f.Allow = allow(f.Allow, a)
 	}
 	for _, slot := range slices.Sorted(maps.Keys(l.secrets)) {
 		if number, ok := strings.CutPrefix(slot, "EGRESS_TOKEN_"); ok {
@@ -164,11 +167,13 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 }
 
 // allow adds a pattern to a list that does not have it.
-func allow(list []policy.Pattern, p policy.Pattern) []policy.Pattern {
-	if slices.ContainsFunc(list, func(have policy.Pattern) bool { return have.String() == p.String() }) {
+func allow(list []bundle.Allowed, a bundle.Allowed) []bundle.Allowed {
+	if slices.ContainsFunc(list, func(have bundle.Allowed) bool {
+		return have.Equal(a) || have.Equal(bundle.Allowed{Host: a.Host})
+	}) {
 		return list
 	}
-	return append(list, p)
+	return append(list, a)
 }
 
 func (l *layout) git(m *Manifest) bundle.GitGateFile {

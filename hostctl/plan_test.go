@@ -76,7 +76,7 @@ pipelock:
 	}
 	var allowed []string
 	for _, p := range lock.Allow {
-		allowed = append(allowed, p.String())
+		allowed = append(allowed, p.Host.String())
 	}
 	if got := strings.Join(allowed, " "); got != "s3.example.com api.example.com login.example.com:8443 git.example.com api.github.com inside.example.com:80" {
 		t.Error(got)
@@ -252,7 +252,7 @@ func TestWiden(t *testing.T) {
 			}
 			a, _ := config.Encode(gotE.Routes[0])
 			b, _ := config.Encode(want)
-			if string(a) != string(b) || gotL.Allow[0].String() != c.allow || gotE.Routes[0].Auth != nil {
+			if string(a) != string(b) || gotL.Allow[0].Host.String() != c.allow || gotE.Routes[0].Auth != nil {
 				t.Errorf("%s%v", a, gotL.Allow)
 			}
 			if len(e.Routes) != 0 || len(l.Allow) != 0 {

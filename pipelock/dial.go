@@ -49,7 +49,7 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 	if err != nil {
 		return nil, &refusedError{v: policy.Denied("authority", err.Error())}
 	}
-	if v := g.rules.decide(authority); !v.Allow {
+	if v := g.rules.decide(authority, time.Now()); !v.Allow {
 		return nil, &refusedError{v: v}
 	}
 	addrs, err := g.resolve(ctx, authority)

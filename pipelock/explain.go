@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/policy"
@@ -20,7 +21,7 @@ func (r rules) explain(q policy.Question) policy.Explanation {
 		x.Rule, x.Why = "authority", err.Error()
 		return x
 	}
-	v := r.decide(t.Authority)
+	v := r.decide(t.Authority, time.Now())
 	x.Allow, x.Rule, x.Why, x.At = v.Allow, v.Rule, v.Why, r.at(v.Rule)
 	if !v.Allow {
 		x.Line = strconv.Quote(lineFor(t))
@@ -63,9 +64,9 @@ func (r rules) at(rule string) string {
 // nearest is the first entry whose host has most in common with a name.
 func (r rules) nearest(h policy.Host) (name string) {
 	best := 0
-	for i, p := range r.allow {
-		n := p.Kin(h)
-		if n == 0 && p.Matches(h) {
+	for i, e := range r.allow {
+		n := e.Host.Kin(h)
+		if n == 0 && e.Host.Matches(h) {
 			n = 1 // an address, with another port
 		}
 		if n > best {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/policy"
@@ -12,7 +13,7 @@ import (
 
 // rules are what pipelock decides by, from one configuration.
 type rules struct {
-	allow       []policy.Pattern
+	allow       []bundle.Allowed
 	hosts       map[policy.Host]netip.Addr
 	exempt      []netip.Prefix
 	passthrough []policy.Pattern
@@ -34,20 +35,41 @@ func newRules(f bundle.PipelockFile) rules {
 
 // decide asks the allowlist: a pattern without a port stands for 443 and 80.
 // The metadata service of a cloud needs an entry in hosts, too.
-func (r rules) decide(a policy.Authority) policy.Verdict {
+func (r rules) decide(a policy.Authority, now time.Time) policy.Verdict {
 	if _, named := r.hosts[a.Host]; !named && a.Host.IsMetadata() && a.Host.Addr() == (netip.Addr{}) {
 		return policy.Denied("metadata", a.Host.String()+" is the metadata service of a cloud: the allowlist alone does not open it")
 	}
-	for i, p := range r.allow {
-		if p.MatchesAuthority(a, 443, 80) {
-			return policy.Allowed(r.name(i))
-		}
+	if i := r.match(a, now); i >= 0 {
+		return policy.Allowed(r.name(i))
+	}
+	if i := r.match(a, time.Time{}); i >= 0 {
+		return policy.Denied("allow", "the entry "+r.name(i)+" of the allowlist expired at "+r.allow[i].Expires.UTC().Format(time.RFC3339))
 	}
 	return policy.Denied("allow", "the allowlist does not have "+a.String())
 }
 
+// match is the first entry that names the authority and is in force, -1 where
+// there is none.
+func (r rules) match(a policy.Authority, now time.Time) int {
+	return slices.IndexFunc(r.allow, func(e bundle.Allowed) bool { return e.Host.MatchesAuthority(a, 443, 80) && e.At(now) })
+}
+
+// until is when the allowlist ceases to have the authority; zero: never.
+func (r rules) until(a policy.Authority) (last time.Time) {
+	for _, e := range r.allow {
+		switch {
+		case !e.Host.MatchesAuthority(a, 443, 80):
+		case e.Expires.IsZero():
+			return time.Time{}
+		case e.Expires.After(last):
+			last = e.Expires
+		}
+	}
+	return last
+}
+
 // name is what a verdict calls an entry of the allowlist.
-func (r rules) name(i int) string { return fmt.Sprintf("allow[%d] %s", i, r.allow[i]) }
+func (r rules) name(i int) string { return fmt.Sprintf("allow[%d] %s", i, r.allow[i].Host) }
 
 // doors are the ports that the bundle's daemons are known by.
 func doors(f bundle.PipelockFile) []uint16 {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
@@ -52,11 +53,11 @@ func TestDecide(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := r.decide(a); got != want {
+		if got := r.decide(a, time.Unix(1_800_000_000, 0)); got != want {
 			t.Errorf("%s: %+v, want %+v", authority, got, want)
 		}
 	}
-	if v := (rules{}).decide(policy.Authority{}); v.Allow {
+	if v := (rules{}).decide(policy.Authority{}, time.Time{}); v.Allow {
 		t.Error("no rules allow something")
 	}
 }
@@ -171,5 +172,44 @@ func TestUnlistedNameIsNotResolved(t *testing.T) {
 	}
 	if len(res.asked) != 0 {
 		t.Errorf("the resolver was asked for %v", res.asked)
+	}
+}
+
+// TestExpiry: an entry matches until its time, and not a moment longer.
+func TestExpiry(t *testing.T) {
+	r := newRules(parse(t, `version: 1
+allow:
+  - {host: api.ok.test, expires: 2026-12-31T12:00:00Z}
+  - {host: "*.cdn.test", expires: 2026-12-31T12:00:00Z}
+  - {host: both.test, expires: 2026-12-31T12:00:00Z}
+  - {host: both.test, expires: 2026-12-31T13:00:00Z}
+  - a.cdn.test
+`))
+	r.file = "pipelock.yaml"
+	end := time.Date(2026, 12, 31, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		authority string
+		now       time.Time
+		want      policy.Verdict
+		until     time.Time
+	}{
+		{"api.ok.test:443", end.Add(-1), policy.Allowed("allow[0] api.ok.test"), end},
+		{"api.ok.test:443", end, policy.Denied("allow", "the entry allow[0] api.ok.test of the allowlist expired at 2026-12-31T12:00:00Z"), end},
+		{"b.cdn.test:443", end.Add(-1), policy.Allowed("allow[1] *.cdn.test"), end},
+		{"b.cdn.test:443", end, policy.Denied("allow", "the entry allow[1] *.cdn.test of the allowlist expired at 2026-12-31T12:00:00Z"), end},
+		{"a.cdn.test:443", end, policy.Allowed("allow[4] a.cdn.test"), time.Time{}},
+		{"both.test:443", end, policy.Allowed("allow[3] both.test"), end.Add(time.Hour)},
+		{"other.test:443", end, policy.Denied("allow", "the allowlist does not have other.test:443"), time.Time{}},
+	} {
+		a, err := policy.ParseAuthority(c.authority, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.decide(a, c.now); got != c.want {
+			t.Errorf("%s at %v: %+v, want %+v", a, c.now, got, c.want)
+		}
+		if got := r.until(a); !got.Equal(c.until) {
+			t.Errorf("%s: until %v, want %v", a, got, c.until)
+		}
 	}
 }

@@ -92,7 +92,7 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	closed := func() {}
-	if s.rules.decide(authority).Allow { // else it is refused inside, and soon closed
+	if s.rules.decide(authority, time.Now()).Allow { // else it is refused inside, and soon closed
 		var over *refusedError
 		if closed, over = s.budget.open(authority.Host, time.Now()); over != nil {
 			s.spent(w, newPass(s, r, authority, "https"), over)
@@ -131,7 +131,7 @@ func defaultPort(scheme string) uint16 {
 func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	defer rest.Soon()
 	authority, scheme := p.authority, p.scheme
-	v := s.rules.decide(authority)
+	v := s.rules.decide(authority, time.Now())
 	if v.Allow && scheme != "http" && scheme != "https" {
 		v = policy.Denied("authority", "a scheme that is not http or https")
 	}
@@ -163,6 +163,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	if err := s.record(p, v); err != nil {
 		s.unwritten(w, p, err)
 		return
+	}
+	if until := s.rules.until(authority); !until.IsZero() {
+		ctx, cancel := context.WithDeadline(r.Context(), until)
+		defer cancel()
+		r = r.WithContext(ctx)
 	}
 	out := outgoing(r, p)
 	if out.Body != nil && out.ContentLength < 0 {
@@ -388,6 +393,8 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 		p.s.refuse(w, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):
 		p.s.deny(w, p, refused.v)
+	case errors.Is(err, context.DeadlineExceeded) && !p.s.rules.decide(p.authority, time.Now()).Allow:
+		p.s.deny(w, p, p.s.rules.decide(p.authority, time.Now()))
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"airlock/internal/bundle"
@@ -153,8 +154,10 @@ func readAccess(dirs bundle.Dirs) (access, error) {
 	if err != nil && !missing(dirs.File(bundle.Pipelock)) {
 		return access{}, err
 	}
-	for _, p := range allow.Allow {
-		list.Allow = append(list.Allow, p.String())
+	for _, a := range allow.Allow {
+		if a.At(time.Now()) {
+			list.Allow = append(list.Allow, a.Host.String())
+		}
 	}
 	return list, nil
 }

@@ -20,7 +20,7 @@ type PipelockFile struct {
 	Listen     string                `yaml:"listen,omitempty"` // default 0.0.0.0:8888
 	Socket     string                `yaml:"socket,omitempty"` // default /run/airlock/pipelock.sock
 	CA         CA                    `yaml:"ca,omitempty"`     // none: only egress is served, an agent is not
-	Allow      []policy.Pattern      `yaml:"allow"`            // none: everything is refused
+	Allow      []Allowed             `yaml:"allow"`            // none: everything is refused
 	Hosts      map[string]netip.Addr `yaml:"hosts,omitempty"`  // instead of DNS
 	Addresses  Addresses             `yaml:"addresses,omitempty"`
 	UpstreamCA string                `yaml:"upstream_ca,omitempty"` // extra roots for origins
@@ -153,7 +153,7 @@ func (f PipelockFile) Validate() error {
 		errs = append(errs, f.CA.validate())
 	}
 	for i, p := range f.Allow {
-		if p == (policy.Pattern{}) {
+		if p.Host == (policy.Pattern{}) {
 			errs = append(errs, config.At(fmt.Sprintf("allow[%d]", i), "a host is needed"))
 		}
 	}
