@@ -208,7 +208,7 @@ func newGate(c Config) (*gate, error) {
 
 // newScanner reads the operator's rules, if there are any, and looks for the gate's own tokens too.
 func newScanner(c Config) (*secrets.Scanner, error) {
-	opts := secrets.Options{ArchiveDepth: 3, Known: map[string]secrets.Digest{}}
+	opts := secrets.Options{ArchiveDepth: 6, Known: map[string]secrets.Digest{}}
 	for _, repo := range c.File.Repos {
 		token := c.token(repo)
 		if len(token) < secrets.MinLength {

@@ -118,7 +118,7 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 		}
 		known[name] = d
 	}
-	engine, err := secrets.New(secrets.Options{Config: rules, Known: known, ArchiveDepth: 2})
+	engine, err := secrets.New(secrets.Options{Config: rules, Known: known, ArchiveDepth: 6})
 	if err != nil {
 		return nil, config.At("secrets.rules", "%s: %v", f.Secrets.Rules, err)
 	}

@@ -243,7 +243,6 @@ func TestFramedBodies(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) {
-	s := testScanner(t, "")
 	token := lab.Token()
 	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
 	for _, c := range []struct {
@@ -260,6 +259,7 @@ func TestFrames(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reported := 0
+			s := testScanner(t, "") // it remembers what the case before has sent
 			in := s.frames(t.Context(), heard(s, func(policy.Verdict) { reported++ }))
 			passed := 0
 			for _, f := range c.frames {

@@ -15,6 +15,7 @@ import (
 type rule struct {
 	id       string
 	words    []string
+	named    bool // by its name, not by how it looks, it knows a secret
 	pathOnly bool // the path alone decides
 	pathed   bool // it wants a path
 	body     func() *body
@@ -24,6 +25,7 @@ type rule struct {
 type body struct {
 	reach
 	regex   *regexp.Regexp // nil: the path alone decides
+	loose   *loose         // nil: the rule is not precise enough for texts that were joined
 	path    *regexp.Regexp // nil: any
 	group   int
 	entropy float64
@@ -48,6 +50,7 @@ func compile(r config.Rule) (*body, error) {
 	b := &body{regex: r.Regex, path: r.Path, group: r.SecretGroup, entropy: r.Entropy, allow: allow}
 	if r.Regex != nil && len(r.Keywords) > 0 {
 		b.reach = reachOf(r.Regex.String(), r.Keywords)
+		b.loose = b.loosen(r.Regex.String(), r.Keywords)
 	}
 	return b, nil
 }

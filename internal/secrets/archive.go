@@ -8,15 +8,21 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/semaphore"
+
+	"airlock/internal/inflate"
 )
 
 // archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
 // like one is no archive: its raw bytes have been seen already.
 func (r *run) archive(data []byte, depth int) ([]string, error) {
-	if depth == 0 {
+	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
 	}
 	if bytes.HasPrefix(data, []byte("BZh")) || bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")) {
@@ -26,12 +32,16 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 	}
 	var rules []string
 	err := members(data, func(name string, body io.Reader) error {
+		if depth == 0 {
+			r.nested = true
+			return nil
+		}
 		inner, err := r.inflate(body)
 		if err != nil {
 			return err
 		}
 		for _, part := range [][]byte{[]byte(name), inner} {
-			spans, err := r.scan(part, depth-1)
+			spans, err := r.scan(part, depth-1, asWritten)
 			if err != nil {
 				return err
 			}
@@ -109,8 +119,133 @@ func members(data []byte, fn memberFunc) error {
 		return zstdMember(data, fn)
 	case len(data) > 512 && bytes.HasPrefix(data[257:], []byte("ustar")):
 		return tarMembers(data, fn)
+	case opaque(data):
+		return bareMember(data, fn)
 	}
 	return nil
+}
+
+// minBare is how much of what has no mark of its own must be text for it to be taken for compressed, in bytes.
+const minBare = 16
+
+// bareMember tries what bears no mark, or too short a one: deflate (RFC 1951), alone or as zlib writes it, and brotli (RFC 7932).
+func bareMember(data []byte, fn memberFunc) error {
+	for _, coding := range []string{"deflate", "br"} {
+		open := func() io.Reader {
+			r, err := inflate.New([]string{coding}, bytes.NewReader(data))
+			if err != nil {
+				return bytes.NewReader(nil)
+			}
+			return r
+		}
+		if promising(open()) {
+			if err := fn("", open()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// promising tells whether what a decompressor gives begins with text.
+func promising(r io.Reader) bool {
+	var begin [4 * minBare]byte
+	n, _ := io.ReadFull(r, begin[:])
+	if n < minBare {
+		return false
+	}
+	for _, c := range begin[:n] {
+		if !printable(c) && c != 0 && c < 0x80 {
+			return false
+		}
+	}
+	return readable(begin[:n])
+}
+
+// opaque tells whether data begins with what stands in no text.
+func opaque(data []byte) bool {
+	if len(data) < minBare/2 {
+		return false
+	}
+	return !utf8.Valid(data[:min(len(data), 256)&^3]) || bytes.ContainsFunc(data[:min(len(data), 64)], func(c rune) bool { return c < ' ' && !printable(byte(c)) })
+}
+
+// packed looks into what a text has of archives and compressed data, in base64, hex or as they are. What an image has inside is left alone.
+func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err error) {
+	text := in.text
+	if r.scanner.opts.ArchiveDepth == 0 {
+		return nil, nil
+	}
+	add := func(s stretch, data []byte) {
+		rules, e := r.archive(data, archives)
+		err = errors.Join(err, e)
+		for _, rule := range rules {
+			spans = append(spans, span{rule, s.start, s.end})
+		}
+	}
+	for _, s := range runs {
+		if !in.fresh(s.start, s.end) {
+			continue
+		}
+		for shift := range min(4, s.end-s.start-minRun+1) {
+			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) {
+				if head := base64Code.decode(body[:min(len(body), 64)]); marked(head) || shift == 0 && opaque(head) {
+					add(s, base64Code.decode(body))
+				}
+			}
+		}
+	}
+	for _, s := range inside(text, runs, isHex, minHex) {
+		if head := hexCode.decode(text[s.start : s.start+minHex]); marked(head) && in.fresh(s.start, s.end) {
+			add(s, hexCode.decode(text[s.start:s.end]))
+		}
+	}
+	for at, n := 0, 0; n < maxMarks; n++ {
+		i := strings.Index(text[at:], "\x1f\x8b\x08")
+		if i < 0 {
+			break
+		}
+		if at += i; at > 0 && in.fresh(at, at+3) { // at the very beginning it has been opened
+			add(stretch{at, len(text)}, []byte(text[at:]))
+		}
+		at++
+	}
+	return spans, err
+}
+
+const (
+	// minPacked is the shortest base64 that may be something compressed without a mark, in characters.
+	minPacked = 40
+	// maxMarks bounds the places of one text at which something compressed is looked for.
+	maxMarks = 64
+)
+
+// diverse tells whether a run has all that base64 of compressed data has: both cases and digits, in no long rows.
+func diverse(text string) bool {
+	text = text[:minPacked]
+	changes := 0
+	for i := 1; i < len(text); i++ {
+		if kindOf(text[i]) != kindOf(text[i-1]) {
+			changes++
+		}
+	}
+	return changes*3 >= len(text) && strings.ContainsFunc(text, unicode.IsUpper) && strings.ContainsFunc(text, func(c rune) bool { return c > 'f' })
+}
+
+// marks are how data that members opens begins.
+var marks = []string{"PK\x03\x04", "\x1f\x8b\x08", "BZh", "\x28\xb5\x2f\xfd", "\x78\x01", "\x78\x5e", "\x78\x9c", "\x78\xda"}
+
+func marked(data []byte) bool {
+	return slices.ContainsFunc(marks, func(m string) bool { return bytes.HasPrefix(data, []byte(m)) })
+}
+
+// marked64 looks at the first characters of base64 whether it can begin with a mark.
+func marked64(text string) bool {
+	switch text[:2] {
+	case "UE", "H4", "Ql", "KL", "eA", "eF", "eJ", "eN":
+		return true
+	}
+	return false
 }
 
 func zstdMember(data []byte, fn memberFunc) error {

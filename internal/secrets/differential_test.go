@@ -67,7 +67,7 @@ func pick(r *rand.Rand, ranges []rune) rune {
 // reference are the built-in rules as gitleaks and viper read them.
 func reference(t *testing.T) config.Config {
 	t.Helper()
-	vc, err := parseCustom(strings.ReplaceAll(config.DefaultConfig, looseWords, strictWords))
+	vc, err := parseCustom(mended())
 	if err != nil {
 		t.Fatal(err)
 	}

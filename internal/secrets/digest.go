@@ -18,8 +18,8 @@ import (
 // Digest lets its holder recognise a secret without holding it: for each form of the secret its length, a short tag of how
 // it begins, and an HMAC-SHA256 of the whole. The tag finds candidates in one pass over the data, the HMAC decides.
 //
-// A digest is no protection for a guessable secret: its key travels with it. The tag is kept to 16 mixed bits a form, so
-// that it says next to nothing about a secret that is not guessable.
+// A digest is no protection for a guessable secret: its key travels with it. A tag has 16 bits, and covers 16 characters of the secret wherever
+// it has that many: tags of fewer, of hex say, could be solved one after the other.
 type Digest struct {
 	key   []byte
 	forms []form
@@ -32,7 +32,7 @@ type form struct {
 	mac    [sha256.Size]byte
 }
 
-const digestVersion = "d1"
+const digestVersion = "d2"
 
 // NewDigest digests value under key (at least 16 bytes, fresh for each pair). The text fits an environment variable.
 func NewDigest(value, key string) (string, error) {
@@ -44,9 +44,10 @@ func NewDigest(value, key string) (string, error) {
 	}
 	b64 := base64.RawURLEncoding
 	parts := []string{digestVersion, b64.EncodeToString([]byte(key))}
-	for _, f := range Forms(value) {
+	for _, f := range digestForms(value) {
 		mac := sum([]byte(key), f)
-		tag := mix([]byte(key)).tag(f[:window(len(f))])
+		m := mix([]byte(key))
+		tag := m.tag(string(f[:window(len(f))]))
 		parts = append(parts, fmt.Sprintf("%d-%04x-%s", len(f), tag, b64.EncodeToString(mac[:])))
 	}
 	return strings.Join(parts, "."), nil
@@ -97,7 +98,7 @@ func parseForm(text string) (f form, err error) {
 // Find returns the first place where any form of the secret stands in data.
 func (d Digest) Find(data []byte) (start, end int, ok bool) {
 	m := newMatcher(map[string]Digest{"": d})
-	m.find(data, func(s span) bool {
+	m.find(string(data), func(s span) bool {
 		start, end, ok = s.start, s.end, true
 		return false
 	})
@@ -107,7 +108,7 @@ func (d Digest) Find(data []byte) (start, end int, ok bool) {
 // Split returns what stands around the places where a form of the secret is: one part more than there are places, and
 // data itself when there is none.
 func (d Digest) Split(data []byte) (parts [][]byte) {
-	spans := newMatcher(map[string]Digest{"": d}).findAll(data)
+	spans := newMatcher(map[string]Digest{"": d}).findAll(string(data))
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(a.start-b.start, b.end-a.end) })
 	from := 0
 	for _, s := range spans {
@@ -135,23 +136,29 @@ func window(length int) int {
 }
 
 // mixer tags 8 or 16 bytes under a key. It need not be strong, only spread well: the HMAC decides.
-type mixer struct{ a, b, c uint64 }
+type mixer struct{ a, b uint64 }
 
 func mix(key []byte) mixer {
 	s := sum(key, []byte("airlock digest tag"))
 	le := binary.LittleEndian
-	return mixer{le.Uint64(s[:]), le.Uint64(s[8:]), le.Uint64(s[16:]) | 1}
+	return mixer{le.Uint64(s[:]), le.Uint64(s[8:]) | 1}
 }
 
-func (m mixer) tag(p []byte) uint16 {
-	x := binary.LittleEndian.Uint64(p) ^ m.a
-	y := m.c
-	if len(p) >= 16 {
-		y = binary.LittleEndian.Uint64(p[8:]) ^ m.b
+func word(s string) uint64 {
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+func (m mixer) short(s string) uint16 { return uint16((word(s[:8]) ^ m.a) * m.b >> 48) }
+
+func (m mixer) long(s string) uint16 {
+	return uint16((word(s[:8]) ^ bits.RotateLeft64(word(s[8:16]), 29) ^ m.a) * m.b >> 48)
+}
+
+func (m mixer) tag(s string) uint16 {
+	if len(s) >= 16 {
+		return m.long(s)
 	}
-	hi, lo := bits.Mul64(x, y|1<<63)
-	z := (hi ^ lo ^ m.b) * m.c
-	return uint16((z ^ z>>29) * 0xbf58476d1ce4e5b9 >> 48)
+	return m.short(s)
 }
 
 // matcher looks for the forms of many digests at once. Digests under one key share a pass.
@@ -196,25 +203,25 @@ func (p *pass) add(n named) {
 	p.byTag[n.form.tag] = append(p.byTag[n.form.tag], n)
 }
 
-func (m *matcher) findAll(data []byte) (spans []span) {
-	m.find(data, func(s span) bool {
+func (m *matcher) findAll(text string) (spans []span) {
+	m.find(text, func(s span) bool {
 		spans = append(spans, s)
 		return true
 	})
 	return spans
 }
 
-// find calls yield for each known value in data until it returns false.
-func (m *matcher) find(data []byte, yield func(span) bool) {
+// find calls yield for each known value in a text until it returns false.
+func (m *matcher) find(text string, yield func(span) bool) {
 	for i := range m.passes {
 		p := &m.passes[i]
-		for at := 0; at+p.window <= len(data); at++ {
-			tag := p.mixer.tag(data[at : at+p.window])
-			if p.hit[tag>>6]&(1<<(tag&63)) == 0 {
-				continue
-			}
-			for _, n := range p.byTag[tag] {
-				if p.is(n.form, data[at:]) && !yield(span{n.name, at, at + n.form.length}) {
+		tag := p.mixer.short
+		if p.window == 16 {
+			tag = p.mixer.long
+		}
+		for at := p.next(text, 0); at >= 0; at = p.next(text, at+1) {
+			for _, n := range p.byTag[tag(text[at:])] {
+				if p.is(n.form, text[at:]) && !yield(span{n.name, at, at + n.form.length}) {
 					return
 				}
 			}
@@ -222,6 +229,27 @@ func (m *matcher) find(data []byte, yield func(span) bool) {
 	}
 }
 
-func (p *pass) is(f form, data []byte) bool {
-	return f.length <= len(data) && sum(p.key, data[:f.length]) == f.mac
+// next is the first place from at on whose tag is known, or -1.
+func (p *pass) next(text string, at int) int {
+	m, hit := p.mixer, &p.hit
+	if p.window == 16 {
+		for ; at+16 <= len(text); at++ {
+			// As in long, which is too long to be inlined.
+			x := word(text[at:at+8]) ^ bits.RotateLeft64(word(text[at+8:at+16]), 29) ^ m.a
+			if tag := x * m.b >> 48; hit[tag>>6]&(1<<(tag&63)) != 0 {
+				return at
+			}
+		}
+		return -1
+	}
+	for ; at+8 <= len(text); at++ {
+		if tag := m.short(text[at:]); hit[tag>>6]>>(tag&63)&1 != 0 {
+			return at
+		}
+	}
+	return -1
+}
+
+func (p *pass) is(f form, text string) bool {
+	return f.length <= len(text) && sum(p.key, []byte(text[:f.length])) == f.mac
 }

@@ -1,21 +1,29 @@
 package secrets
 
 import (
-	"bytes"
 	"context"
+	"errors"
+	"hash/maphash"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 )
 
+// ErrNested says that data is encoded in more layers, or in more ways, than are undone; such data was not fully seen.
+var ErrNested = errors.New("encoded in more layers than are undone")
+
 const (
-	// chunkSize is what one rule looks at at a time: small pieces keep the slow expressions away from most of the data.
-	chunkSize = 32 << 10
-	// overlap is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2 KB).
-	overlap = 8 << 10
+	// longest is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2 KB), in bytes.
+	longest = 8 << 10
+	// maxReach bounds how far from a keyword an expression without end looks.
+	maxReach = 32 << 10
 	// decodeDepth is how many encodings laid over each other are undone.
-	decodeDepth = 5
+	decodeDepth = 8
+	// maxUnfold bounds what all that is made of a text may come to, as a multiple of its length; a short text has more, leastUnfold bytes.
+	maxUnfold   = 24
+	leastUnfold = 256 << 10
 )
 
 // run is one Scan.
@@ -24,27 +32,28 @@ type run struct {
 	scanner *Scanner
 	rules   *ruleset
 	path    string
-	budget  int64 // bytes that may still be inflated
+	budget  int64           // bytes that may still be inflated
+	unfold  int             // bytes that may still be made of it
+	nested  bool            // there was more to undo
+	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
 
 	reserved bool // see reserve
 }
 
-// scan looks at data itself, at the wide text in it, and at what it holds as an archive.
-func (r *run) scan(data []byte, depth int) ([]span, error) {
-	spans, err := r.text(data)
+// scan looks at data and at what it holds as an archive.
+func (r *run) scan(data []byte, archives int, how manner) ([]span, error) {
+	text := string(data)
+	r.unfold += max(leastUnfold, maxUnfold*len(text))
+	spans, err := r.look(sight{text: text}, decodeDepth, archives, how)
 	if err != nil {
 		return nil, err
 	}
-	for _, wide := range wideTexts(data) {
-		inner, err := r.text(wide.text)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range inner {
-			spans = append(spans, span{s.rule, wide.at(s.start), wide.at(s.end-1) + wide.stride})
+	for i, rule := range r.rules.rules {
+		if rule.pathOnly && r.wantsPath(i) {
+			spans = append(spans, span{rule.id, 0, len(data)})
 		}
 	}
-	inside, err := r.archive(data, depth)
+	inside, err := r.archive(data, archives)
 	if err != nil {
 		return nil, err
 	}
@@ -62,135 +71,121 @@ func clip(spans []span, size int) []span {
 	return spans
 }
 
-// text looks for known values in the whole and for rules chunk by chunk.
-func (r *run) text(data []byte) ([]span, error) {
-	spans := r.scanner.known.findAll(data)
-	for i, rule := range r.rules.rules {
-		if rule.pathOnly && r.wantsPath(i) {
-			spans = append(spans, span{rule.id, 0, len(data)})
-		}
-	}
-	for start := 0; start < len(data); {
-		end := cut(data, start)
-		found, err := r.chunk(string(data[start:end]))
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range found {
-			spans = append(spans, span{s.rule, s.start + start, s.end + start})
-		}
-		if end == len(data) {
-			break
-		}
-		start = resume(data, start, end)
-	}
-	return spans, nil
-}
-
 // wantsPath reports whether rule i may run at this path.
 func (r *run) wantsPath(i int) bool {
 	rule := &r.rules.rules[i]
 	return rule.pathed && r.path != "" && rule.body().path.MatchString(r.path)
 }
 
-// cut returns where the chunk that starts at start ends: behind a line, else behind a word, else anywhere.
-func cut(data []byte, start int) int {
-	end := start + chunkSize
-	if end >= len(data) {
-		return len(data)
-	}
-	if i := bytes.LastIndexByte(data[end-overlap:end], '\n'); i >= 0 {
-		return end - overlap + i + 1
-	}
-	if i := bytes.LastIndexFunc(data[end-overlap:end], notEncoded); i >= 0 {
-		return end - overlap + i + 1
-	}
-	return end
-}
+// manner is how a text is looked at.
+type manner int
 
-// resume returns where the chunk after [start,end) begins. Inside a long run of encoded characters it keeps the distance to the
-// run's begin a multiple of four, so that base64 stays in step.
-func resume(data []byte, start, end int) int {
-	next := end - overlap
-	if i := bytes.IndexByte(data[next:end-overlap/2], '\n'); i >= 0 {
-		return next + i + 1
-	}
-	if i := bytes.IndexFunc(data[next:end-overlap/2], notEncoded); i >= 0 {
-		return next + i + 1
-	}
-	from := bytes.LastIndexFunc(data[start:next], notEncoded) + 1 + start
-	return next - (next-from)%4
-}
+const (
+	asWritten manner = iota
+	// decoded text may have anything at its borders: precise rules do without what they want to see around a match.
+	decoded
+	// joined text may have things side by side that do not belong together: only precise rules count.
+	joined
+)
 
-func notEncoded(c rune) bool {
-	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("+/-_=%\\", c))
-}
-
-// chunk runs the rules over text, then over what it decodes to.
-func (r *run) chunk(text string) ([]span, error) {
-	spans, err := r.pass(text)
+// look runs the rules over a text, then over all that can be made of it.
+func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
+	text := s.text
+	spans, err := r.pass(text, how)
 	if err != nil {
 		return nil, err
 	}
-	var layers []layer
-	for range decodeDepth {
-		before := len(layers)
-		// Escapes first: they cut runs of base64 into pieces that decode to nonsense.
-		for _, undo := range []func(string) (layer, bool){unescape, unwrap} {
-			next, ok := undo(text)
-			if !ok {
-				continue
+	runs := runsOf(text, isB64, minRun)
+	views := made(s, runs)
+	if depth == 0 {
+		r.nested = r.nested || slices.ContainsFunc(views, encoded)
+		views = nil
+	}
+	for i := range views {
+		v := &views[i]
+		if r.unfold -= len(v.text); r.unfold < 0 {
+			r.nested = true
+			return spans, nil
+		}
+		v.loose = v.loose || how == joined
+		if !r.first(v) {
+			continue
+		}
+		next := decoded
+		if v.loose {
+			next = joined
+		}
+		found, err := r.look(sight{v.text, v}, depth-1, archives, next)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range found {
+			if v.fresh(s) {
+				spans = append(spans, v.back(s))
 			}
-			layers, text = append(layers, next), next.text
-			found, err := r.decoded(layers)
-			if err != nil {
-				return nil, err
-			}
-			spans = append(spans, found...)
-		}
-		if len(layers) == before {
-			break
 		}
 	}
-	return spans, nil
+	packed, err := r.packed(s, runs, archives)
+	return append(spans, packed...), err
 }
 
-// decoded runs the rules over the last layer and returns what has to do with what was decoded there.
-func (r *run) decoded(layers []layer) ([]span, error) {
-	last := layers[len(layers)-1]
-	found, err := r.pass(last.text)
-	if err != nil {
-		return nil, err
+// made lists what can be made of a text.
+func made(s sight, runs []stretch) (views []view) {
+	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace} {
+		views = append(views, undo(s)...)
 	}
-	var spans []span
-	for _, s := range append(found, r.scanner.known.findAll([]byte(last.text))...) {
-		if last.touches(s) {
-			spans = append(spans, original(s, layers))
+	return append(views, unwrap(s, runs)...)
+}
+
+var seed = maphash.MakeSeed()
+
+// first tells whether a text has not been looked at before as closely. Two ways often lead to the same.
+func (r *run) first(v *view) bool {
+	h := maphash.String(seed, v.text)
+	if loosely, ok := r.seen[h]; ok && (v.loose || !loosely) {
+		return false
+	}
+	if r.seen == nil {
+		r.seen = map[uint64]bool{}
+	}
+	r.seen[h] = v.loose
+	return true
+}
+
+// encoded tells whether something that was decoded looks random, and so is likely to be encoded again: no text is by chance. What repeats itself
+// decodes to something all the same.
+func encoded(v view) bool {
+	return !v.loose && slices.ContainsFunc(v.parts, func(p part) bool {
+		value := v.text[p.start:p.end]
+		return p.step == 0 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
+	})
+}
+
+// minRandom is how many bits a character of an encoded text has at least.
+const minRandom = 3.2
+
+// runOnly tells whether a text is one run of encoded characters.
+func runOnly(text string) bool {
+	for i := range len(text) {
+		if class[text[i]]&isB64 == 0 && text[i] != '=' && text[i] != '%' {
+			return false
 		}
 	}
-	return spans, nil
+	return true
 }
 
-// original maps a span back through every layer.
-func original(s span, layers []layer) span {
-	for _, l := range slices.Backward(layers) {
-		s = l.back(s)
-	}
-	return s
-}
-
-// pass runs every rule near its keywords.
-func (r *run) pass(text string) ([]span, error) {
-	places := r.places(text)
+// pass looks for known values, and for rules near their keywords.
+func (r *run) pass(text string, how manner) ([]span, error) {
+	spans := r.scanner.known.findAll(text)
+	places := r.places(text, how, &spans)
 	defer places.release()
-	var spans []span
 	slices.Sort(places.rules)
 	for _, i := range places.rules {
 		for _, w := range places.of[i] {
 			if err := r.ctx.Err(); err != nil {
 				return nil, err
 			}
-			for _, s := range r.match(text[w.start:w.end], i) {
+			for _, s := range r.match(text[w.start:w.end], i, how) {
 				spans = append(spans, span{s.rule, s.start + w.start, s.end + w.start})
 			}
 		}
@@ -224,18 +219,31 @@ func (p *places) add(i int, s stretch) {
 	p.of[i] = join(p.of[i], s)
 }
 
-func (r *run) places(text string) *places {
+// places goes through the keywords of a text. What is written in a disguise that leaves a keyword to be seen is looked for there and then, and
+// added to spans.
+func (r *run) places(text string, how manner, spans *[]span) *places {
 	p := spare.Get().(*places)
 	if n := len(r.rules.rules); len(p.of) < n {
 		p.of, p.covered = make([][]stretch, n), make([]int, n)
 	}
 	for _, i := range r.rules.always {
-		p.add(i, stretch{0, len(text)})
+		if how != joined && r.reach(i, how) != nil {
+			p.add(i, stretch{0, len(text)})
+		}
 	}
+	seen := map[int]int{}
 	r.rules.words.each(text, func(word, start, end int) bool {
+		if n := word - len(r.rules.byWord); n >= 0 {
+			*spans = append(*spans, r.turned(text, n, start, end, seen)...)
+			return r.ctx.Err() == nil
+		}
 		for _, i := range r.rules.byWord[word] {
-			reach := &r.rules.rules[i].body().reach
-			if end+reach.bounded <= p.covered[i] || reach.excluded(text, start, end) {
+			reach := r.reach(i, how)
+			if reach == nil || end+reach.bounded <= p.covered[i] {
+				continue
+			}
+			if reach.excluded(text, start, end) {
+				*spans = append(*spans, r.spread(text, i, start, end)...)
 				continue
 			}
 			s, covered := reach.around(text, start, end)
@@ -244,18 +252,29 @@ func (r *run) places(text string) *places {
 		}
 		return r.ctx.Err() == nil
 	})
-	for _, i := range p.rules {
-		if rule := &r.rules.rules[i]; rule.pathOnly || rule.pathed && !r.wantsPath(i) {
-			p.of[i] = p.of[i][:0]
-		}
-	}
 	return p
+}
+
+// reach is how a rule looks at a text; nil: not at all.
+func (r *run) reach(i int, how manner) *reach {
+	rule := &r.rules.rules[i]
+	if rule.pathOnly || rule.pathed && !r.wantsPath(i) {
+		return nil
+	}
+	switch b := rule.body(); {
+	case how != asWritten && b.loose != nil:
+		return b.loose.made().reach
+	case how == joined:
+		return nil
+	default:
+		return &b.reach
+	}
 }
 
 // stretch is a part of a text.
 type stretch struct{ start, end int }
 
-// join adds a stretch, in one with those that it touches. Keywords come in order of their ends.
+// join adds a stretch, in one with those that it touches. Keywords come in order of their starts.
 func join(all []stretch, next stretch) []stretch {
 	for len(all) > 0 && all[len(all)-1].end >= next.start {
 		before := all[len(all)-1]
@@ -266,15 +285,29 @@ func join(all []stretch, next stretch) []stretch {
 }
 
 // match runs one rule and drops what its entropy or allowlists excuse.
-func (r *run) match(text string, i int) []span {
-	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
+func (r *run) match(text string, i int, how manner) []span {
+	rule := r.rules.rules[i].body()
 	var spans []span
-	for _, at := range rule.regex.FindAllStringSubmatchIndex(text, -1) {
+	if how != joined {
+		spans = r.matches(spans, rule.regex, text, i, false)
+	}
+	if how != asWritten && rule.loose != nil {
+		spans = r.matches(spans, rule.loose.made().regex, text, i, true)
+	}
+	return spans
+}
+
+func (r *run) matches(spans []span, expression *regexp.Regexp, text string, i int, loose bool) []span {
+	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
+	for _, at := range expression.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)
 		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
 		if r.excused(rule, secret, text, at) || id == genericRule && harmless(text[at[0]:at[1]], secret) {
+			continue
+		}
+		if loose && !dense(secret) {
 			continue
 		}
 		spans = append(spans, span{id, at[0], at[1]})

@@ -37,6 +37,15 @@ func Forms(value string) [][]byte {
 	return distinct(forms)
 }
 
+// digestForms are those forms that a scan must know, because nothing that it undoes leads to the value itself. A value of fewer than 16
+// characters gives itself away in any case; all its forms are known, so that it is found in surroundings that are too short to be decoded.
+func digestForms(value string) [][]byte {
+	if len(value) < 16 {
+		return Forms(value)
+	}
+	return distinct(append(spellings(value), reversed(value), rot13(value)))
+}
+
 // Spellings returns text as it is and as encoders for HTML, JSON and URLs write it, like Forms: for a text that is an encoding itself.
 func Spellings(text string) [][]byte { return distinct(spellings(text)) }
 

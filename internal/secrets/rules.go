@@ -26,6 +26,7 @@ type ruleset struct {
 	rules  []rule
 	byWord [][]int // keyword → indexes of rules
 	words  *words
+	mirror []mirror    // keywords turned round, whose numbers follow those of byWord
 	always []int       // rules without a keyword
 	allow  []allowlist // for every rule
 }
@@ -39,6 +40,17 @@ const (
 	looseWords  = `(?i)^true|false|null$`
 	strictWords = `(?i)^(?:true|false|null)$`
 )
+
+// What most rules want to see behind a secret has an escaped line end in it, but not an escaped quote: how JSON looks inside JSON.
+const (
+	lineEnd       = `\\[nr]|$`
+	lineEndOrMark = `\\[nrt"'/]|$`
+)
+
+// mended are the built-in rules with the above put right.
+func mended() string {
+	return strings.NewReplacer(looseWords, strictWords, lineEnd, lineEndOrMark).Replace(config.DefaultConfig)
+}
 
 // privateKeyPattern is for a key that was cut off: gitleaks' own rule wants to see the end line.
 const privateKeyPattern = `-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----(?:[\s\\rn"',+]{0,40}[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\\rn"',+]{0,40}[A-Za-z0-9+/]{48}`
@@ -67,7 +79,7 @@ func compileBuiltin() (*ruleset, error) {
 		}
 		one := config.ViperConfig{Rules: vc.Rules[i : i+1]}
 		rs.rules = append(rs.rules, rule{
-			id: r.ID, words: r.Keywords, pathOnly: r.Regex == "", pathed: r.Path != "",
+			id: r.ID, words: r.Keywords, named: strings.Contains(r.Regex, nameBefore), pathOnly: r.Regex == "", pathed: r.Path != "",
 			body: sync.OnceValue(func() *body { return mustCompile(one) }),
 		})
 	}
@@ -90,10 +102,12 @@ func mustCompile(vc config.ViperConfig) *body {
 // parseBuiltin decodes the built-in rules without viper, which takes four
 // times as long. They are trusted, and a test compares the outcomes.
 func parseBuiltin() (vc config.ViperConfig, err error) {
-	if !strings.Contains(config.DefaultConfig, looseWords) {
-		return vc, errors.New("the built-in rules have changed: review their allowlist")
+	for _, known := range []string{looseWords, lineEnd} {
+		if !strings.Contains(config.DefaultConfig, known) {
+			return vc, errors.New("the built-in rules have changed: review what is mended in them")
+		}
 	}
-	err = toml.Unmarshal([]byte(strings.ReplaceAll(config.DefaultConfig, looseWords, strictWords)), &vc)
+	err = toml.Unmarshal([]byte(mended()), &vc)
 	return vc, err
 }
 
@@ -181,19 +195,24 @@ func newRuleset(cfg config.Config) (*ruleset, error) {
 			return nil, err
 		}
 		rs.rules = append(rs.rules, rule{
-			id: id, words: one.Keywords, pathOnly: one.Regex == nil, pathed: one.Path != nil, body: func() *body { return made },
+			id: id, words: one.Keywords, named: one.Regex != nil && strings.Contains(one.Regex.String(), nameBefore),
+			pathOnly: one.Regex == nil, pathed: one.Path != nil, body: func() *body { return made },
 		})
 	}
 	return rs, rs.index()
 }
 
-// index builds the keyword automaton.
+// nameBefore is how the expressions begin that look for a name before a secret.
+const nameBefore = `[\w.-]{0,50}?`
+
+// index builds the table of keywords.
 func (rs *ruleset) index() (err error) {
 	ids := map[string]int{}
 	var all []string
 	for i, rule := range rs.rules {
-		if len(rule.words) == 0 || slices.Contains(rule.words, "") {
+		if len(rule.words) == 0 || slices.ContainsFunc(rule.words, func(w string) bool { return len(w) < 2 }) {
 			rs.always = append(rs.always, i)
+			continue
 		}
 		for _, word := range rule.words {
 			word = strings.ToLower(word)
@@ -205,6 +224,17 @@ func (rs *ruleset) index() (err error) {
 				rs.byWord = append(rs.byWord, nil)
 			}
 			rs.byWord[id] = append(rs.byWord[id], i)
+		}
+	}
+	for id, word := range slices.Clone(all) {
+		if !slices.ContainsFunc(rs.byWord[id], func(i int) bool { return !rs.rules[i].named }) {
+			continue
+		}
+		for _, turn := range turns {
+			if turned := turn(word); len(word) >= minMark && turned != word {
+				all = append(all, turned)
+				rs.mirror = append(rs.mirror, mirror{rs.byWord[id], turn})
+			}
 		}
 	}
 	rs.words, err = newWords(all)

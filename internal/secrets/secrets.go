@@ -89,6 +89,10 @@ func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
 // ScanFile is Scan for data with a known path. The path only adds the rules that want one (a `.p12` file, a password
 // in `*.tf`); it never excuses anything.
 func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found []Finding, err error) {
+	return s.scan(ctx, path, data, asWritten)
+}
+
+func (s *Scanner) scan(ctx context.Context, path string, data []byte, how manner) (found []Finding, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			found, err = nil, errors.New("scanning: a rule panicked") // r may quote the data
@@ -100,9 +104,12 @@ func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found
 	}
 	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate}
 	defer run.release()
-	spans, err := run.scan(data, s.opts.ArchiveDepth)
+	spans, err := run.scan(data, s.opts.ArchiveDepth, how)
 	if err != nil {
 		return nil, fmt.Errorf("scanning: %w", err)
+	}
+	if run.nested && len(spans) == 0 {
+		return nil, fmt.Errorf("scanning: %w", ErrNested)
 	}
 	return locate(data, spans), nil
 }

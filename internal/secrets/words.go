@@ -2,122 +2,142 @@ package secrets
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// words finds every keyword in a text in one pass, ASCII case ignored: Aho and Corasick's automaton, as a table.
+// words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its three bytes in a table of bits; only where
+// some keyword begins with them are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
 type words struct {
-	class   [256]uint16 // of a byte; 0 for bytes in no keyword
-	classes int
-	next    []uint16 // state*classes + class
-	found   [][]int  // keywords that end in a state
-	lengths []int    // of keywords
+	some   [1 << gramBits / 64]uint64 // which hashes of three bytes begin a keyword
+	first  []uint16                   // by hash: where its row begins in rows
+	rows   []uint16                   // keywords, each row ended by none
+	folded []string                   // keywords in lower case
+	single []string                   // those of one byte, which are too short for the table
 }
 
-// maxStates is how many the table's entries can name.
-const maxStates = 1 << 16
+const (
+	gramBits = 15
+	none     = 1<<16 - 1
+)
+
+// gram hashes the lowest three bytes, whose case does not count.
+func gram(x uint32) uint32 { return (x | 0x202020) << 8 * 0x9e3779b1 >> (32 - gramBits) }
 
 func newWords(keywords []string) (*words, error) {
-	if len(strings.Join(keywords, "")) >= maxStates {
+	w := &words{first: make([]uint16, 1<<gramBits)}
+	by := map[uint32][]uint16{}
+	size := 0
+	for i, k := range keywords {
+		k = strings.ToLower(k)
+		w.folded = append(w.folded, k)
+		if len(k) == 1 {
+			w.single = append(w.single, k)
+		}
+		for _, h := range grams(k) {
+			if !slices.Contains(by[h], uint16(i)) {
+				by[h] = append(by[h], uint16(i))
+				size++
+			}
+		}
+	}
+	if len(keywords)+size+len(by) >= none {
 		return nil, errors.New("too many keywords or stop words")
 	}
-	w := &words{classes: 1}
-	for _, k := range keywords {
-		w.lengths = append(w.lengths, len(k))
-		w.classify(strings.ToLower(k))
+	for _, h := range slices.Sorted(maps.Keys(by)) {
+		w.some[h>>6] |= 1 << (h & 63)
+		w.first[h] = uint16(len(w.rows))
+		w.rows = append(append(w.rows, by[h]...), none)
 	}
-	w.addState()
-	for i, k := range keywords {
-		w.add(i, strings.ToLower(k))
-	}
-	w.link()
 	return w, nil
 }
 
-// classify gives each byte of a keyword a class, in both cases the same.
-func (w *words) classify(keyword string) {
-	for _, c := range []byte(keyword) {
-		if w.class[c] != 0 {
-			continue
-		}
-		w.class[c] = uint16(w.classes)
-		if c >= 'a' && c <= 'z' {
-			w.class[c-'a'+'A'] = w.class[c]
-		}
-		w.classes++
+// grams are the hashes under which a keyword may be found: one, or one for each byte that may follow a keyword of two.
+func grams(k string) (all []uint32) {
+	switch {
+	case len(k) < 2:
+		return nil
+	case len(k) > 2:
+		return []uint32{gram(uint32(k[0]) | uint32(k[1])<<8 | uint32(k[2])<<16)}
 	}
+	for c := range uint32(256) {
+		if c&0x20 != 0 {
+			all = append(all, gram(uint32(k[0])|uint32(k[1])<<8|c<<16))
+		}
+	}
+	return all
 }
 
-func (w *words) addState() uint16 {
-	w.next = append(w.next, make([]uint16, w.classes)...)
-	w.found = append(w.found, nil)
-	return uint16(len(w.found) - 1)
-}
-
-// add extends the tree by one keyword.
-func (w *words) add(i int, keyword string) {
-	state := uint16(0)
-	for _, c := range []byte(keyword) {
-		at := int(state)*w.classes + int(w.class[c])
-		if w.next[at] == 0 {
-			w.next[at] = w.addState()
-		}
-		state = w.next[at]
-	}
-	if state != 0 { // an empty keyword is found nowhere
-		w.found[state] = append(w.found[state], i)
-	}
-}
-
-// link fills the table breadth first: where the tree has no edge, the edge of the longest proper suffix stands.
-func (w *words) link() {
-	suffix := make([]uint16, len(w.found))
-	var queue []uint16
-	for _, s := range w.next[:w.classes] {
-		if s != 0 {
-			queue = append(queue, s)
-		}
-	}
-	for len(queue) > 0 {
-		state := queue[0]
-		queue = queue[1:]
-		w.found[state] = append(w.found[state], w.found[suffix[state]]...)
-		for c := range w.classes {
-			edge := &w.next[int(state)*w.classes+c]
-			other := w.next[int(suffix[state])*w.classes+c]
-			if *edge == 0 {
-				*edge = other
-				continue
-			}
-			suffix[*edge] = other
-			queue = append(queue, *edge)
-		}
-	}
-}
-
-func (w *words) empty() bool { return len(w.lengths) == 0 }
+func (w *words) empty() bool { return len(w.folded) == 0 }
 
 // in tells whether any keyword stands in text.
-func (w *words) in(text string) bool {
-	state := 0
-	for i := 0; i < len(text); i++ {
-		state = int(w.next[state*w.classes+int(w.class[text[i]])])
-		if len(w.found[state]) > 0 {
+func (w *words) in(text string) (yes bool) {
+	for _, k := range w.single {
+		if strings.ContainsAny(text, k+strings.ToUpper(k)) {
 			return true
 		}
 	}
-	return false
+	w.each(text, func(int, int, int) bool {
+		yes = true
+		return false
+	})
+	return yes
 }
 
-// each calls found for every keyword in text, in order of their ends, until it returns false.
+// each calls found for every keyword of two bytes or more in text, in order of their starts, until it returns false.
 func (w *words) each(text string, found func(keyword, start, end int) bool) {
-	state := 0
-	for i := 0; i < len(text); i++ {
-		state = int(w.next[state*w.classes+int(w.class[text[i]])])
-		for _, k := range w.found[state] {
-			if !found(k, i+1-w.lengths[k], i+1) {
+	some := &w.some
+	i := 0
+	for ; i+8 <= len(text); i += 6 {
+		x := uint64(text[i]) | uint64(text[i+1])<<8 | uint64(text[i+2])<<16 | uint64(text[i+3])<<24 |
+			uint64(text[i+4])<<32 | uint64(text[i+5])<<40 | uint64(text[i+6])<<48 | uint64(text[i+7])<<56
+		h0, h1, h2 := gram(uint32(x)), gram(uint32(x>>8)), gram(uint32(x>>16))
+		h3, h4, h5 := gram(uint32(x>>24)), gram(uint32(x>>32)), gram(uint32(x>>40))
+		if (some[h0>>6]>>(h0&63)|some[h1>>6]>>(h1&63)|some[h2>>6]>>(h2&63)|
+			some[h3>>6]>>(h3&63)|some[h4>>6]>>(h4&63)|some[h5>>6]>>(h5&63))&1 == 0 {
+			continue
+		}
+		for k, h := range [...]uint32{h0, h1, h2, h3, h4, h5} {
+			if some[h>>6]>>(h&63)&1 != 0 && !w.at(text, i+k, h, found) {
 				return
 			}
 		}
 	}
+	for ; i < len(text); i++ {
+		var x uint32
+		for k := range min(3, len(text)-i) {
+			x |= uint32(text[i+k]) << (8 * k)
+		}
+		if h := gram(x); some[h>>6]>>(h&63)&1 != 0 && !w.at(text, i, h, found) {
+			return
+		}
+	}
+}
+
+// at compares the keywords that may stand at a place.
+func (w *words) at(text string, start int, h uint32, found func(keyword, start, end int) bool) bool {
+	for _, k := range w.rows[w.first[h]:] {
+		if k == none {
+			break
+		}
+		if end := start + len(w.folded[k]); end <= len(text) && equalFold(text[start:end], w.folded[k]) && !found(int(k), start, end) {
+			return false
+		}
+	}
+	return true
+}
+
+// equalFold compares a text with one that is in lower case.
+func equalFold(text, folded string) bool {
+	for i := range len(folded) {
+		c := text[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != folded[i] {
+			return false
+		}
+	}
+	return true
 }

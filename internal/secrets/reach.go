@@ -1,7 +1,6 @@
 package secrets
 
 import (
-	"regexp"
 	"regexp/syntax"
 	"slices"
 	"strings"
@@ -16,12 +15,12 @@ type reach struct {
 	loops   int // how many endless repetitions there are
 	loop    [256]bool
 	// A cheap look before the whole expression runs: what must begin with a keyword, or follow it. nil when not known.
-	head, tail *regexp.Regexp
+	head, tail *opening
 }
 
 // excluded tells that no match can have this keyword in its place.
 func (r *reach) excluded(text string, start, end int) bool {
-	return r.head != nil && !r.head.MatchString(text[start:]) || r.tail != nil && !r.tail.MatchString(text[end:])
+	return r.head != nil && !r.head.begins(text[start:]) || r.tail != nil && !r.tail.begins(text[end:])
 }
 
 // maxLoops is how many endless repetitions are worth following.
@@ -35,7 +34,7 @@ func reachOf(expression string, keywords []string) reach {
 	}
 	var r reach
 	r.bounded, r.loops = r.measure(re)
-	if r.loops > maxLoops || r.bounded > overlap {
+	if r.loops > maxLoops || r.bounded > longest {
 		return reach{}
 	}
 	r.bounded += 8 // so that no match that counts touches the edge
@@ -45,19 +44,24 @@ func reachOf(expression string, keywords []string) reach {
 	return r
 }
 
-// around is the stretch of text that holds every match with the keyword text[start:end] in it. A later keyword that ends before
-// covered-r.bounded would give nothing more: the same run of characters would carry it to the same end.
+// around is the stretch of text that holds every match with the keyword text[start:end] in it, as far as it looks at all. A later keyword that
+// ends before covered-r.bounded would give nothing more: the same run of characters would carry it to the same end.
 func (r *reach) around(text string, start, end int) (s stretch, covered int) {
+	least, most := max(0, start-maxReach), min(len(text), end+maxReach)
+	last := most - longest // from there on, a match may need to see more
+	if most == len(text) {
+		last = most + r.bounded
+	}
 	if r.bounded == 0 {
-		return stretch{0, len(text)}, len(text)
+		return stretch{least, most}, last
 	}
 	start, end = start-r.bounded, end+r.bounded
 	covered = end
 	for i := range r.loops {
-		for start > 0 && r.loop[text[start-1]] {
+		for start > least && r.loop[text[start-1]] {
 			start--
 		}
-		for end < len(text) && r.loop[text[end]] {
+		for end < most && r.loop[text[end]] {
 			end++
 		}
 		if i == 0 {
@@ -65,7 +69,7 @@ func (r *reach) around(text string, start, end int) (s stretch, covered int) {
 		}
 		start, end = start-r.bounded, end+r.bounded
 	}
-	return stretch{max(0, start), min(len(text), end)}, covered
+	return stretch{max(least, start), min(most, end)}, min(covered, last)
 }
 
 // measure adds up the longest match, in bytes, and collects what endless repetitions may run over.
@@ -144,7 +148,7 @@ func widest(ranges []rune) int {
 }
 
 // headOf is the expression anchored at a keyword, if every match begins with one.
-func headOf(re *syntax.Regexp, keywords []string) *regexp.Regexp {
+func headOf(re *syntax.Regexp, keywords []string) *opening {
 	if !begins(re, keywords) {
 		return nil
 	}
@@ -194,15 +198,15 @@ func startsWith(word string, keywords []string) bool {
 	})
 }
 
-// anchored compiles the part of an expression up to its first endless repetition, which must match where the whole does: so that a
-// look never takes longer than the expression is long.
-func anchored(re *syntax.Regexp) *regexp.Regexp {
+// anchored is the part of an expression up to its first endless repetition, which must match where the whole does: so that a look never takes
+// longer than the expression is long.
+func anchored(re *syntax.Regexp) *opening {
 	re, _ = start(re)
-	r, err := regexp.Compile(`\A(?:` + re.String() + `)`)
+	o, err := newOpening(re)
 	if err != nil {
 		return nil
 	}
-	return r
+	return o
 }
 
 // start is what every match of an expression begins with; ended says that it is not all of it.
@@ -242,7 +246,7 @@ func start(re *syntax.Regexp) (begin *syntax.Regexp, ended bool) {
 }
 
 // tailOf is what must follow a keyword's end for a match, anchored there; nil when the expression does not have that form.
-func tailOf(re *syntax.Regexp, keywords []string) *regexp.Regexp {
+func tailOf(re *syntax.Regexp, keywords []string) *opening {
 	if re.Op != syntax.OpConcat {
 		return nil
 	}
@@ -373,4 +377,52 @@ func spellRow(subs []*syntax.Regexp) (words []string, ok bool) {
 		words = next
 	}
 	return words, true
+}
+
+// shortest is the least that an expression can match, in characters.
+func shortest(re *syntax.Regexp) int {
+	n := 0
+	switch re.Op {
+	case syntax.OpLiteral:
+		return len(re.Rune)
+	case syntax.OpCharClass, syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		return 1
+	case syntax.OpStar, syntax.OpQuest:
+		return 0
+	case syntax.OpRepeat:
+		return re.Min * shortest(re.Sub[0])
+	case syntax.OpAlternate:
+		n = shortest(re.Sub[0])
+		for _, sub := range re.Sub[1:] {
+			n = min(n, shortest(sub))
+		}
+		return n
+	}
+	for _, sub := range re.Sub {
+		n += shortest(sub)
+	}
+	return n
+}
+
+// relaxed is an expression without what it wants to see around a match: in a text whose parts were joined, anything may stand there. What begins
+// with a very short keyword is still to begin a word.
+func relaxed(re *syntax.Regexp, keywords []string) *syntax.Regexp {
+	if re.Op != syntax.OpConcat {
+		return re
+	}
+	subs := re.Sub
+	short := slices.ContainsFunc(keywords, func(k string) bool { return len(k) < 3 })
+	for len(subs) > 1 && subs[0].Op == syntax.OpWordBoundary && !short {
+		subs = subs[1:]
+	}
+	for len(subs) > 1 && ends(subs[len(subs)-1]) {
+		subs = subs[:len(subs)-1]
+	}
+	return &syntax.Regexp{Op: syntax.OpConcat, Flags: re.Flags, Sub: subs}
+}
+
+// ends tells whether an expression is about the end of a word or a text.
+func ends(re *syntax.Regexp) bool {
+	return re.Op == syntax.OpWordBoundary || re.Op == syntax.OpEndText || re.Op == syntax.OpEndLine ||
+		shortest(re) == 0 && slices.ContainsFunc(re.Sub, ends)
 }

@@ -1,0 +1,207 @@
+package secrets
+
+import (
+	"encoding/base64"
+	"html"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// unescape undoes what stands for single characters: percent and %u (URLs), backslashes (JSON, C, shells), entities (HTML), U+0041, =41
+// (quoted-printable), +AEE- (UTF-7).
+func unescape(s sight) []view {
+	var edits []edit
+	for _, kind := range []struct {
+		sign string
+		undo func(s string) (value string, length int)
+	}{{"%", percentEscape}, {`\`, backslash}, {"&", entity}, {"U+", codePoint}, {"=", quotedPrintable}, {"+A", utf7}} {
+		edits = undoAll(edits, s.text, kind.sign, kind.undo)
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
+	return s.weave(edits, false)
+}
+
+// undoAll adds what undo makes of each place where sign stands.
+func undoAll(edits []edit, text, sign string, undo func(string) (string, int)) []edit {
+	for at := 0; ; {
+		i := strings.Index(text[at:], sign)
+		if i < 0 {
+			return edits
+		}
+		at += i
+		value, n := undo(text[at:])
+		if n > 0 {
+			edits = append(edits, edit{at, at + n, value})
+		}
+		at += max(n, 1)
+	}
+}
+
+// hexRune reads digits of a number.
+func hexRune(s string, digits int) (r rune, ok bool) {
+	if len(s) < digits {
+		return 0, false
+	}
+	for i := range digits {
+		n := unhex(s[i])
+		if n > 15 {
+			return 0, false
+		}
+		r = r<<4 | rune(n)
+	}
+	return r, true
+}
+
+func percentEscape(s string) (string, int) {
+	if len(s) > 1 && (s[1] == 'u' || s[1] == 'U') { // JavaScript's escape
+		if r, ok := hexRune(s[2:], 4); ok {
+			return string(r), 6
+		}
+	}
+	if r, ok := hexRune(s[1:], 2); ok {
+		return string([]byte{byte(r)}), 3
+	}
+	return "", 0
+}
+
+// backslash reads \x41, \u0041, \u{41}, \U00000041, \101, and the end of a key in JSON that stands in JSON itself. An escaped line end, quote or
+// slash alone is left to those who read lines: text is full of them.
+func backslash(s string) (string, int) {
+	if len(s) < 2 {
+		return "", 0
+	}
+	switch s[1] {
+	case 'x':
+		if r, ok := hexRune(s[2:], 2); ok {
+			return string([]byte{byte(r)}), 4
+		}
+	case 'u':
+		return unicodeEscape(s)
+	case 'U':
+		if r, ok := hexRune(s[2:], 8); ok && r <= utf8.MaxRune {
+			return string(r), 10
+		}
+	case '\\':
+		if len(s) > 2 && strings.IndexByte("ux0123\\", s[2]) >= 0 {
+			return `\`, 2
+		}
+	case '"':
+		if len(s) > 2 && s[2] == ':' {
+			n := 3
+			for n < len(s) && s[n] == ' ' {
+				n++
+			}
+			if strings.HasPrefix(s[n:], `\"`) {
+				return `": "`, n + 2
+			}
+			return `"`, 2
+		}
+	case '/':
+		if len(s) > 2 && class[s[2]]&isB64 != 0 {
+			return "/", 2
+		}
+	}
+	return octal(s)
+}
+
+func unicodeEscape(s string) (string, int) {
+	if r, ok := hexRune(s[2:], 4); ok {
+		return string(r), 6
+	}
+	if end := strings.IndexByte(s[:min(len(s), 12)], '}'); len(s) > 2 && s[2] == '{' && end > 3 {
+		if r, ok := hexRune(s[3:end], end-3); ok && r <= utf8.MaxRune {
+			return string(r), end + 1
+		}
+	}
+	return "", 0
+}
+
+func octal(s string) (string, int) {
+	n, i := 0, 1
+	for ; i < len(s) && i < 4 && s[i] >= '0' && s[i] <= '7'; i++ {
+		n = n<<3 | int(s[i]-'0')
+	}
+	if i < 3 || n >= 0x80 {
+		return "", 0
+	}
+	return string([]byte{byte(n)}), i
+}
+
+// maxEntity is the longest name of a character that HTML has, in bytes.
+const maxEntity = 33
+
+func entity(s string) (string, int) {
+	end := strings.IndexByte(s[:min(len(s), maxEntity)], ';')
+	if end < 3 {
+		if len(s) < 4 || s[1] != '#' { // a number need not end in a semicolon
+			return "", 0
+		}
+		end = 2
+		for end < min(len(s), 10) && unhex(s[end]) < 16 || end == 2 && (s[2] == 'x' || s[2] == 'X') {
+			end++
+		}
+		end--
+	}
+	if plain := html.UnescapeString(s[:end+1]); plain != s[:end+1] {
+		return plain, end + 1
+	}
+	return "", 0
+}
+
+func codePoint(s string) (string, int) {
+	r, ok := hexRune(s[2:], 4)
+	if !ok {
+		return "", 0
+	}
+	n := 6
+	if len(s) > n && s[n] == ' ' {
+		n++ // "U+0041 U+0042" is one word
+	}
+	return string(r), n
+}
+
+// quotedPrintable reads a row of at least three (RFC 2045 §6.7): in a query, one equals sign before two digits is just that.
+func quotedPrintable(s string) (string, int) {
+	var value []byte
+	n := 0
+	for {
+		r, ok := rune(0), n < len(s) && s[n] == '='
+		if ok {
+			r, ok = hexRune(s[n+1:], 2)
+		}
+		if !ok {
+			break
+		}
+		value = append(value, byte(r))
+		n += 3
+	}
+	if n < 9 {
+		return "", 0
+	}
+	return string(value), n
+}
+
+// utf7 reads a row of UTF-16 in base64 (RFC 2152), as far as it is ASCII.
+func utf7(s string) (string, int) {
+	end := 1
+	for end < len(s) && class[s[end]]&isB64 != 0 && s[end] != '-' && s[end] != '_' && s[end] != '+' {
+		end++
+	}
+	raw, err := base64.RawStdEncoding.DecodeString(s[1:end])
+	if err != nil || len(raw) < 2 {
+		return "", 0
+	}
+	var units []uint16
+	for i := 0; i+1 < len(raw); i += 2 {
+		if raw[i] != 0 || raw[i+1] >= 0x80 {
+			return "", 0
+		}
+		units = append(units, uint16(raw[i+1]))
+	}
+	if end < len(s) && s[end] == '-' {
+		end++
+	}
+	return string(utf16.Decode(units)), end
+}

@@ -1,0 +1,160 @@
+package secrets
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// lookalikes are letters of other scripts that are drawn like ASCII ones (Unicode UTS #39, the part of its table that has no decomposition).
+var lookalikes = func() map[rune]string {
+	m := map[rune]string{}
+	for ascii, others := range map[string]string{
+		"A": "ΑАᎪᗅꓮ", "B": "ΒВᏴᗷꓐ", "C": "СϹᏟꓚ", "D": "Ꭰᗞꓓᗪ", "E": "ΕЕᎬꓰ", "F": "Ϝᖴꓝ", "G": "ԌᏀᏳꓖ", "H": "ΗНᎻᕼꓧ", "I": "ΙІӀᛁꓲ", "J": "ЈᎫᒍꓙͿ",
+		"K": "ΚКᏦᛕꓗ", "L": "ᏞᒪꓡⅬ", "M": "ΜМᎷᗰꓟϺ", "N": "Νꓠ", "O": "ΟОՕꓳ", "P": "ΡРᏢᑭꓑ", "Q": "ႳԚ", "R": "ᎡᖇꓣƦ", "S": "ЅՏᏕᏚꓢ", "T": "ΤТᎢꓔ", "U": "Սᑌꓴ", "V": "ѴᏙᐯꓦ",
+		"W": "ԜᎳꓪ", "X": "ΧХᚷꓫ", "Y": "ΥҮУᎩꓬ", "Z": "ΖᏃꓜ", "a": "аɑα", "b": "ЬᏏᖯ", "c": "сϲᴄꮯ", "d": "ԁᏧᑯ", "e": "еҽꬲ", "f": "ꬵϝք", "g": "ɡցᶃ",
+		"h": "һհᏂ", "i": "іıɩιӏ", "j": "јϳ", "k": "κк", "l": "ⅼǀ", "m": "ⅿ", "n": "ոռ", "o": "оοօᴏ", "p": "рρ", "q": "ԛգ", "r": "гᴦꭇ", "s": "ѕꜱ", "t": "тτ",
+		"u": "υսᴜʋ", "v": "νѵᴠ", "w": "ԝաᴡѡ", "x": "хᕁ", "y": "уүγʏ", "z": "ᴢ", "0": "", "3": "ЗӠꝪ", "6": "бᏮ", "8": "Ȣ",
+		"-": "‐‑‒–—−﹘", "_": "ߺ﹍﹎﹏", ".": "․٠۰", "/": "⁄∕╱", ":": "ː˸։∶ꓽ", "=": "᐀꓿",
+	} {
+		for _, c := range others {
+			m[c] = ascii
+		}
+	}
+	return m
+}()
+
+// fold writes a text as it is drawn: without what cannot be seen, and in ASCII where other characters look the same.
+func fold(s sight) []view {
+	text := s.text
+	var edits []edit
+	valid, mark := 0, 0 // where the stretch of valid UTF-8 begins, and its edits
+	for at := 0; at < len(text); {
+		if text[at] < utf8.RuneSelf {
+			at++
+			continue
+		}
+		c, n := utf8.DecodeRuneInString(text[at:])
+		if c == utf8.RuneError {
+			if at-valid < minText { // chance, in something binary
+				edits = edits[:mark]
+			}
+			valid, mark = at+n, len(edits)
+		} else if value, ok := drawn(c); ok {
+			edits = append(edits, edit{at, at + n, value})
+		}
+		at += n
+	}
+	return s.weave(edits, true)
+}
+
+// drawn is what stands for a character, if there is something.
+func drawn(c rune) (string, bool) {
+	switch {
+	case c >= 0xe0020 && c < 0xe007f: // tags, which nothing draws
+		return string(c - 0xe0000), true
+	case unicode.In(c, unicode.Cf, unicode.Mn, unicode.Me), c == 0x115f, c == 0x1160, c == 0x3164, c == 0xffa0, c == 0x2800:
+		return "", true
+	}
+	if s, ok := lookalikes[c]; ok {
+		return s, true
+	}
+	if c < 0xa0 || c >= 0x2e80 && c < 0xa4d0 || c >= 0xac00 && c < 0xd7a4 { // most of the world's other text
+		return "", false
+	}
+	plain := strings.Map(func(c rune) rune {
+		if unicode.Is(unicode.Mn, c) {
+			return -1
+		}
+		return c
+	}, norm.NFKD.String(string(c)))
+	for _, c := range plain {
+		if c >= utf8.RuneSelf {
+			return "", false
+		}
+	}
+	return plain, plain != "" && strings.TrimSpace(plain) != ""
+}
+
+// minPeriods is how often a separator must come back at the same distance, and maxPeriod the longest distance, in bytes.
+const (
+	minPeriods = 4
+	maxPeriod  = 12
+)
+
+// unspace takes out what stands between single characters, or small groups of them, at equal distances.
+func unspace(s sight) []view {
+	text := s.text
+	const step = 2 * maxPeriod
+	var edits []edit
+	for at, done := 0, 0; at < len(text); at += step {
+		before := byte('a')
+		for sep := at; sep < min(len(text), at+maxPeriod); sep++ {
+			if text[sep] == before || !separates(text[sep]) {
+				continue
+			}
+			before = text[sep]
+			if e, ok := recurring(text, sep, done); e.to > 0 {
+				if ok {
+					edits = append(edits, e)
+				}
+				done = e.to
+				at = max(at, done-step)
+				break
+			}
+		}
+	}
+	return s.weave(edits, true)
+}
+
+// recurring finds the distance at which the byte at sep comes back. It is not ok when nothing comes of it.
+func recurring(text string, sep, least int) (e edit, ok bool) {
+	period := 1 + strings.IndexByte(text[sep+1:min(len(text), sep+1+maxPeriod)], text[sep])
+	if period == 0 {
+		from := max(least, sep-maxPeriod)
+		if i := strings.LastIndexByte(text[from:sep], text[sep]); i >= 0 {
+			period = sep - from - i
+		}
+	}
+	if period < 2 || period > maxPeriod {
+		return e, false
+	}
+	return periodic(text, sep, period, least)
+}
+
+// separates tells whether a byte is none that tokens are mostly made of.
+func separates(c byte) bool { return c < '0' || c > '9' && c < 'A' || c > 'Z' && c < 'a' || c > 'z' }
+
+// periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
+func periodic(text string, sep, period, least int) (e edit, ok bool) {
+	from, to := sep, sep
+	for to+period < len(text) && text[to+period] == text[sep] {
+		to += period
+	}
+	for from-period >= least && text[from-period] == text[sep] {
+		from -= period
+	}
+	if (to-from)/period < minPeriods {
+		return e, false
+	}
+	var always [maxPeriod]bool // what separates, by its place in the period
+	letters := false
+	for i := range period {
+		always[i] = separates(text[from+i])
+		for at := from + i; at < to && always[i]; at += period {
+			always[i] = text[at] == text[from+i]
+		}
+		letters = letters || !always[i]
+	}
+	start := max(least, from-period)
+	end := min(len(text), to+period)
+	var value []byte
+	for at := start; at < end; at++ {
+		if !always[(at-from+period)%period] || separates(text[at]) != separates(text[from+(at-from+period)%period]) {
+			value = append(value, text[at])
+		}
+	}
+	return edit{start, end, string(value)}, letters && len(value) < end-start
+}

@@ -1,0 +1,174 @@
+package secrets
+
+import (
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// loose is a precise rule for texts in which anything may stand beside a match. It is made when it is first needed.
+type loose struct {
+	re       *syntax.Regexp
+	keywords []string
+
+	once  sync.Once
+	ready looseBody
+}
+
+type looseBody struct {
+	reach *reach
+	regex *regexp.Regexp
+}
+
+const (
+	// minPrecise is the shortest secret whose rule is precise, in characters, if it begins with a keyword; a keyword elsewhere must be long.
+	minPrecise     = 18
+	minInner       = 8
+	maxPreciseLoop = 4
+)
+
+// loosen returns nil for a rule that is not precise.
+func (b *body) loosen(expression string, keywords []string) *loose {
+	re, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil || b.bounded == 0 || b.tail != nil || b.loops > maxPreciseLoop || shortest(re) < minPrecise {
+		return nil
+	}
+	if b.head == nil && slices.ContainsFunc(keywords, func(k string) bool { return len(k) < minInner }) {
+		return nil
+	}
+	return &loose{re: relaxed(re, keywords), keywords: keywords}
+}
+
+func (l *loose) made() looseBody {
+	l.once.Do(func() {
+		text := l.re.String()
+		reach := reachOf(text, l.keywords)
+		l.ready = looseBody{reach: &reach, regex: regexp.MustCompile(text)}
+	})
+	return l.ready
+}
+
+// dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose without its spaces does not.
+func dense(secret string) bool {
+	if strings.Contains(secret, "PRIVATE KEY") {
+		return true
+	}
+	changes, digits, lower, n := 0, 0, 0, 0
+	before := byte(0)
+	for i := range len(secret) {
+		kind := kindOf(secret[i])
+		if kind == 0 {
+			continue
+		}
+		if n++; before != 0 && kind != before {
+			changes++
+		}
+		before = kind
+		switch kind {
+		case 'd':
+			digits++
+		case 'l':
+			lower++
+		}
+	}
+	return changes*5 >= n || digits*4 >= n || lower == 0 && digits > 0
+}
+
+func kindOf(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return 'd'
+	case c >= 'a' && c <= 'z':
+		return 'l'
+	case c >= 'A' && c <= 'Z':
+		return 'u'
+	}
+	return 0
+}
+
+const (
+	// minMark is the shortest keyword that is looked for in disguise.
+	minMark = 4
+	// maxSpread is over how many bytes a token may be spread.
+	maxSpread = 1 << 10
+)
+
+// spread looks for a token behind its keyword, with anything between its characters.
+func (r *run) spread(text string, i, start, end int) (spans []span) {
+	b := r.rules.rules[i].body()
+	if b.loose == nil || b.head == nil || end-start < minMark {
+		return nil
+	}
+	made := b.loose.made()
+	for _, keep := range []string{"-_", "_"} {
+		token := []byte(text[start:end])
+		var places []int
+		for at := end; at < min(len(text), end+maxSpread) && len(places) < made.reach.bounded; at++ {
+			if kindOf(text[at]) != 0 || strings.IndexByte(keep, text[at]) >= 0 {
+				token = append(token, text[at])
+				places = append(places, at+1)
+			}
+		}
+		if len(token) == end-start || !made.reach.head.begins(string(token)) {
+			continue
+		}
+		for _, s := range r.match(string(token), i, joined) {
+			if last := s.end - (end - start); s.start == 0 && last > 0 {
+				spans = append(spans, span{s.rule, start, places[last-1]})
+			}
+		}
+	}
+	return spans
+}
+
+// mirror is a keyword turned round.
+type mirror struct {
+	rules []int
+	turn  func(string) string
+}
+
+// turns are disguises of a text as long as itself. Each undoes itself.
+var turns = []func(string) string{reversed, rot13}
+
+func rot13(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		switch kindOf(c) {
+		case 'l':
+			b[i] = 'a' + (c-'a'+13)%26
+		case 'u':
+			b[i] = 'A' + (c-'A'+13)%26
+		}
+	}
+	return string(b)
+}
+
+// turned looks around a keyword that is turned round. It notes in seen up to where it has, by keyword.
+func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []span) {
+	if seen[n] >= end+maxSpread {
+		return nil
+	}
+	from, to := max(0, start-2*maxSpread), min(len(text), end+2*maxSpread)
+	m := r.rules.mirror[n]
+	plain := ""
+	for _, i := range m.rules {
+		if r.reach(i, joined) == nil {
+			continue
+		}
+		if plain == "" {
+			plain = m.turn(text[from:to])
+		}
+		for _, s := range r.match(plain, i, joined) {
+			if m.turn("ab") == "ba" {
+				s.start, s.end = len(plain)-s.end, len(plain)-s.start
+			}
+			spans = append(spans, span{s.rule, from + s.start, from + s.end})
+		}
+	}
+	if plain != "" {
+		seen[n] = to
+	}
+	return spans
+}

@@ -1,0 +1,162 @@
+package secrets
+
+import (
+	"math"
+	"slices"
+	"sort"
+)
+
+// view is a text made out of another one: decoded, joined, turned round.
+type view struct {
+	text  string
+	parts []part // in order of their starts
+	// loose says that things may stand side by side in it that do not belong together: only precise rules and known values are looked for.
+	loose bool
+	// joined says that each part has been seen by itself: what lies in one alone is nothing new.
+	joined bool
+}
+
+// part is a piece of a view: [start,end) of it stands for [from,to) of the text before. Where each byte stands for step bytes, a place inside is
+// known exactly; where step is 0, the piece is known as a whole only, because it was decoded.
+type part struct{ start, end, from, to, step int }
+
+// touched are the parts that a span has to do with.
+func (v *view) touched(s span) []part {
+	from := sort.Search(len(v.parts), func(i int) bool { return v.parts[i].end > s.start })
+	to := sort.Search(len(v.parts), func(i int) bool { return v.parts[i].start >= s.end })
+	return v.parts[min(from, to):to]
+}
+
+// fresh tells whether a span has to do with what the view has made; the rest was seen before.
+func (v *view) fresh(s span) bool {
+	parts := v.touched(s)
+	if v.joined {
+		return len(parts) > 1
+	}
+	for _, p := range parts {
+		if p.step != 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// back maps a span to the text before.
+func (v *view) back(s span) span {
+	from, to := math.MaxInt, 0
+	for _, p := range v.touched(s) {
+		a, b := p.from, p.to
+		if p.step > 0 {
+			a += p.step * max(0, s.start-p.start)
+			b = min(b, p.from+p.step*(s.end-p.start))
+		}
+		from, to = min(from, a), max(to, b)
+	}
+	return span{s.rule, min(from, to), to}
+}
+
+// weaver makes a view of pieces.
+type weaver struct {
+	source string
+	out    []byte
+	parts  []part
+}
+
+// copy takes over [from,to) of the source.
+func (w *weaver) copy(from, to int) {
+	if from < to {
+		w.add(w.source[from:to], from, to, 1)
+	}
+}
+
+// add puts text in the place of [from,to).
+func (w *weaver) add(text string, from, to, step int) {
+	start := len(w.out)
+	w.out = append(w.out, text...)
+	w.parts = append(w.parts, part{start, len(w.out), from, to, step})
+}
+
+// cut parts what comes from what was: no rule reaches over a NUL.
+func (w *weaver) cut() {
+	if len(w.out) > 0 {
+		w.out = append(w.out, 0)
+	}
+}
+
+func (w *weaver) view() view { return view{text: string(w.out), parts: w.parts} }
+
+// edit puts value in the place of [from,to) of a text.
+type edit struct {
+	from, to int
+	value    string
+}
+
+const (
+	// surroundings is how much of what stands around something decoded is looked at together with it, in bytes.
+	surroundings = 192
+	// maxRun is by how much that is extended so that no run of encoded characters is cut.
+	maxRun = 1 << 10
+)
+
+// sight is a text to make views of, and the view that it is itself: nil for one that somebody sent.
+type sight struct {
+	text string
+	is   *view
+}
+
+// fresh tells whether a place of the text, or what it stands beside, was made by the view. What was only copied into it has been undone already,
+// together with all that is near it; to undo it again, each time with something else left as it was, would never end.
+func (s sight) fresh(from, to int) bool {
+	return s.is == nil || s.is.fresh(span{start: from - 1, end: to + 1})
+}
+
+// weave makes a view of the text in which edits, which are in order, are carried out, as far as they are fresh. Only these and their surroundings
+// are in it. There is none without any.
+func (s sight) weave(edits []edit, loose bool) []view {
+	edits = slices.DeleteFunc(edits, func(e edit) bool { return !s.fresh(e.from, e.to) })
+	if len(edits) == 0 {
+		return nil
+	}
+	v := woven(s.text, edits)
+	v.loose = loose
+	return []view{v}
+}
+
+func woven(text string, edits []edit) view {
+	w := weaver{source: text}
+	done := -1
+	for i, e := range edits {
+		if e.from < done {
+			continue // overlaps the one before
+		}
+		if from := before(text, e.from, max(done, 0)); from > done {
+			w.cut()
+			done = from
+		}
+		w.copy(done, e.from)
+		w.add(e.value, e.from, e.to, 0)
+		end := after(text, e.to)
+		if i+1 < len(edits) {
+			end = min(end, max(e.to, edits[i+1].from))
+		}
+		w.copy(e.to, end)
+		done = end
+	}
+	return w.view()
+}
+
+// before is where the surroundings of a place begin, not before least.
+func before(text string, at, least int) int {
+	from := max(least, at-surroundings)
+	for least = max(least, from-maxRun); from > least && class[text[from-1]]&isB64 != 0; from-- {
+	}
+	return from
+}
+
+// after is where the surroundings of a place end.
+func after(text string, at int) int {
+	to := min(len(text), at+surroundings)
+	for most := min(len(text), to+maxRun); to < most && class[text[to]]&isB64 != 0; to++ {
+	}
+	return to
+}
