@@ -14,10 +14,10 @@ import (
 // the reason (docs/decisions/0013-constrained-authority.md).
 func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority) {
 	v := s.live.Load().rules.unvouched(a)
-	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.String(), Method: http.MethodConnect}); err != nil {
+	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.Shown(), Method: http.MethodConnect}); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
 	}
-	s.log.Info("refused", "host", a.String(), "method", http.MethodConnect, "rule", v.Rule, "why", v.Why)
+	s.log.Info("refused", "host", a.Shown(), "method", http.MethodConnect, "rule", v.Rule, "why", v.Why)
 	requests.Inc(v.Word(), class(http.StatusForbidden))
 	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v))
 }

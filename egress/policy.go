@@ -82,7 +82,7 @@ func (rs rules) name(i int) string { return "routes[" + strconv.Itoa(i) + "] " +
 
 // unnamed refuses a host that no route names.
 func (rs rules) unnamed(a policy.Authority) policy.Verdict {
-	why := "no route names " + a.String()
+	why := "no route names " + a.Shown()
 	if a.Host.Addr().IsValid() {
 		why += ", an address: a client that looks up names itself has to leave that to the proxy (as with socks5h)"
 	}

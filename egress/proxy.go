@@ -150,7 +150,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		return
 	}
 	if !v.Allow {
-		s.log.Info("refused", "host", authority.String(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
+		s.log.Info("refused", "host", authority.Shown(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
 		httpd.Forbid(w, bundle.Egress, v, p.ask.url(), askFor(v))
 		return
@@ -173,10 +173,16 @@ func askOf(r *http.Request, a policy.Authority, tls bool) ask {
 	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
 }
 
+// record writes a verdict down. That a name passes here says nothing of what
+// it carries: pipelock judges that, and writes the whole name.
 func (s *server) record(a ask, v policy.Verdict) error {
+	host := a.authority.Shown()
+	if v.Rule == learnRule {
+		host = a.authority.String() // a route is to be made of it
+	}
 	return s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
-		Host: a.authority.String(), Method: safeMethod(a.method), Path: audit.SafePath(a.path),
+		Host: host, Method: safeMethod(a.method), Path: audit.SafePath(a.path),
 	})
 }
 
@@ -324,7 +330,7 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
 		refuse(w, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
 	default:
-		p.s.log.Warn("upstream failed", "host", p.authority.String(), "error", p.live.redactor().text(err.Error()))
+		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.live.redactor().text(err.Error()))
 		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
 	}
 }
@@ -339,7 +345,7 @@ func (p *pass) Cut(err error) {
 
 // stopped writes down what was found in the middle of a request.
 func (s *server) stopped(p *pass, v policy.Verdict) {
-	s.log.Info("refused", "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
+	s.log.Info("refused", "host", p.authority.Shown(), "rule", v.Rule, "why", v.Why)
 	if err := s.record(p.ask, v); err != nil {
 		s.log.Error("the audit cannot be written", "error", err) // nothing more is let through
 	}

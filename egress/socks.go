@@ -193,7 +193,7 @@ func viaSocks(ctx context.Context) (policy.Authority, bool) {
 // what SOCKS was asked for.
 func (s *server) plain(w http.ResponseWriter, r *http.Request, a policy.Authority) {
 	if status, v := speaksOf(r, a); !v.Allow {
-		s.log.Info("refused behind SOCKS", "authority", a.String(), "why", v.Why)
+		s.log.Info("refused behind SOCKS", "authority", a.Shown(), "why", v.Why)
 		w.Header().Set("Connection", "close")
 		refuse(w, status, v.Rule, v.Why, "http://"+a.HostFor(80)+"/", httpd.AskOperator)
 		return

@@ -19,7 +19,7 @@ const leaveAsk = drain / 2
 // ask holds a request until a person has answered. Only a yes lets it pass.
 func (s *server) ask(ctx context.Context, p *pass, v policy.Verdict) policy.Verdict {
 	p.hide(v)
-	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.authority.HostFor(defaultPort(p.scheme)) + audit.SafePath(p.path)}
+	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path)}
 	asked, err := handoff.Propose(ctx, q)
 	if err != nil {
 		v.Why += "; nobody could be asked: " + err.Error()

@@ -45,7 +45,7 @@ func (r rules) decide(a policy.Authority, now time.Time) policy.Verdict {
 	if i := r.match(a, time.Time{}); i >= 0 {
 		return policy.Denied("allow", "the entry "+r.name(i)+" of the allowlist expired at "+r.allow[i].Expires.UTC().Format(time.RFC3339))
 	}
-	return policy.Denied("allow", "the allowlist does not have "+a.String())
+	return policy.Denied("allow", "the allowlist does not have "+a.Shown())
 }
 
 // match is the first entry that names the authority and is in force, -1 where

@@ -179,6 +179,10 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 // scan reads the request unless the host is one whose content is not read.
 func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	h := p.authority.Host
+	labels, pattern := s.rules.below(p.authority, time.Now())
+	if v := s.scanner.judgeName(r.Context(), p.authority, labels, pattern); !v.Allow {
+		return s.settleName(r, p, v)
+	}
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
@@ -213,6 +217,13 @@ func (s *server) head(r *http.Request, to handling) policy.Verdict {
 	return policy.Allowed("scan")
 }
 
+// settleName does about a name what is to be done: one that only looks as if it carried data
+// is refused whatever the action is.
+func (s *server) settleName(r *http.Request, p *pass, v policy.Verdict) policy.Verdict {
+	v, _ = s.handling(p, nil).settle(r.Context(), v, nil)
+	return v
+}
+
 // handling is what the scan is told about a request.
 func (s *server) handling(p *pass, injected []string) handling {
 	return handling{
@@ -230,7 +241,7 @@ func (s *server) recordAs(p *pass, word string, v policy.Verdict) error {
 	tally(word, v)
 	return s.audit.Record(audit.Entry{
 		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: p.proposal,
-		Host: p.authority.String(), Method: p.method, Path: audit.SafePath(p.path),
+		Host: p.shown(v), Method: p.method, Path: audit.SafePath(p.path),
 	})
 }
 
@@ -244,7 +255,7 @@ func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.V
 		s.unwritten(w, p, err)
 		return
 	}
-	s.log.Info("refused", "host", p.authority.String(), "method", p.method, "rule", v.Rule, "why", v.Why)
+	s.log.Info("refused", "host", p.shown(v), "method", p.method, "rule", v.Rule, "why", v.Why)
 	s.refuse(w, status, v, p.url())
 }
 
@@ -277,6 +288,7 @@ type pass struct {
 	hop          bool     // it came from egress
 	h2           bool     // the agent speaks HTTP/2
 	proposal     string   // the last that was made about it
+	hidden       bool     // the host's name may hold a secret
 }
 
 func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
@@ -286,6 +298,8 @@ func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pas
 // hide takes out of what is told and written down what a finding stands in.
 func (p *pass) hide(v policy.Verdict) {
 	switch {
+	case v.Rule == "host name", strings.HasPrefix(v.Why, "the host name "):
+		p.hidden = true
 	case !strings.HasPrefix(v.Rule, "secret: "):
 	case strings.HasPrefix(v.Why, "the path "), strings.HasPrefix(v.Why, "pieces "):
 		p.path = "/…"
@@ -294,8 +308,29 @@ func (p *pass) hide(v policy.Verdict) {
 	}
 }
 
+// shown is the host as it is told and written down.
+func (p *pass) shown(v policy.Verdict) string {
+	switch {
+	case p.hidden:
+		return hiddenName(p.authority.String())
+	case v.Allow:
+		return p.authority.String()
+	}
+	return p.authority.Shown()
+}
+
+// hiddenName is a name of which only the last two labels are left.
+func hiddenName(host string) string {
+	labels := strings.Split(host, ".")
+	return "….(" + strconv.Itoa(len(host)) + ")." + strings.Join(labels[max(0, len(labels)-2):], ".")
+}
+
 func (p *pass) url() string {
-	return p.scheme + "://" + p.authority.HostFor(defaultPort(p.scheme)) + p.path
+	host := p.authority.HostFor(defaultPort(p.scheme))
+	if p.hidden {
+		host = hiddenName(host)
+	}
+	return p.scheme + "://" + host + p.path
 }
 
 // outgoing aims the request at the origin that was judged.
@@ -346,7 +381,7 @@ func (s *server) report(p *pass, word string, v policy.Verdict) error {
 	if said == "" {
 		word, said = v.Word(), "refused"
 	}
-	s.log.Info(said, "host", p.authority.String(), "rule", v.Rule, "why", v.Why)
+	s.log.Info(said, "host", p.shown(v), "rule", v.Rule, "why", v.Why)
 	err := s.recordAs(p, word, v)
 	if err != nil {
 		s.log.Error("the audit cannot be written", "error", err)

@@ -55,6 +55,7 @@ type scanner struct {
 	parts  cleanSums // names of hosts, and fields
 	rows   cleanSums // what was read together
 	trails trails
+	names  names
 	action actions
 	chance chance
 	limit  int64

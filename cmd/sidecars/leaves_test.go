@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/base32"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -103,6 +105,14 @@ func TestWhatMustNotLeave(t *testing.T) {
 			t.Errorf("the second half: %d %s", status, body)
 		}
 	})
+	for name, label := range map[string]string{"hexadecimal": hex.EncodeToString([]byte(lab.Token()[:30])), "base32": strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(lab.Token()[:35])))} {
+		t.Run("a label in "+name, func(t *testing.T) {
+			secrets = append(secrets, label)
+			if status, body := b.get(b.url(label+".cdn.test", "/")); status != 403 || !strings.Contains(body, "name") || strings.Contains(body, label) {
+				t.Errorf("%d %s", status, body) // 502 would mean that it was looked up
+			}
+		})
+	}
 	b.stop(15)
 	kept := b.audits() + strings.Join(b.output.all, "\n")
 	for _, k := range secrets {

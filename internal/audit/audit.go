@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/internal/policy"
 )
 
 // maxField bounds one field, in bytes: longer ones are cut.
@@ -98,8 +100,12 @@ func (l *Log) Close() error {
 }
 
 // Record appends an entry; time, sequence, chain, daemon and pair are filled
-// in. When it returns nil the line has been handed to the system.
+// in, and a host that was refused is shortened where it may hold a secret. When it returns nil the line has been handed to the system.
 func (l *Log) Record(e Entry) error {
+	if e.Verdict == "deny" {
+		shown := policy.Shown(e.Host)
+		e.Why, e.Host = strings.ReplaceAll(e.Why, e.Host, shown), shown
+	}
 	e.Daemon, e.Pair, e.Time = l.daemon, l.pair, time.Now().UTC()
 	for _, field := range []*string{&e.Rule, &e.Why, &e.Host, &e.Method, &e.Path, &e.Repo, &e.Ref, &e.Proposal, &e.By} {
 		*field = cut(*field)

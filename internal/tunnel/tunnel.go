@@ -112,7 +112,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			defer r.Context().Value(key{}).(*conn).settle(r.Context())
 		}
 		if status, v := checkRequest(r, Authority(r.Context())); !v.Allow {
-			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).String(), "why", v.Why)
+			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).Shown(), "why", v.Why)
 			if r.ProtoMajor == 1 {
 				w.Header().Set("Connection", "close")
 			}
@@ -244,7 +244,7 @@ func (s *Server) unlike(c *conn, err error) {
 			why = "something that is not TLS"
 		}
 	}
-	s.log.Info("a tunnel was closed", "authority", c.authority.String(), "why", why)
+	s.log.Info("a tunnel was closed", "authority", c.authority.Shown(), "why", why)
 }
 
 func (s *Server) forget(c *conn) {
