@@ -2,6 +2,7 @@ package pipelock
 
 import (
 	"bytes"
+	"encoding/base64"
 	"hash/maphash"
 	"maps"
 	"net/http"
@@ -204,13 +205,18 @@ func (s *scanner) own(name string, value []byte, injected []string) ([]byte, boo
 }
 
 // without takes the value of a slot out of a text. What stood around it is
-// there twice then: apart, and as one.
+// there twice then: apart, and as one. A Basic pair (RFC 7617) is opened.
 func (s *scanner) without(text []byte, slot string) []byte {
 	d, known := s.known[bundle.DigestSlot(slot)]
 	if !known {
 		return text
 	}
 	parts := d.Split(text)
+	if scheme, pair, _ := bytes.Cut(text, []byte(" ")); len(parts) == 1 && bytes.EqualFold(scheme, []byte("Basic")) {
+		if plain, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(pair))); err == nil {
+			parts = d.Split(plain)
+		}
+	}
 	if len(parts) == 1 {
 		return text
 	}

@@ -45,7 +45,7 @@ func TestWhatMustNotLeave(t *testing.T) {
 		change  func(r *http.Request, k string)
 	}{
 		{"a segment of the path", "path", func(r *http.Request, k string) { r.URL.Path += "/" + k }},
-		{"two segments", "pieces", func(r *http.Request, k string) { r.URL.Path += "/" + k[:20] + "/" + k[20:] }},
+		{"two segments", "path", func(r *http.Request, k string) { r.URL.Path += "/" + k[:20] + "/" + k[20:] }},
 		{"a query", "query", func(r *http.Request, k string) { r.URL.RawQuery = "q=" + k }},
 		{"two parameters", "pieces", func(r *http.Request, k string) { r.URL.RawQuery = "a=" + k[:20] + "&b=" + k[20:] }},
 		{"a cookie", "cookie", func(r *http.Request, k string) { r.Header.Set("Cookie", "a="+k) }},

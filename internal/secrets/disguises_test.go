@@ -305,20 +305,34 @@ var around = []func(string) string{
 // alone are disguises that are recognised only where nothing stands before them.
 var alone = []string{"gzip", "zlib", "deflate", "br", "zstd", "base64 in gzip"}
 
+// fresh makes a token that is found when nothing hides it: of some the rules say that they are too regular.
+func fresh(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
+	t.Helper()
+	for range 100 {
+		value := shapes[rule](r)
+		if found, err := s.Scan(t.Context(), []byte(value)); err == nil && rules(found)[rule] {
+			return value
+		}
+	}
+	t.Fatalf("%s: no token is found", rule)
+	return ""
+}
+
 func TestDisguises(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 4})
 	r := rand.New(rand.NewPCG(39, 54))
 	missed := map[string]int{}
 	n := 0
 	for name, hide := range disguises() {
-		for rule, shape := range shapes {
+		for rule := range shapes {
 			for i, place := range around {
 				if i > 0 && slices.Contains(alone, name) {
 					continue
 				}
-				value := shape(r)
+				value := fresh(t, s, r, rule)
 				n++
-				found, err := newScanner(t, Options{ArchiveDepth: 4}).Scan(t.Context(), []byte(place(hide(value))))
-				if err != nil || !rules(found)[rule] && !rules(found)["anthropic-api-key"] {
+				found, err := s.Scan(t.Context(), []byte(place(hide(value))))
+				if err != nil || !rules(found)[rule] {
 					missed[name+" / "+rule]++
 					if err != nil {
 						t.Errorf("%s / %s: %v", name, rule, err)
@@ -360,12 +374,13 @@ func knowing(t testing.TB, value string) *Scanner {
 // TestPieces cuts values into what several fields, frames or requests may hold.
 func TestPieces(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 2))
-	for rule, shape := range shapes {
+	s := newScanner(t, Options{})
+	for rule := range shapes {
 		for range 20 {
-			value := shape(r)
+			value := fresh(t, s, r, rule)
 			at := 1 + r.IntN(len(value)-1)
 			pieces := [][]byte{[]byte("first"), []byte(value[:at]), []byte(value[at:]), []byte("last")}
-			if found, err := newScanner(t, Options{}).Pieces(t.Context(), pieces); err != nil || !rules(found)[rule] {
+			if found, err := s.Pieces(t.Context(), pieces); err != nil || !rules(found)[rule] {
 				t.Errorf("%s cut at %d: %v, %v", rule, at, found, err)
 			}
 		}
@@ -375,7 +390,7 @@ func TestPieces(t *testing.T) {
 		t.Errorf("a known value: %v, %v", found, err)
 	}
 	words := [][]byte{[]byte("api_key"), []byte("="), []byte(alnum(r, letters, 30))}
-	if found, err := newScanner(t, Options{}).Pieces(t.Context(), words); err != nil || len(found) > 0 {
+	if found, err := s.Pieces(t.Context(), words); err != nil || len(found) > 0 {
 		t.Errorf("what is only named a secret: %v, %v", found, err)
 	}
 }

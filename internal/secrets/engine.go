@@ -243,7 +243,9 @@ func (r *run) places(text string, how manner, spans *[]span) *places {
 				continue
 			}
 			if reach.excluded(text, start, end) {
-				*spans = append(*spans, r.spread(text, i, start, end)...)
+				if how != joined { // of what was joined, half a token and the words behind it could make one
+					*spans = append(*spans, r.spread(text, i, start, end)...)
+				}
 				continue
 			}
 			s, covered := reach.around(text, start, end)
