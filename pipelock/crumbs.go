@@ -1,6 +1,7 @@
 package pipelock
 
 import (
+	"bytes"
 	"context"
 	"hash/maphash"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"airlock/internal/policy"
+	"airlock/internal/secrets"
 )
 
 // A crumb is a short run of characters that looks drawn by chance, as a part
@@ -42,13 +44,14 @@ type trail struct {
 }
 
 type crumb struct {
-	text string
-	at   time.Time
+	text  string
+	opens bool // a secret may begin in it
+	at    time.Time
 }
 
-// follow adds what is new of some crumbs and returns it, with what the host had before, the
-// oldest first.
-func (t *trails) follow(h policy.Host, crumbs []string, now time.Time) (fresh, before []string) {
+// follow adds what is new of some crumbs and returns it, with what the host
+// had before, the oldest first.
+func (t *trails) follow(h policy.Host, crumbs []string, opens func(string) bool, now time.Time) (fresh, before []crumb) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	own := t.hosts[h]
@@ -58,13 +61,11 @@ func (t *trails) follow(h policy.Host, crumbs []string, now time.Time) (fresh, b
 		t.hosts[h] = own
 	}
 	own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return now.Sub(c.at) > keptFor })
-	for _, c := range own.crumbs {
-		before = append(before, c.text)
-	}
+	before = slices.Clone(own.crumbs)
 	for _, text := range crumbs {
 		if !slices.ContainsFunc(own.crumbs, func(c crumb) bool { return c.text == text }) {
-			fresh = append(fresh, text)
-			own.crumbs = append(own.crumbs, crumb{text, now})
+			c := crumb{text, opens(text), now}
+			fresh, own.crumbs = append(fresh, c), append(own.crumbs, c)
 		}
 	}
 	own.last = now
@@ -73,11 +74,11 @@ func (t *trails) follow(h policy.Host, crumbs []string, now time.Time) (fresh, b
 }
 
 // forget takes back what did not leave.
-func (t *trails) forget(h policy.Host, crumbs []string) {
+func (t *trails) forget(h policy.Host, crumbs []crumb) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if own := t.hosts[h]; own != nil {
-		own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return slices.Contains(crumbs, c.text) })
+		own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return slices.Contains(crumbs, c) })
 	}
 }
 
@@ -103,10 +104,10 @@ func (t *trails) makeRoom() {
 // begin to its end, each crumb that this host has not had before with the
 // others, and each crumb with each word of the same request.
 func (s *scanner) together(ctx context.Context, h policy.Host, rows ...[]string) policy.Verdict {
-	var m mosaic
+	p := puzzle{engine: s.engine, clean: &s.rows}
 	var crumbs, words []string
 	for _, row := range rows {
-		m.row(row, &s.rows)
+		p.row(row)
 		for _, text := range row {
 			eachRun(text, func(run string) {
 				if looksRandom(run) {
@@ -117,38 +118,146 @@ func (s *scanner) together(ctx context.Context, h policy.Host, rows ...[]string)
 			})
 		}
 	}
-	if len(crumbs) == 0 && m.size == 0 {
+	if len(crumbs) == 0 && len(p.sums) == 0 {
 		return policy.Allowed("scan")
 	}
-	fresh, before := s.trails.follow(h, crumbs, time.Now())
-	m.fresh(fresh, before)
-	m.words(crumbs, words, &s.rows)
-	v := s.lookTogether(ctx, &m)
+	fresh, before := s.trails.follow(h, crumbs, s.engine.Opens, time.Now())
+	p.fresh(fresh, before)
+	p.words(crumbs, words)
+	v := s.lookTogether(ctx, &p)
 	if !v.Allow {
 		s.trails.forget(h, fresh)
 		return v
 	}
-	s.rows.add(m.sums...)
+	s.rows.add(p.sums...)
 	return v
 }
 
-// lookTogether scans a mosaic.
-func (s *scanner) lookTogether(ctx context.Context, m *mosaic) policy.Verdict {
-	if m.size == 0 {
-		return policy.Allowed("scan")
-	}
+// lookTogether scans what was put together.
+func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
 	defer cancel()
-	found, err := s.engine.Pieces(ctx, m.pieces)
-	if err != nil {
-		return policy.Denied("scan", "the request could not be scanned: "+err.Error())
-	}
-	for _, f := range found {
-		if m.crosses(f.Start, f.End) {
-			return policy.Denied("secret: "+f.Rule, "pieces that go to one host hold together what looks like a secret ("+f.Rule+")")
+	found := p.known.crossing(s.engine.Known(bytes.Join(p.known.pieces, nil)))
+	if p.any.size > 0 {
+		more, err := s.engine.Pieces(ctx, p.any.pieces)
+		if err != nil {
+			return policy.Denied("scan", "the request could not be scanned: "+err.Error())
 		}
+		found = append(found, p.any.crossing(more)...)
+	}
+	if len(found) > 0 {
+		return policy.Denied("secret: "+found[0].Rule, "pieces that go to one host hold together what looks like a secret ("+found[0].Rule+")")
 	}
 	return policy.Allowed("scan")
+}
+
+// puzzle is what pieces make in the orders that are tried: in the one mosaic what only
+// known values are looked for in, in the other what may be a secret of any rule.
+type puzzle struct {
+	engine     *secrets.Scanner
+	clean      *cleanSums
+	known, any mosaic
+	sums       []uint64 // of what is in it and was not clean before
+}
+
+// add puts pieces behind each other; opens tells that a secret may begin in
+// the first one.
+func (p *puzzle) add(opens bool, pieces ...string) {
+	if opens {
+		p.any.join(pieces...)
+	}
+	if p.engine.HasKnown() {
+		p.known.join(pieces...)
+	}
+}
+
+// row adds a row that was not clean before: from its begin to its end, and
+// the other way round.
+func (p *puzzle) row(row []string) {
+	row = slices.DeleteFunc(slices.Clone(row), isNumber)
+	total, sum := 0, uint64(len(row))
+	for _, text := range row {
+		total += len(text)
+		sum = sum*prime + maphash.String(seed, text)
+	}
+	if len(row) < 2 || total < minSecret || p.full(2*total) || p.clean.has(sum) {
+		return
+	}
+	p.sums = append(p.sums, sum)
+	p.add(p.engine.Opens(strings.Join(row, "")), row...)
+	slices.Reverse(row)
+	p.add(p.engine.Opens(strings.Join(row, "")), row...)
+}
+
+func (p *puzzle) full(more int) bool {
+	return p.any.size+more > maxTogether || p.known.size+more > maxTogether
+}
+
+// minSecret is shorter than every secret that a precise rule knows.
+const minSecret = 16
+
+// fresh adds each new crumb with each other one, in both orders, and with the
+// last ones as three and four.
+func (p *puzzle) fresh(fresh, before []crumb) {
+	for i, a := range fresh {
+		others := append(slices.Clone(before), fresh[:i]...)
+		for _, b := range others {
+			if p.full(0) {
+				return
+			}
+			p.add(a.opens, a.text, b.text)
+			p.add(b.opens, b.text, a.text)
+		}
+		for n := 2; n <= 3 && n <= len(others); n++ {
+			row := append(slices.Clone(others[len(others)-n:]), a)
+			p.add(row[0].opens, texts(row)...)
+			slices.Reverse(row)
+			p.add(row[0].opens, texts(row)...)
+		}
+	}
+}
+
+func texts(crumbs []crumb) (all []string) {
+	for _, c := range crumbs {
+		all = append(all, c.text)
+	}
+	return all
+}
+
+// words adds each crumb with each word, where they were not clean before.
+func (p *puzzle) words(crumbs, words []string) {
+	opens := p.opener()
+	for _, b := range words {
+		if isNumber(b) {
+			continue
+		}
+		own := maphash.String(seed, b)
+		for _, a := range crumbs {
+			sum := own*prime + maphash.String(seed, a)
+			if len(a)+len(b) < minSecret || p.clean.has(sum) {
+				continue
+			}
+			if p.full(0) {
+				return
+			}
+			p.add(opens(a), a, b)
+			p.add(opens(b), b, a)
+			p.sums = append(p.sums, sum)
+		}
+	}
+}
+
+// opener remembers what it was asked.
+func (p *puzzle) opener() func(string) bool {
+	known := map[string]bool{}
+	return func(text string) bool {
+		opens, ok := known[text]
+		if !ok {
+			opens = p.engine.Opens(text)
+			known[text] = opens
+		}
+		return opens
+	}
 }
 
 // mosaic is a text of pieces, with the places where they meet.
@@ -156,7 +265,6 @@ type mosaic struct {
 	pieces [][]byte
 	size   int
 	seams  []int
-	sums   []uint64 // of what is in it
 }
 
 var newline = []byte{'\n'}
@@ -172,75 +280,9 @@ func (m *mosaic) join(pieces ...string) {
 	m.pieces, m.size = append(m.pieces, newline), m.size+1
 }
 
-// row adds a row that was not clean before: from its begin to its end, and
-// the other way round.
-func (m *mosaic) row(row []string, clean *cleanSums) {
-	row = slices.DeleteFunc(slices.Clone(row), isNumber)
-	total, sum := 0, uint64(len(row))
-	for _, text := range row {
-		total += len(text)
-		sum = sum*prime + maphash.String(seed, text)
-	}
-	if len(row) < 2 || total < minSecret || m.size+2*total > maxTogether || clean.has(sum) {
-		return
-	}
-	m.sums = append(m.sums, sum)
-	m.join(row...)
-	back := slices.Clone(row)
-	slices.Reverse(back)
-	m.join(back...)
-	// What follows must not hide where a secret ends.
-	for i := range row {
-		for n := 2; n <= 3 && i+n <= len(row); n++ {
-			part := row[i : i+n]
-			if slices.ContainsFunc(part, looksRandom) && m.size+total <= maxTogether {
-				m.join(part...)
-			}
-		}
-	}
-}
-
-// minSecret is shorter than every secret that a precise rule knows.
-const minSecret = 16
-
-// fresh adds each new crumb with each other one, in both orders, and with the
-// last ones as three and four.
-func (m *mosaic) fresh(fresh, before []string) {
-	for i, a := range fresh {
-		others := append(slices.Clone(before), fresh[:i]...)
-		for _, b := range others {
-			if m.size > maxTogether {
-				return
-			}
-			m.join(a, b)
-			m.join(b, a)
-		}
-		for n := 2; n <= 3 && n <= len(others); n++ {
-			row := append(slices.Clone(others[len(others)-n:]), a)
-			m.join(row...)
-			slices.Reverse(row)
-			m.join(row...)
-		}
-	}
-}
-
-// words adds each crumb with each word, where they were not clean before.
-func (m *mosaic) words(crumbs, words []string, clean *cleanSums) {
-	for _, b := range words {
-		own := maphash.String(seed, b)
-		for _, a := range crumbs {
-			sum := own*prime + maphash.String(seed, a)
-			if len(a)+len(b) < minSecret || clean.has(sum) {
-				continue
-			}
-			if m.size > maxTogether {
-				return
-			}
-			m.join(a, b)
-			m.join(b, a)
-			m.sums = append(m.sums, sum)
-		}
-	}
+// crossing are the findings that no piece holds alone.
+func (m *mosaic) crossing(found []secrets.Finding) []secrets.Finding {
+	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !m.crosses(f.Start, f.End) })
 }
 
 // crosses tells whether a finding has enough of two pieces.
@@ -278,16 +320,21 @@ var crumbClass = func() (t [256]byte) {
 	return t
 }()
 
+// minHex is the shortest run of hexadecimal digits that is a crumb: text in
+// hexadecimal is mostly digits.
+const minHex = 16
+
 // looksRandom tells whether a run changes between lower case, upper case and
-// digits as words do not. A UUID is none: with its hyphens it is no part of
+// digits as words do not, or is hexadecimal. A UUID is none: with its hyphens it is no part of
 // anything.
 func looksRandom(run string) bool {
 	if len(run) < minCrumb || len(run) > maxCrumb || isUUID(run) {
 		return false
 	}
-	changes, last := 0, byte(0)
+	changes, last, inHex := 0, byte(0), len(run) >= minHex
 	for i := range len(run) {
 		c := crumbClass[run[i]]
+		inHex = inHex && isHexDigit(run[i])
 		if c == 4 || c == 0 {
 			continue
 		}
@@ -296,7 +343,7 @@ func looksRandom(run string) bool {
 		}
 		last = c
 	}
-	return changes*6 >= len(run)
+	return inHex || changes*6 >= len(run)
 }
 
 // isNumber tells whether a value is one that each request has another of: a

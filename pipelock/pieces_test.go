@@ -19,6 +19,7 @@ import (
 	"airlock/internal/inflate"
 	"airlock/internal/lab"
 	"airlock/internal/policy"
+	"airlock/internal/secrets"
 )
 
 func host(t testing.TB, name string) policy.Host {
@@ -146,6 +147,8 @@ func TestPiecesOfSeveralRequests(t *testing.T) {
 	}
 }
 
+func never(string) bool { return false }
+
 // TestTrailsAreBounded in hosts, in what is kept of each, and in time.
 func TestTrailsAreBounded(t *testing.T) {
 	var trails trails
@@ -155,7 +158,7 @@ func TestTrailsAreBounded(t *testing.T) {
 		for j := range 100 {
 			all = append(all, fmt.Sprintf("a1B2c3D4%dx%d", i, j))
 		}
-		trails.follow(host(t, fmt.Sprintf("h%d.test", i)), all, now.Add(time.Duration(i)))
+		trails.follow(host(t, fmt.Sprintf("h%d.test", i)), all, never, now.Add(time.Duration(i)))
 	}
 	if len(trails.hosts) != crumbHosts {
 		t.Errorf("%d hosts", len(trails.hosts))
@@ -166,7 +169,7 @@ func TestTrailsAreBounded(t *testing.T) {
 		}
 	}
 	last := host(t, fmt.Sprintf("h%d.test", 2*crumbHosts-1))
-	if _, before := trails.follow(last, nil, now.Add(keptFor+time.Minute)); len(before) != 0 {
+	if _, before := trails.follow(last, nil, never, now.Add(keptFor+time.Minute)); len(before) != 0 {
 		t.Errorf("%d crumbs are left", len(before))
 	}
 }
@@ -313,6 +316,39 @@ func TestPiecesInFrames(t *testing.T) {
 			_, err := in.Feed(f)
 			if last := i == len(flow)-1; (err != nil) != last {
 				t.Errorf("%s, frame %d: %v", name, i, err)
+			}
+		}
+	}
+}
+
+// TestPiecesInOtherForms: halves in base64 and in hexadecimal, and halves of a
+// known value, of which no rule knows anything.
+func TestPiecesInOtherForms(t *testing.T) {
+	value := base64.RawURLEncoding.EncodeToString(random(18))
+	d, err := secrets.NewDigest(value, "0123456789abcdef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newScanner(parse(t, "version: 1\nallow: []\nsecrets: {values: [EGRESS_DIGEST_0]}\n"), "", func(string) string { return d })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, spell := range []func(string) string{
+		func(k string) string { return base64.StdEncoding.EncodeToString([]byte(k)) },
+		func(k string) string { return base64.RawURLEncoding.EncodeToString([]byte("my " + k)) },
+		func(k string) string { return fmt.Sprintf("%x", k) },
+		func(string) string { return value },
+		func(string) string { return fmt.Sprintf("%x", value) },
+	} {
+		for i := range 2 {
+			text := spell(lab.Token())
+			halves := []string{text[:len(text)/2], text[len(text)/2:]}
+			h := host(t, fmt.Sprintf("h%d-%d.ok.test", n, i))
+			for at, half := range []int{i, 1 - i} {
+				v := s.head(withField("X-Part", halves[half]), handling{host: h})
+				if v.Allow != (at == 0) {
+					t.Errorf("form %d, half %d: %+v", n, half, v)
+				}
 			}
 		}
 	}

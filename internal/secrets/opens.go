@@ -1,0 +1,131 @@
+package secrets
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"sync"
+)
+
+const (
+	// minBeginning is how much of a keyword must stand at the end of a piece for the rest to be awaited, in bytes.
+	minBeginning = 3
+	// minWrapped is the shortest piece that is tried as base64 or hexadecimal, in bytes.
+	minWrapped = 8
+)
+
+// Opens tells whether a secret that a rule knows may begin in a piece of which the rest follows: one of the rules' keywords stands in it or
+// begins at its end, as it is or in base64 or hexadecimal. It is much faster than a scan.
+func (s *Scanner) Opens(piece string) bool {
+	rules, err := s.rules()
+	if err != nil {
+		return true // the scan says why
+	}
+	if s.opensPlain(rules, piece) {
+		return true
+	}
+	if len(piece) < minWrapped {
+		return false
+	}
+	for shift := range 2 {
+		rest := piece[shift:]
+		if plain, err := hex.DecodeString(rest[:len(rest)&^1]); err == nil && s.opensPlain(rules, string(plain)) {
+			return true
+		}
+	}
+	standard := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(piece, "="))
+	for shift := range 4 {
+		rest := standard[shift:]
+		if len(rest)%4 == 1 {
+			rest = rest[:len(rest)-1]
+		}
+		if plain, err := base64.RawStdEncoding.DecodeString(rest); err == nil && s.opensPlain(rules, string(plain)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Scanner) opensPlain(rules *ruleset, piece string) bool {
+	if rules.words.in(piece) || slices.ContainsFunc(rules.always, func(i int) bool { return !rules.rules[i].pathOnly && !rules.rules[i].pathed }) {
+		return true
+	}
+	openings := rules.openings()
+	for n := minBeginning; n <= min(len(piece), maxBeginning); n++ {
+		if _, ok := openings[strings.ToLower(piece[len(piece)-n:])]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// openings are the beginnings of keywords, by the rules that they belong to.
+var openings sync.Map
+
+func (rs *ruleset) openings() map[string]struct{} {
+	if all, ok := openings.Load(rs); ok {
+		return all.(map[string]struct{})
+	}
+	all, _ := openings.LoadOrStore(rs, openingsOf(rs.words.folded))
+	return all.(map[string]struct{})
+}
+
+// maxBeginning bounds how much of a keyword is remembered.
+const maxBeginning = 12
+
+// openingsOf are the beginnings of keywords.
+func openingsOf(keywords []string) map[string]struct{} {
+	all := map[string]struct{}{}
+	for _, k := range keywords {
+		k = strings.ToLower(k)
+		for n := minBeginning; n < min(len(k), maxBeginning+1); n++ {
+			all[k[:n]] = struct{}{}
+		}
+	}
+	return all
+}
+
+// Known returns the lines of data in which known values stand: as they are, or in a line that is base64 or hexadecimal from its begin on. It
+// looks for nothing else.
+func (s *Scanner) Known(data []byte) (found []Finding) {
+	if !s.HasKnown() {
+		return nil
+	}
+	start := 0
+	for line := range bytes.Lines(data) {
+		for _, text := range append(plainForms(line), line) {
+			for _, at := range s.known.findAll(string(text)) {
+				end := start + len(line)
+				if &text[0] == &line[0] { // as it is
+					found = append(found, Finding{Rule: at.rule, Start: start + at.start, End: start + at.end})
+				} else {
+					found = append(found, Finding{Rule: at.rule, Start: start, End: end})
+				}
+			}
+		}
+		start += len(line)
+	}
+	return found
+}
+
+// plainForms are what a line may mean.
+func plainForms(line []byte) (all [][]byte) {
+	text := string(bytes.TrimRight(line, "=\n"))
+	if plain, err := hex.DecodeString(text[:len(text)&^1]); err == nil && len(plain) >= MinLength {
+		return [][]byte{plain}
+	}
+	if len(text)%4 == 1 {
+		text = text[:len(text)-1]
+	}
+	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		if plain, err := alphabet.DecodeString(text); err == nil && len(plain) >= MinLength {
+			return [][]byte{plain}
+		}
+	}
+	return nil
+}
+
+// HasKnown tells whether there are known values.
+func (s *Scanner) HasKnown() bool { return len(s.known.passes) > 0 }
