@@ -86,6 +86,7 @@ type ManifestPipelock struct {
 	// ClientCertificates are bundle.ClientCertificate with files of the host.
 	ClientCertificates []bundle.ClientCertificate `yaml:"client_certificates,omitempty"`
 	Secrets            ManifestSecrets            `yaml:"secrets,omitempty"`
+	Answers            *bundle.AnswerScan         `yaml:"answers,omitempty"`
 	Limits             bundle.PipelockLimits      `yaml:"limits,omitempty"`
 }
 

@@ -130,7 +130,7 @@ func (l *layout) slot(prefix string, ref reference) string {
 func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.PipelockFile {
 	p := m.Pipelock
 	f := bundle.PipelockFile{
-		Version: 1, Allow: []bundle.Allowed{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits,
+		Version: 1, Allow: []bundle.Allowed{}, Hosts: p.Hosts, Addresses: p.Addresses, Limits: p.Limits, Answers: p.Answers,
 		Secrets: bundle.SecretScan{Action: p.Secrets.Action, Hosts: p.Secrets.Hosts, Wait: p.Secrets.Wait, Entropy: p.Secrets.Entropy, Passthrough: p.Secrets.Passthrough},
 	}
 	for _, r := range egress.Routes {

@@ -11,9 +11,10 @@ import (
 
 // What pipelock counts.
 var (
-	requests = metrics.NewCounter("airlock_pipelock_requests_total", "Requests by verdict; one that is stopped after it began counts under both.", "verdict")
-	findings = metrics.NewCounter("airlock_pipelock_findings_total", "Secrets that were found, by the family of the rule.", "rule")
-	traffic  = metrics.NewCounter("airlock_pipelock_bytes_total", "Bytes to and from origins, TLS among them.", "direction")
+	requests  = metrics.NewCounter("airlock_pipelock_requests_total", "Requests by verdict; one that is stopped after it began counts under both.", "verdict")
+	findings  = metrics.NewCounter("airlock_pipelock_findings_total", "Secrets that were found, by the family of the rule.", "rule")
+	orderings = metrics.NewCounter("airlock_pipelock_orders_total", "Answers with text that is meant for an agent, by the rule.", "rule")
+	traffic   = metrics.NewCounter("airlock_pipelock_bytes_total", "Bytes to and from origins, TLS among them.", "direction")
 )
 
 // tally counts a verdict.

@@ -82,7 +82,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.listen(ctx, group, file, s); err != nil {
 		return err
 	}
-	metrics.Expose(requests, findings, traffic)
+	metrics.Expose(requests, findings, orderings, traffic)
 	handoff.Ready(digest)
 	c.Log.Info("pipelock is ready", "allow", len(file.Allow))
 	if c.Ready != nil {
@@ -123,6 +123,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	handoff.Answer(handoff.TopicExplain, r.explain)
 	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
 	s.budget = newBudget(file.Limits)
+	s.answers = newAnswers(file.Answers)
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)
 	s.askWait = file.Secrets.Wait.Or(defaultAsk)
 	return s, book, nil

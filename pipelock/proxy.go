@@ -32,6 +32,7 @@ type server struct {
 	rules   rules
 	scanner *scanner
 	budget  *budget
+	answers answers
 	idle    time.Duration // of a connection between requests
 	origins *origins
 	askWait time.Duration   // for the answer to an ask
@@ -340,6 +341,9 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 	out.Host = p.authority.HostFor(defaultPort(p.scheme))
 	out.Header.Del(httpd.HeaderInjected)
 	out.Header.Del(httpd.HeaderProto)
+	if p.s.answers.read(p.authority.Host) {
+		out.Header.Set("Accept-Encoding", "identity")
+	}
 	out.Header.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
 	return out
 }
@@ -354,7 +358,7 @@ func (p *pass) Answer(res *http.Response) error {
 		res.Header.Set(httpd.HeaderProto, "h1")
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		return nil
+		return p.watch(res)
 	}
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {

@@ -27,6 +27,7 @@ type PipelockFile struct {
 	// ClientCertificates prove to origins that want it who is there (mutual TLS).
 	ClientCertificates []ClientCertificate `yaml:"client_certificates,omitempty"`
 	Secrets            SecretScan          `yaml:"secrets,omitempty"`
+	Answers            *AnswerScan         `yaml:"answers,omitempty"` // nil: answers are not looked at
 	Limits             PipelockLimits      `yaml:"limits,omitempty"`
 
 	Lines []int `yaml:"-"` // where each entry of allow stands in the file that was read
@@ -101,6 +102,20 @@ func (s SecretScan) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// AnswerScan says what is done about answers with text that gives an agent
+// orders, or that a person does not see.
+type AnswerScan struct {
+	Action string           `yaml:"action,omitempty"`    // warn (default), block
+	Skip   []policy.Pattern `yaml:"skip,omitempty,flow"` // hosts whose answers are not looked at
+}
+
+func (a *AnswerScan) validate() error {
+	if a != nil && a.Action != "" && a.Action != "warn" && a.Action != "block" {
+		return config.At("answers.action", "%q: warn or block was wanted", a.Action)
+	}
+	return nil
 }
 
 // PipelockLimits are budgets; zero means the default in the comment.
@@ -178,7 +193,7 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At(fmt.Sprintf("secrets.values[%d]", i), "%q: a name like EGRESS_DIGEST_0 was wanted, never a value", "…"))
 		}
 	}
-	errs = append(errs, f.Limits.validate())
+	errs = append(errs, f.Limits.validate(), f.Answers.validate())
 	return errors.Join(errs...)
 }
 
