@@ -367,6 +367,7 @@ func (p *pass) Answer(res *http.Response) error {
 	told := func(v policy.Verdict) { _ = p.s.report(p, "", v) } // what it is about is closed anyway
 	limits := p.s.budget.of(p.authority.Host)
 	conn = newIdleConn(conn, limits.idle)
+	origin := conn
 	if limits.perHour > 0 {
 		conn = &countedConn{conn, p.s.budget, p.authority.Host, told}
 	}
@@ -374,7 +375,8 @@ func (p *pass) Answer(res *http.Response) error {
 		res.Body = conn
 		return nil
 	}
-	res.Body = websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil)))
+	inspected := websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil)))
+	res.Body = newClosingConn(inspected, origin, told)
 	return nil
 }
 
