@@ -136,6 +136,9 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	if v.Allow && scheme != "http" && scheme != "https" {
 		v = policy.Denied("authority", "a scheme that is not http or https")
 	}
+	if up := r.Header.Get("Upgrade"); v.Allow && up != "" && !strings.EqualFold(up, "websocket") && s.rules.reads(authority.Host) {
+		v = policy.Denied("upgrade", "only an upgrade to websocket can be read, and so passed")
+	}
 	if !v.Allow {
 		s.deny(w, p, v)
 		return
@@ -158,6 +161,10 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 			s.denyWith(w, http.StatusServiceUnavailable, p, scan)
 			return
 		}
+		if scan.Rule == malformedRule {
+			s.denyWith(w, http.StatusBadRequest, p, scan)
+			return
+		}
 		s.deny(w, p, scan)
 		return
 	}
@@ -177,6 +184,9 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	forward.Send(s.origins.via(p), w, out, p)
 }
 
+// malformedRule is the rule of what is no request.
+const malformedRule = "http"
+
 // scan reads the request unless the host is one whose content is not read.
 func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	h := p.authority.Host
@@ -193,6 +203,10 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	v, err := s.scanner.body(r, s.handling(p, p.injected))
 	if errors.Is(err, errBusy) {
 		return busy()
+	}
+	var malformed *http1.Violation
+	if errors.As(err, &malformed) {
+		return policy.Denied(malformedRule, "in the body: "+malformed.Why)
 	}
 	if err != nil {
 		return policy.Denied("scan", "the body could not be read")
@@ -439,7 +453,7 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
-		p.s.refuse(w, http.StatusBadRequest, policy.Denied("http", "in the body: "+malformed.Why), p.url())
+		p.s.refuse(w, http.StatusBadRequest, policy.Denied(malformedRule, "in the body: "+malformed.Why), p.url())
 	default:
 		p.s.log.Warn("origin failed", "host", p.authority.String(), "error", err)
 		p.s.refuse(w, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())

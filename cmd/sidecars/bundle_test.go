@@ -42,7 +42,8 @@ type running struct {
 	dirs   bundle.Dirs
 	origin *lab.Origin
 	pairCA *x509.CertPool
-	egress string
+	egress string // where the agent's proxy is
+	door   string // whose port that is, in tests of both
 	lock   string
 	mcp    string
 	attr   *syscall.SysProcAttr
@@ -213,6 +214,29 @@ func (b *running) client(proxy string) *http.Client {
 	tr := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: b.pairCA}}
 	b.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// atBothDoors runs a test on egress's port and on pipelock's own: they have the
+// same rules for what is no request, and for what does not fit its tunnel.
+func (b *running) atBothDoors(f func(t *testing.T, b *running)) {
+	for _, door := range []string{bundle.Egress, bundle.Pipelock} {
+		b.t.Run("at "+door, func(t *testing.T) {
+			at := *b
+			at.t, at.door = t, door
+			if door == bundle.Pipelock {
+				at.egress = b.lock
+			}
+			f(t, &at)
+		})
+	}
+}
+
+// deniedPath is one that the door refuses.
+func (b *running) deniedPath() string {
+	if b.door == bundle.Pipelock {
+		return "/v1/" + lab.Token()
+	}
+	return "/admin"
 }
 
 func (b *running) url(host, path string) string {

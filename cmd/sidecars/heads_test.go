@@ -7,13 +7,17 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"airlock/internal/bundle"
 )
 
 // TestHeads has messages that parsers read differently, through the whole
 // chain: on the port itself, and inside a tunnel.
-func TestHeads(t *testing.T) {
-	b := start(t, nil)
+func TestHeads(t *testing.T) { start(t, nil).atBothDoors(heads) }
+
+func heads(t *testing.T, b *running) {
 	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
+	onThePort := map[string]string{bundle.Egress: "http://_egress.local/", bundle.Pipelock: "http://" + ok + "/v1/x"}[b.door]
 	chunked := "Transfer-Encoding: chunked\r\n\r\n"
 	for _, c := range []struct {
 		name, rest string // behind the Host field
@@ -59,8 +63,11 @@ func TestHeads(t *testing.T) {
 				must(t, err)
 				return conn
 			}},
-			{"on the port", "POST http://_egress.local/ HTTP/1.1\r\n", b.dial},
+			{"on the port", "POST " + onThePort + " HTTP/1.1\r\n", b.dial},
 		} {
+			if way.name == "on the port" && b.door == bundle.Pipelock && c.want == "200" {
+				continue // it would go on to the origin, which speaks no plain HTTP
+			}
 			if way.name == "on the port" && strings.HasPrefix(c.rest, chunked) && !strings.HasPrefix(c.rest, chunked+"0\r\n") {
 				continue // answered before its body is looked at
 			}
