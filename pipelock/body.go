@@ -314,6 +314,11 @@ func (b *scannedBody) end() error {
 			}
 		}
 	}
+	if len(trailer) > 0 {
+		if v := b.settle(b.scanner.together(b.ctx, b.to.host, slices.Concat(slices.Collect(maps.Values(trailer))...))); !v.Allow {
+			return &refusedError{v: v}
+		}
+	}
 	return io.EOF
 }
 

@@ -21,9 +21,10 @@ type frames struct {
 	scanner    *scanner
 	ctx        context.Context
 	to         handling
-	data, ctrl []byte   // the end of what went before, of each kind
-	all        []byte   // and of both
-	granted    []string // rules that a person let pass
+	data, ctrl []byte // the end of what went before, of each kind
+	all        []byte // and of both
+	passed     bool   // something was found in the frame at hand, and passes
+	asked      int
 }
 
 // shortFrame is up to which length what a frame says is read together with
@@ -38,6 +39,10 @@ func (f *frames) inspect(frame websocket.Frame) error {
 	v := f.read(frame.Payload, *kind)
 	if !v.Allow {
 		return f.refuse(v)
+	}
+	if f.passed { // it would be found again in front of the next one
+		f.passed, f.data, f.ctrl, f.all = false, nil, nil, nil
+		return nil
 	}
 	*kind = tailOf(append(*kind, frame.Payload...))
 	f.all = tailOf(append(f.all, frame.Payload...))
@@ -79,9 +84,16 @@ func (f *frames) behind(payload, before []byte) policy.Verdict {
 	return v
 }
 
-// settle is for what cannot be overwritten.
+// settle is for what cannot be overwritten. Who lets a frame pass has not seen
+// the next one.
 func (f *frames) settle(v policy.Verdict) policy.Verdict {
-	v, f.granted = f.to.settle(f.ctx, v, f.granted)
+	if f.passed {
+		return policy.Allowed("scan") // this one has been settled
+	}
+	v, _ = f.to.settle(f.ctx, v, make([]string, f.asked))
+	if f.passed = v.Allow; f.to.action == actionAsk && v.Allow {
+		f.asked++
+	}
 	return v
 }
 

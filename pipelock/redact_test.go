@@ -1,6 +1,7 @@
 package pipelock
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -188,4 +189,27 @@ secrets:
 func copyAll(to *strings.Builder, r *http.Request) (int64, error) {
 	defer r.Body.Close()
 	return io.Copy(to, r.Body)
+}
+
+// TestAskAboutFrames: who lets one pass has not seen the next, which is not
+// blamed for it either.
+func TestAskAboutFrames(t *testing.T) {
+	s := testScanner(t, "")
+	asked := 0
+	in := s.frames(t.Context(), handling{host: host(t, "a.ok.test"), action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+		asked++
+		return policy.Allowed("proposal")
+	}})
+	frame := func(payload string) []byte { return append([]byte{0x81, byte(len(payload))}, payload...) }
+	k := lab.Token()
+	for i, c := range []struct {
+		text  string
+		asked int
+		want  bool
+	}{{"hello", 0, true}, {k, 1, true}, {"hello", 1, true}, {k, 2, true}, {k, 3, true}, {"hello", 3, true}, {k, 3, false}} {
+		_, err := in.Feed(frame(c.text))
+		if (err == nil) != c.want || asked != c.asked {
+			t.Errorf("frame %d: %v, asked %d times", i, err, asked)
+		}
+	}
 }

@@ -255,17 +255,11 @@ func hash(line []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// maxSegment is the length up to which a segment of a path is written as it
-// is, in bytes. Longer ones are where tokens and identifiers stand.
-const maxSegment = 32
-
 // SafePath shortens the segments of a path that could hold a secret.
 func SafePath(path string) string {
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
-		if len(s) > maxSegment {
-			segments[i] = fmt.Sprintf("%.4s…(%d)", s, len(s))
-		}
+		segments[i] = policy.ShownSegment(s)
 	}
 	return strings.Join(segments, "/")
 }

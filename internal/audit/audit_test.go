@@ -141,7 +141,8 @@ func TestLongFieldsAreCut(t *testing.T) {
 }
 
 func TestSafePath(t *testing.T) {
-	for in, want := range map[string]string{"/v1/x": "/v1/x", "/a/" + strings.Repeat("s", 40) + "/b": "/a/ssss…(40)/b", "": ""} {
+	for in, want := range map[string]string{"/v1/x": "/v1/x", "/a/" + strings.Repeat("s", 40) + "/b": "/a/ssss…(40)/b", "": "", "/550e8400-e29b-41d4-a716-446655440000": "/550e8400-e29b-41d4-a716-446655440000",
+		"/getUserProfileInformation/20261121T194158Z": "/getUserProfileInformation/20261121T194158Z", "/a1B2c3D4e5F6g7H8i9J0/x": "/a1B2…(20)/x"} {
 		if got := SafePath(in); got != want {
 			t.Errorf("SafePath(%q) = %q", in, got)
 		}

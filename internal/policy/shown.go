@@ -39,6 +39,39 @@ func mixed(label string) bool {
 	return n > 0 && changes*5 >= n
 }
 
+// ShownSegment is a segment of a path as it may be written down: one that is
+// long, or looks drawn by chance, may hold a secret.
+func ShownSegment(s string) string {
+	if len(s) > 32 && !uuidLike(s) || len(s) >= 20 && !uuidLike(s) && drawn(s) {
+		return fmt.Sprintf("%.4s…(%d)", s, len(s))
+	}
+	return s
+}
+
+// drawn tells whether digits, small letters and capitals take turns as they do not in
+// words.
+func drawn(s string) bool {
+	changes, digits, last := 0, false, byte(0)
+	for i := range len(s) {
+		var c byte
+		switch b := s[i]; {
+		case b >= '0' && b <= '9':
+			c, digits = 'd', true
+		case b >= 'a' && b <= 'z':
+			c = 'l'
+		case b >= 'A' && b <= 'Z':
+			c = 'u'
+		default:
+			continue
+		}
+		if last != 0 && c != last {
+			changes++
+		}
+		last = c
+	}
+	return digits && changes*4 >= len(s)
+}
+
 // uuidLike tells whether a label is in the groups of a UUID.
 func uuidLike(label string) bool {
 	groups := strings.Split(label, "-")
