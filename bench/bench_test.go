@@ -36,6 +36,7 @@ type rig struct {
 	ctl    *control.Client
 	proxy  string
 	ready  time.Duration
+	env    []string        // more of the supervisor's
 	peers  map[bool]string // addresses, with HTTP/2 and without
 }
 
@@ -91,6 +92,15 @@ func origin(w http.ResponseWriter, r *http.Request) {
 	case "/v1/large":
 		w.Header().Set("Content-Length", strconv.Itoa(large))
 		_, _ = w.Write(largeReply)
+	case "/v1/bytes":
+		size, err := strconv.Atoi(r.URL.RawQuery)
+		if err != nil || size > large {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Content-Length", r.URL.RawQuery)
+		_, _ = w.Write(largeReply[:size])
 	case "/v1/events":
 		w.Header().Set("Content-Type", "text/event-stream")
 		for range 25 {
@@ -106,7 +116,7 @@ func origin(w http.ResponseWriter, r *http.Request) {
 func (r *rig) start() {
 	r.b.Helper()
 	r.cmd = exec.Command(sidecars, "supervisor")
-	r.cmd.Env = append(r.dirs.Env(), "EGRESS_TOKEN_0=bench-"+lab.Token()[4:])
+	r.cmd.Env = append(append(r.dirs.Env(), "EGRESS_TOKEN_0=bench-"+lab.Token()[4:]), r.env...)
 	out, err := os.Create(filepath.Join(r.dirs.Etc, "log"))
 	check(r.b, err)
 	r.cmd.Stdout, r.cmd.Stderr = out, out
@@ -155,6 +165,9 @@ func (r *rig) client(way string, h2 bool) *http.Client {
 		}
 		u, err := url.Parse("http://" + proxy)
 		check(r.b, err)
+		if way == alone {
+			u = r.pipelockPort()
+		}
 		tr.Proxy = http.ProxyURL(u)
 	}
 	r.b.Cleanup(tr.CloseIdleConnections)

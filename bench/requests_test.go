@@ -10,7 +10,8 @@ import (
 )
 
 // load sends b.N requests from a number of workers and reports how many a
-// second there were, and the median time of one in microseconds.
+// second there were, and the median time of one and that of the slowest
+// hundredth in microseconds.
 func load(b *testing.B, workers int, send func() error) {
 	b.Helper()
 	jobs := make(chan struct{})
@@ -36,6 +37,7 @@ func load(b *testing.B, workers int, send func() error) {
 	slices.Sort(all)
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
 	b.ReportMetric(float64(all[len(all)/2].Nanoseconds())/1e3, "median-µs")
+	b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds())/1e3, "p99-µs")
 	b.ReportMetric(0, "ns/op")
 }
 
