@@ -11,9 +11,12 @@ import (
 	"airlock/internal/policy"
 )
 
+// pipelockFile is one that says nothing.
+func pipelockFile() bundle.PipelockFile { return bundle.PipelockFile{Version: 1} }
+
 func benchScanner(b *testing.B) *scanner {
 	b.Helper()
-	s, err := newScanner(bundle.PipelockFile{Version: 1}, "", func(string) string { return "" })
+	s, err := newScanner(pipelockFile(), "", func(string) string { return "" })
 	if err != nil {
 		b.Fatal(err)
 	}

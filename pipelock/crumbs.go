@@ -264,7 +264,8 @@ func (p *puzzle) opener() func(string) bool {
 type mosaic struct {
 	pieces [][]byte
 	size   int
-	seams  []int
+	seams  []int // within a word
+	starts []int // of pieces
 }
 
 var newline = []byte{'\n'}
@@ -275,14 +276,20 @@ func (m *mosaic) join(pieces ...string) {
 		if i > 0 {
 			m.seams = append(m.seams, m.size)
 		}
+		m.starts = append(m.starts, m.size)
 		m.pieces, m.size = append(m.pieces, []byte(p)), m.size+len(p)
 	}
 	m.pieces, m.size = append(m.pieces, newline), m.size+1
 }
 
-// crossing are the findings that no piece holds alone.
+// crossing are the findings that no piece holds alone, and that are hardly
+// there by chance.
 func (m *mosaic) crossing(found []secrets.Finding) []secrets.Finding {
-	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !m.crosses(f.Start, f.End) })
+	if len(found) == 0 {
+		return nil
+	}
+	text := bytes.Join(m.pieces, nil)
+	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !m.crosses(f.Start, f.End) || !m.begins(text, f) })
 }
 
 // crosses tells whether a finding has enough of two pieces.
@@ -290,6 +297,38 @@ func (m *mosaic) crosses(start, end int) bool {
 	i := sort.SearchInts(m.seams, start+minPiece)
 	return i < len(m.seams) && m.seams[i] <= end-minPiece
 }
+
+// border tells whether a piece begins or ends there.
+func (m *mosaic) border(text []byte, at int) bool {
+	_, begins := slices.BinarySearch(m.starts, at)
+	return begins || at >= len(text) || text[at] == '\n' || at > 0 && text[at-1] == '\n'
+}
+
+// begins tells whether a finding stands as a token that was cut does: with a
+// mark near its begin, as most have, or from the begin of a piece to the end of one; and with
+// enough of the first piece, unless all are short.
+func (m *mosaic) begins(text []byte, f secrets.Finding) bool {
+	if !bytes.ContainsAny(text[f.Start:min(f.End, f.Start+marked)], "_-.") && !(m.border(text, f.Start) && m.border(text, f.End)) {
+		return false
+	}
+	i, _ := slices.BinarySearch(m.starts, f.Start+1)
+	first, longest, from := 0, 0, f.Start
+	for ; from < f.End; i++ {
+		to := f.End
+		if i < len(m.starts) {
+			to = min(to, m.starts[i])
+		}
+		if first == 0 {
+			first = to - from
+		}
+		longest, from = max(longest, to-from), to
+	}
+	return first >= minPiece || longest <= minPiece+1
+}
+
+// marked is how near to its begin a token has what is neither a letter nor a digit,
+// if it has.
+const marked = 8
 
 // eachRun calls f for each run of characters of which tokens are made.
 func eachRun(text string, f func(string)) {
