@@ -86,6 +86,30 @@ pipelock:
 	}
 }
 
+// TestScanOfTheManifest: what a person chooses reaches pipelock.
+func TestScanOfTheManifest(t *testing.T) {
+	var m Manifest
+	if err := config.Decode("airlock.yaml", []byte(`version: 1
+name: demo
+agent: {command: [bash]}
+pipelock:
+  secrets:
+    action: ask
+    wait: 90s
+    rules: rules.toml
+    entropy: {bits: 4.5, length: 32}
+    hosts: {"*.pkgs.example": {action: redact}}
+`), &m); err != nil {
+		t.Fatal(err)
+	}
+	l := newLayout()
+	lock := l.pipelock(&m, l.egress(&m))
+	s := lock.Secrets
+	if err := lock.Validate(); err != nil || s.Action != "ask" || s.Wait.Or(0) != 90*time.Second || s.Entropy.Length != 32 || len(s.Hosts) != 1 || l.copies[strings.TrimPrefix(s.Rules, "/etc/airlock/")] != (reference{"file", "rules.toml"}) {
+		t.Errorf("%+v, %v, %v", s, l.copies, err)
+	}
+}
+
 const full = `version: 1
 name: demo
 agent:

@@ -29,6 +29,11 @@ func (r rules) explain(q policy.Question) policy.Explanation {
 		x.NearestAt = r.at(x.Nearest)
 		return x
 	}
+	labels, _ := r.below(t.Authority, time.Now())
+	if why := dataIn(labels); why != "" {
+		x.Allow, x.Rule, x.Why, x.At, x.Line = false, ruleName, why, "", strconv.Quote(lineFor(t))
+		return x
+	}
 	addr, known := r.hosts[t.Authority.Host]
 	if !known {
 		addr = t.Authority.Host.Addr()

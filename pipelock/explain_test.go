@@ -20,8 +20,9 @@ func TestExplain(t *testing.T) {
 		"https://pinned.cdn.test":     {Allow: true, Rule: "allow[1] *.cdn.test", At: "pipelock.yaml:4"},
 		"https://inside.cdn.test": {Rule: "address", Why: "inside.cdn.test leads to: 10.0.0.1 is in a special range (private 10.0.0.0/8)",
 			Line: "addresses: {allow: [10.0.0.1/32]}"},
-		"https://[::ffff:7f00:1]/": {Rule: "allow", Why: "the allowlist does not have 127.0.0.1:443", Line: `"127.0.0.1"`},
-		"ftp://api.ok.test/":       {Rule: "authority", Why: "an absolute URL like https://api.example.com/v1/items is needed"},
+		"https://[::ffff:7f00:1]/":                             {Rule: "allow", Why: "the allowlist does not have 127.0.0.1:443", Line: `"127.0.0.1"`},
+		"https://6d79206b65792069732030313233343536.cdn.test/": {Rule: "host name", Why: "the name holds text in hexadecimal, base32 or base36", Line: `"6d79206b65792069732030313233343536.cdn.test"`},
+		"ftp://api.ok.test/":                                   {Rule: "authority", Why: "an absolute URL like https://api.example.com/v1/items is needed"},
 	} {
 		want.Daemon = bundle.Pipelock
 		if got := r.explain(policy.Question{Method: "GET", URL: url}); got != want {

@@ -80,18 +80,31 @@ func (s *scanner) judgeName(ctx context.Context, a policy.Authority, labels []st
 	if !v.Allow {
 		return v
 	}
-	why := carriesData(labels)
+	why := dataIn(labels)
 	if why == "" && randomIn(labels) >= manyRandom && !s.names.take(pattern, time.Now()) {
 		why = "so many new names under " + pattern + " look drawn by chance that they may carry data"
 	}
 	if why != "" {
-		return policy.Denied("host name", why+"; a name that is in the allowlist itself passes")
+		return policy.Denied(ruleName, why+"; a name that is in the allowlist itself passes")
 	}
 	s.names.clean.add(sum)
 	return v
 }
 
-// carriesData says why labels are no ordinary ones, or nothing.
+// ruleName is the rule of a name that carries data.
+const ruleName = "host name"
+
+// dataIn says why labels are no ordinary ones, or nothing.
+func dataIn(labels []string) string {
+	for _, text := range wordsOf(labels) {
+		if slices.ContainsFunc(decodings(text), isText) {
+			return "the name holds text in hexadecimal, base32 or base36"
+		}
+	}
+	return carriesData(labels)
+}
+
+// carriesData judges labels by what they look like.
 func carriesData(labels []string) string {
 	if n := len(strings.Join(labels, ".")); n > longestBelow {
 		return "the name below the wildcard is too long for an ordinary one"
@@ -183,10 +196,22 @@ var alphabets = []*base32.Encoding{
 	base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding),
 }
 
-// decodedName refuses labels that are text in another alphabet: each of
-// them, and all of them as one in both directions.
+// decodedName looks for secrets in what labels mean in another alphabet.
 func (s *scanner) decodedName(ctx context.Context, labels []string) policy.Verdict {
-	strip := strings.NewReplacer("-", "", "_", "", ".", "")
+	for _, text := range wordsOf(labels) {
+		for _, plain := range decodings(text) {
+			if v := s.look(ctx, "host name", plain); !v.Allow {
+				return v
+			}
+		}
+	}
+	return policy.Allowed("scan")
+}
+
+// wordsOf are the labels without hyphens: each of them, and all of them as one in both
+// directions.
+func wordsOf(labels []string) []string {
+	strip := strings.NewReplacer("-", "", "_", "")
 	back := slices.Clone(labels)
 	slices.Reverse(back)
 	texts := []string{strip.Replace(strings.Join(labels, "")), strip.Replace(strings.Join(back, ""))}
@@ -194,17 +219,7 @@ func (s *scanner) decodedName(ctx context.Context, labels []string) policy.Verdi
 		texts = append(texts, strip.Replace(l))
 	}
 	slices.Sort(texts)
-	for _, text := range slices.Compact(texts) {
-		for _, plain := range decodings(text) {
-			if isText(plain) {
-				return policy.Denied("host name", "the name holds text in hexadecimal, base32 or base36; a name that is in the allowlist itself passes")
-			}
-			if v := s.look(ctx, "host name", plain); !v.Allow {
-				return v
-			}
-		}
-	}
-	return policy.Allowed("scan")
+	return slices.Compact(texts)
 }
 
 // decodings are what a label may mean. What does not belong to an encoding

@@ -313,7 +313,7 @@ func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pas
 // hide takes out of what is told and written down what a finding stands in.
 func (p *pass) hide(v policy.Verdict) {
 	switch {
-	case v.Rule == "host name", strings.HasPrefix(v.Why, "the host name "):
+	case v.Rule == ruleName, strings.HasPrefix(v.Why, "the host name "):
 		p.hidden = true
 	case !strings.HasPrefix(v.Rule, "secret: "):
 	case strings.HasPrefix(v.Why, "the path "), strings.HasPrefix(v.Why, "pieces "):

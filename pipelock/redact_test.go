@@ -213,3 +213,30 @@ func TestAskAboutFrames(t *testing.T) {
 		}
 	}
 }
+
+// TestMemoryWhileAsking: what a body holds is held while a person thinks, and given
+// back whatever the answer is.
+func TestMemoryWhileAsking(t *testing.T) {
+	s := testScanner(t, "")
+	text := strings.Repeat("a b ", wholeBody/8) + lab.Token()
+	for _, answer := range []policy.Verdict{policy.Allowed("proposal"), policy.Denied("secret: x", "no")} {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(text))
+		held := false
+		v, err := s.body(r, handling{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+			if held = !s.memory.windows.free.TryAcquire(s.memory.windows.size); !held {
+				s.memory.windows.free.Release(s.memory.windows.size)
+			}
+			return answer
+		}})
+		if err != nil || v.Allow != answer.Allow || !held {
+			t.Errorf("%+v, %v, held: %v", v, err, held)
+		}
+		if v.Allow {
+			var got strings.Builder
+			if _, err := copyAll(&got, r); err != nil || got.String() != text {
+				t.Errorf("%d bytes, %v", got.Len(), err)
+			}
+		}
+		s.memory.idle(t)
+	}
+}
