@@ -41,7 +41,7 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 			return err
 		}
 		for _, part := range [][]byte{[]byte(name), inner} {
-			spans, err := r.scan(part, depth-1, asWritten)
+			spans, err := r.scan(part, depth-1)
 			if err != nil {
 				return err
 			}
@@ -68,6 +68,7 @@ func (r *run) inflate(body io.Reader) ([]byte, error) {
 		return nil, ErrTooLarge
 	}
 	r.budget -= int64(len(inner))
+	r.unfold += maxUnfold * len(inner)
 	return inner, r.ctx.Err()
 }
 

@@ -305,12 +305,12 @@ var around = []func(string) string{
 // alone are disguises that are recognised only where nothing stands before them.
 var alone = []string{"gzip", "zlib", "deflate", "br", "zstd", "base64 in gzip"}
 
-// fresh makes a token that is found when nothing hides it: of some the rules say that they are too regular.
+// fresh makes a token that is found when nothing hides it, and that does not look like words by chance: a few of them do.
 func fresh(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
 	t.Helper()
 	for range 100 {
 		value := shapes[rule](r)
-		if found, err := s.Scan(t.Context(), []byte(value)); err == nil && rules(found)[rule] {
+		if found, err := s.Scan(t.Context(), []byte(value)); err == nil && rules(found)[rule] && dense(value) {
 			return value
 		}
 	}
@@ -379,7 +379,7 @@ func TestPieces(t *testing.T) {
 		for range 20 {
 			value := fresh(t, s, r, rule)
 			at := 1 + r.IntN(len(value)-1)
-			pieces := [][]byte{[]byte("first"), []byte(value[:at]), []byte(value[at:]), []byte("last")}
+			pieces := [][]byte{[]byte("first"), []byte(value[:at]), []byte(value[at:]), []byte(" last")}
 			if found, err := s.Pieces(t.Context(), pieces); err != nil || !rules(found)[rule] {
 				t.Errorf("%s cut at %d: %v, %v", rule, at, found, err)
 			}

@@ -19,11 +19,13 @@ const (
 	longest = 8 << 10
 	// maxReach bounds how far from a keyword an expression without end looks.
 	maxReach = 32 << 10
+	// minWord is the shortest keyword that says something in a text that was joined.
+	minWord = 3
 	// decodeDepth is how many encodings laid over each other are undone.
 	decodeDepth = 8
 	// maxUnfold bounds what all that is made of a text may come to, as a multiple of its length; a short text has more, leastUnfold bytes.
-	maxUnfold   = 24
-	leastUnfold = 256 << 10
+	maxUnfold   = 40
+	leastUnfold = 1 << 20
 )
 
 // run is one Scan.
@@ -41,10 +43,8 @@ type run struct {
 }
 
 // scan looks at data and at what it holds as an archive.
-func (r *run) scan(data []byte, archives int, how manner) ([]span, error) {
-	text := string(data)
-	r.unfold += max(leastUnfold, maxUnfold*len(text))
-	spans, err := r.look(sight{text: text}, decodeDepth, archives, how)
+func (r *run) scan(data []byte, archives int) ([]span, error) {
+	spans, err := r.look(sight{text: string(data)}, decodeDepth, archives, asWritten)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ const (
 // look runs the rules over a text, then over all that can be made of it.
 func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	text := s.text
-	spans, err := r.pass(text, how)
+	spans, err := r.pass(s, how)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,8 @@ func runOnly(text string) bool {
 }
 
 // pass looks for known values, and for rules near their keywords.
-func (r *run) pass(text string, how manner) ([]span, error) {
+func (r *run) pass(in sight, how manner) ([]span, error) {
+	text := in.text
 	spans := r.scanner.known.findAll(text)
 	places := r.places(text, how, &spans)
 	defer places.release()
@@ -185,9 +186,7 @@ func (r *run) pass(text string, how manner) ([]span, error) {
 			if err := r.ctx.Err(); err != nil {
 				return nil, err
 			}
-			for _, s := range r.match(text[w.start:w.end], i, how) {
-				spans = append(spans, span{s.rule, s.start + w.start, s.end + w.start})
-			}
+			spans = append(spans, r.match(in, w, i, how)...)
 		}
 	}
 	return spans, r.ctx.Err()
@@ -239,6 +238,9 @@ func (r *run) places(text string, how manner, spans *[]span) *places {
 		}
 		for _, i := range r.rules.byWord[word] {
 			reach := r.reach(i, how)
+			if how == joined && end-start < minWord {
+				continue
+			}
 			if reach == nil || end+reach.bounded <= p.covered[i] {
 				continue
 			}
@@ -287,19 +289,33 @@ func join(all []stretch, next stretch) []stretch {
 }
 
 // match runs one rule and drops what its entropy or allowlists excuse.
-func (r *run) match(text string, i int, how manner) []span {
+func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	rule := r.rules.rules[i].body()
 	var spans []span
+	add := func(s span) {
+		s.start, s.end = s.start+w.start, s.end+w.start
+		spans = append(spans, s)
+	}
 	if how != joined {
-		spans = r.matches(spans, rule.regex, text, i, false)
+		for _, s := range r.matches(rule.regex, in.text[w.start:w.end], i, false) {
+			add(s)
+		}
 	}
 	if how != asWritten && rule.loose != nil {
-		spans = r.matches(spans, rule.loose.made().regex, text, i, true)
+		made := rule.loose.made()
+		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, true) {
+			if at := s.start + w.start; !made.likely || !isWord(in.text, at-1) || in.starts(at) {
+				add(s)
+			}
+		}
 	}
 	return spans
 }
 
-func (r *run) matches(spans []span, expression *regexp.Regexp, text string, i int, loose bool) []span {
+// isWord tells whether a place has what \b takes for a part of a word.
+func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
+
+func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool) (spans []span) {
 	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
 	for _, at := range expression.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)

@@ -31,11 +31,7 @@ func fold(s sight) []view {
 	text := s.text
 	var edits []edit
 	valid, mark := 0, 0 // where the stretch of valid UTF-8 begins, and its edits
-	for at := 0; at < len(text); {
-		if text[at] < utf8.RuneSelf {
-			at++
-			continue
-		}
+	for at := ascii(text); at < len(text); at += ascii(text[at:]) {
 		c, n := utf8.DecodeRuneInString(text[at:])
 		if c == utf8.RuneError {
 			if at-valid < minText { // chance, in something binary
@@ -48,6 +44,17 @@ func fold(s sight) []view {
 		at += n
 	}
 	return s.weave(edits, true)
+}
+
+// ascii is how many bytes of ASCII a text begins with.
+func ascii(text string) (n int) {
+	for n+8 <= len(text) && word(text[n:n+8])&0x8080808080808080 == 0 {
+		n += 8
+	}
+	for n < len(text) && text[n] < utf8.RuneSelf {
+		n++
+	}
+	return n
 }
 
 // drawn is what stands for a character, if there is something.
@@ -111,17 +118,25 @@ func unspace(s sight) []view {
 
 // recurring finds the distance at which the byte at sep comes back. It is not ok when nothing comes of it.
 func recurring(text string, sep, least int) (e edit, ok bool) {
-	period := 1 + strings.IndexByte(text[sep+1:min(len(text), sep+1+maxPeriod)], text[sep])
-	if period == 0 {
-		from := max(least, sep-maxPeriod)
-		if i := strings.LastIndexByte(text[from:sep], text[sep]); i >= 0 {
-			period = sep - from - i
+	c := text[sep]
+	for period := 2; period <= maxPeriod && sep+period < len(text); period++ {
+		if text[sep+period] != c {
+			continue
+		}
+		if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
+			return periodic(text, sep, period, least)
+		}
+		break
+	}
+	for period := 2; period <= maxPeriod && sep-2*period >= least; period++ {
+		if text[sep-period] == c {
+			if text[sep-2*period] == c {
+				return periodic(text, sep, period, least)
+			}
+			break
 		}
 	}
-	if period < 2 || period > maxPeriod {
-		return e, false
-	}
-	return periodic(text, sep, period, least)
+	return edit{}, false
 }
 
 // separates tells whether a byte is none that tokens are mostly made of.

@@ -12,15 +12,20 @@ const (
 	maxNames = 256
 )
 
-// rejoin puts together what stands in pieces: the strings of JSON and of source code, in order and by key, and the values of a query.
+// rejoin puts together what stands in pieces: the strings of JSON and of source code, in order and by key, and the values of a query. What was put
+// together is not taken apart again.
 func rejoin(s sight) (views []view) {
+	if s.is != nil && s.is.loose {
+		return nil
+	}
 	for _, pieces := range [][]piece{quoted(s.text), pairs(s.text)} {
 		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.fresh(p.from, p.to) }) {
 			continue
 		}
-		v := glue(s.text, pieces)
-		v.loose, v.joined = true, true
-		views = append(views, v)
+		if v := glue(s.text, pieces); len(v.parts) > 0 {
+			v.loose, v.joined = true, true
+			views = append(views, v)
+		}
 	}
 	return views
 }
@@ -43,16 +48,19 @@ func quoted(text string) (all []piece) {
 			return all
 		}
 		p := piece{at, end, key}
-		rest := text[end+1:]
-		next := strings.IndexByte(rest, '"')
-		if i := strings.IndexFunc(rest[:max(0, min(next, 64))], func(c rune) bool { return c > ' ' }); i >= 0 && rest[i] == ':' {
+		next := end + 1
+		for next < len(text) && text[next] <= ' ' {
+			next++
+		}
+		if next < len(text) && text[next] == ':' {
 			key, p.key = text[at:end], asKey
 		}
 		all = append(all, p)
-		if next < 0 {
+		i := strings.IndexByte(text[end+1:], '"')
+		if i < 0 {
 			return all
 		}
-		at = end + 1 + next + 1
+		at = end + 1 + i + 1
 	}
 	return all
 }
@@ -76,78 +84,126 @@ func closing(text string, at int) int {
 	}
 }
 
-// maxPair is how far from its beginning, or else from its end, the equals sign of a parameter is looked for, in bytes.
-const maxPair = 1 << 12
+// maxName is the longest name of a parameter, in bytes.
+const maxName = 64
 
-// pairs lists the values of a query or a form, and of cookies.
+// pairs lists the values of a query or a form, or of cookies. Other text may stand before the first and behind the last.
 func pairs(text string) (all []piece) {
-	if strings.IndexByte(text, '=') < 0 {
-		return nil
-	}
 	sep := byte('&')
 	if strings.IndexByte(text, sep) < 0 {
 		sep = ';'
 	}
-	at := 0
-	for at < len(text) {
+	for at := 0; at < len(text); {
 		end := len(text)
 		if i := strings.IndexByte(text[at:], sep); i >= 0 {
 			end = at + i
 		}
-		i := strings.IndexByte(text[at:min(end, at+maxPair)], '=')
-		if i < 0 && end-at > maxPair { // other text before the first
-			at = end - maxPair
-			i = strings.IndexByte(text[at:end], '=')
-		}
-		if i >= 0 {
-			all = append(all, piece{at + i + 1, end, strings.TrimSpace(text[at : at+i])})
+		if from, name := parameter(text[at:end], at == 0); name != "" {
+			all = append(all, piece{at + from, end, name})
 		}
 		at = end + 1
 	}
 	return all
 }
 
+// parameter is where the value of a parameter begins, and its name.
+func parameter(text string, first bool) (from int, name string) {
+	i := strings.IndexByte(text[:min(len(text), maxName)], '=')
+	if first {
+		i = strings.LastIndexByte(text, '=')
+		text = text[:max(0, i)]
+		from = max(0, i-maxName)
+	}
+	if i < 0 {
+		return 0, ""
+	}
+	name = text[from:i]
+	if at := strings.LastIndexAny(name, " \t\r\n\"'(?"); at >= 0 {
+		if !first && strings.TrimLeft(name[:at+1], " ") != "" {
+			return 0, ""
+		}
+		name = name[at+1:]
+	}
+	return i + 1, name
+}
+
 // glue makes the view of pieces: values in order, keys in order, the values under each key.
 func glue(text string, pieces []piece) view {
 	w := weaver{source: text}
+	var values, keys []piece
 	by := map[string][]piece{}
 	var names []string
-	for _, keys := range []bool{false, true} {
-		w.cut()
-		for _, p := range pieces {
-			if (p.key == asKey) == keys {
-				w.ends(p)
-			}
-			if !keys && p.key != asKey && p.key != "" && (by[p.key] != nil || len(by) < maxNames) {
-				if by[p.key] == nil {
-					names = append(names, p.key)
-				}
-				by[p.key] = append(by[p.key], p)
-			}
-		}
-	}
-	for _, name := range names {
-		if len(by[name]) < 2 || len(names) == 1 {
+	for _, p := range pieces {
+		if p.key == asKey {
+			keys = append(keys, p)
 			continue
 		}
-		w.cut()
-		for _, p := range by[name] {
-			w.ends(p)
+		values = append(values, p)
+		if p.key == "" || by[p.key] == nil && len(names) == maxNames {
+			continue
+		}
+		if by[p.key] == nil {
+			names = append(names, p.key)
+		}
+		by[p.key] = append(by[p.key], p)
+	}
+	w.chains(values)
+	w.chains(keys)
+	for _, name := range names {
+		if len(by[name]) < len(values) {
+			w.chains(by[name])
 		}
 	}
 	return w.view()
 }
 
-// ends takes over a piece, of a long one only what may go on in its neighbours.
-func (w *weaver) ends(p piece) {
-	if p.to-p.from <= 2*maxPiece {
-		w.copy(p.from, p.to)
-		return
+// chains joins pieces as far as a token may go on from one to the next: one that is in the middle has nothing else in it.
+func (w *weaver) chains(pieces []piece) {
+	var chain []part // of the source; their ends are not known yet
+	length := 0
+	flush := func() {
+		if len(chain) > 1 && length >= minRun {
+			w.cut()
+			for _, p := range chain {
+				w.copy(p.from, p.to)
+			}
+		}
+		chain, length = chain[:0], 0
 	}
-	w.copy(p.from, p.from+maxPiece)
-	w.cut()
-	w.copy(p.to-maxPiece, p.to)
+	for _, p := range pieces {
+		text := w.source[p.from:p.to]
+		head := 0
+		for head < min(len(text), maxPiece) && inToken[text[head]] {
+			head++
+		}
+		if head == 0 {
+			flush()
+		} else if chain = append(chain, part{from: p.from, to: p.from + head}); head < len(text) {
+			length += head
+			flush()
+		} else {
+			length += head
+			continue // it goes on
+		}
+		tail := len(text)
+		for tail > max(head, len(text)-maxPiece) && inToken[text[tail-1]] {
+			tail--
+		}
+		if tail < len(text) {
+			chain = append(chain, part{from: p.from + tail, to: p.to})
+			length += len(text) - tail
+		}
+	}
+	flush()
 }
+
+// inToken are the bytes of which tokens, and encodings of them, are made.
+var inToken = func() (t [256]bool) {
+	for c := range 256 {
+		t[c] = class[c]&isB64 != 0 || c == '=' || c == '.' || c == '~' || c == '%' || c == '\\' || c >= 0x80
+	}
+	return t
+}()
 
 // minLine is the shortest line, and minTail the shortest last one, of a text that was wrapped.
 const (
@@ -156,35 +212,51 @@ const (
 )
 
 // unfold joins the lines of something that was wrapped: of equal length, without a space in them. Other text may stand before the first one and
-// behind the last.
+// behind the last, if the lines are base64 or the like.
 func unfold(s sight) (views []view) {
-	text := s.text
 	for _, sep := range []string{"\n", `\n`} {
-		var edits []edit
-		var before stretch // what the line before ends with, if that may go on
-		for from := 0; from <= len(text); {
-			end := len(text)
-			if i := strings.Index(text[from:], sep); i >= 0 {
-				end = from + i
-			}
-			head, tail := lineEnds(text, from, end)
-			n := before.end - before.start
-			if whole := head == tail; n >= minLine && (n >= minRun || whole) && head.end > head.start && head.end-head.start <= n {
-				edits = append(edits, edit{from: before.end, to: head.start})
-				if head.end-head.start < n && whole { // the last one
-					tail = stretch{}
-				}
-			}
-			before = tail
-			from = end + len(sep)
-		}
-		views = append(views, s.weave(edits, false)...)
+		views = append(views, s.weave(unfolded(s.text, sep), false)...)
 	}
 	return views
 }
 
-// lineEnds are the runs with which a line begins and ends, without what indents it. They are one where nothing else is in it.
-func lineEnds(text string, from, end int) (head, tail stretch) {
+func unfolded(text, sep string) (edits []edit) {
+	var before stretch // what the line before ends with, if that may go on
+	for from := 0; from <= len(text); {
+		end := len(text)
+		if i := strings.Index(text[from:], sep); i >= 0 {
+			end = from + i
+		} else if from == 0 {
+			return nil
+		}
+		line := trimmed(text, from, end)
+		head := line
+		if !solid(text, line) {
+			head.end = line.start
+			for n := before.end - before.start; n > 0 && head.end < line.end && head.end-head.start <= n && class[text[head.end]]&isB64 != 0; {
+				head.end++
+			}
+		}
+		n := before.end - before.start
+		joined := n >= minLine && head.end > head.start && head.end-head.start <= n && (n >= minRun || head == line)
+		if joined {
+			edits = append(edits, edit{from: before.end, to: head.start})
+		}
+		switch {
+		case head == line && joined && line.end-line.start < n: // the last one
+			before = stretch{}
+		case head == line:
+			before = line
+		default:
+			before = tailRun(text, line)
+		}
+		from = end + len(sep)
+	}
+	return edits
+}
+
+// trimmed is a line without what indents it and ends it.
+func trimmed(text string, from, end int) stretch {
 	for end > from && (text[end-1] == '\r' || text[end-1] == ' ') {
 		end--
 	}
@@ -194,15 +266,28 @@ func lineEnds(text string, from, end int) (head, tail stretch) {
 	for from < end && (text[from] == ' ' || text[from] == '\t' || text[from] == '>') {
 		from++
 	}
-	head, tail = stretch{from, from}, stretch{end, end}
-	for head.end < min(end, from+maxLine) && unquoted(text[head.end]) {
-		head.end++
-	}
-	for tail.start > max(from, end-maxLine) && unquoted(text[tail.start-1]) {
-		tail.start--
-	}
-	return head, tail
+	return stretch{from, end}
 }
 
-// unquoted tells whether a byte may be a part of something that was wrapped.
-func unquoted(c byte) bool { return class[c]&isGraph != 0 && c != '"' && c != '\'' && c != '`' }
+// solid tells whether a line is one run.
+func solid(text string, line stretch) bool {
+	n := line.end - line.start
+	if n == 0 || n > maxLine || strings.IndexByte(text[line.start:line.end], ' ') >= 0 {
+		return false
+	}
+	for i := line.start; i < line.end; i++ {
+		if class[text[i]]&isGraph == 0 || text[i] == '"' || text[i] == '\'' || text[i] == '`' {
+			return false
+		}
+	}
+	return true
+}
+
+// tailRun is the run of base64 with which a line ends.
+func tailRun(text string, line stretch) stretch {
+	at := line.end
+	for at > max(line.start, line.end-maxLine) && class[text[at-1]]&isB64 != 0 {
+		at--
+	}
+	return stretch{at, line.end}
+}

@@ -20,6 +20,8 @@ type loose struct {
 type looseBody struct {
 	reach *reach
 	regex *regexp.Regexp
+	// likely says that any long run of base64 may have a match somewhere: it counts where something may begin.
+	likely bool
 }
 
 const (
@@ -38,23 +40,32 @@ func (b *body) loosen(expression string, keywords []string) *loose {
 	if b.head == nil && slices.ContainsFunc(keywords, func(k string) bool { return len(k) < minInner }) {
 		return nil
 	}
-	return &loose{re: relaxed(re, keywords), keywords: keywords}
+	return &loose{re: relaxed(re), keywords: keywords}
 }
 
 func (l *loose) made() looseBody {
 	l.once.Do(func() {
 		text := l.re.String()
 		reach := reachOf(text, l.keywords)
-		l.ready = looseBody{reach: &reach, regex: regexp.MustCompile(text)}
+		l.ready = looseBody{&reach, regexp.MustCompile(text), l.likely()}
 	})
 	return l.ready
 }
 
-// dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose without its spaces does not.
+// minBits is how unlikely a match in random base64 must be, as a power of two.
+const minBits = 32
+
+func (l *loose) likely() bool {
+	return slices.ContainsFunc(l.keywords, func(k string) bool { return !strings.ContainsAny(k, "_-.") }) && bitsOf(l.re) < minBits
+}
+
+// dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose or source code without what
+// stands between its words does not. What is in all tokens of a kind, at their beginning, does not count.
 func dense(secret string) bool {
 	if strings.Contains(secret, "PRIVATE KEY") {
 		return true
 	}
+	secret = secret[min(len(secret), minMark):]
 	changes, digits, lower, n := 0, 0, 0, 0
 	before := byte(0)
 	for i := range len(secret) {
@@ -73,7 +84,7 @@ func dense(secret string) bool {
 			lower++
 		}
 	}
-	return changes*5 >= n || digits*4 >= n || lower == 0 && digits > 0
+	return changes*5 > 2*n || digits > 0 && (changes*10 >= 3*n || digits*4 >= n || lower == 0)
 }
 
 func kindOf(c byte) byte {
@@ -114,7 +125,7 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		if len(token) == end-start || !made.reach.head.begins(string(token)) {
 			continue
 		}
-		for _, s := range r.match(string(token), i, joined) {
+		for _, s := range r.matches(made.regex, string(token), i, true) {
 			if last := s.end - (end - start); s.start == 0 && last > 0 {
 				spans = append(spans, span{s.rule, start, places[last-1]})
 			}
@@ -154,13 +165,14 @@ func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []
 	m := r.rules.mirror[n]
 	plain := ""
 	for _, i := range m.rules {
-		if r.reach(i, joined) == nil {
+		b := r.rules.rules[i].body()
+		if b.loose == nil || r.reach(i, joined) == nil {
 			continue
 		}
 		if plain == "" {
 			plain = m.turn(text[from:to])
 		}
-		for _, s := range r.match(plain, i, joined) {
+		for _, s := range r.matches(b.loose.made().regex, plain, i, true) {
 			if m.turn("ab") == "ba" {
 				s.start, s.end = len(plain)-s.end, len(plain)-s.start
 			}

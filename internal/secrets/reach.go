@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"math"
 	"regexp/syntax"
 	"slices"
 	"strings"
@@ -404,21 +405,59 @@ func shortest(re *syntax.Regexp) int {
 	return n
 }
 
-// relaxed is an expression without what it wants to see around a match: in a text whose parts were joined, anything may stand there. What begins
-// with a very short keyword is still to begin a word.
-func relaxed(re *syntax.Regexp, keywords []string) *syntax.Regexp {
+// relaxed is an expression without what it wants to see around a match: in a text whose parts were joined, anything may stand there.
+func relaxed(re *syntax.Regexp) *syntax.Regexp {
 	if re.Op != syntax.OpConcat {
 		return re
 	}
 	subs := re.Sub
-	short := slices.ContainsFunc(keywords, func(k string) bool { return len(k) < 3 })
-	for len(subs) > 1 && subs[0].Op == syntax.OpWordBoundary && !short {
+	for len(subs) > 1 && subs[0].Op == syntax.OpWordBoundary {
 		subs = subs[1:]
 	}
 	for len(subs) > 1 && ends(subs[len(subs)-1]) {
 		subs = subs[:len(subs)-1]
 	}
 	return &syntax.Regexp{Op: syntax.OpConcat, Flags: re.Flags, Sub: subs}
+}
+
+// bitsOf tells how unlikely it is that random base64 matches, as a power of two.
+func bitsOf(re *syntax.Regexp) float64 {
+	bits := 0.0
+	switch re.Op {
+	case syntax.OpLiteral:
+		return 6 * float64(len(re.Rune))
+	case syntax.OpCharClass:
+		n := 0
+		for c := range rune(128) {
+			if class[c]&isB64 != 0 && c != '-' && c != '_' && in(re.Rune, c) {
+				n++
+			}
+		}
+		return math.Log2(64 / max(float64(n), 0.1))
+	case syntax.OpStar, syntax.OpQuest:
+		return 0
+	case syntax.OpRepeat:
+		return float64(re.Min) * bitsOf(re.Sub[0])
+	case syntax.OpAlternate:
+		bits = bitsOf(re.Sub[0])
+		for _, sub := range re.Sub[1:] {
+			bits = min(bits, bitsOf(sub))
+		}
+		return bits
+	}
+	for _, sub := range re.Sub {
+		bits += bitsOf(sub)
+	}
+	return bits
+}
+
+func in(ranges []rune, c rune) bool {
+	for i := 0; i+1 < len(ranges); i += 2 {
+		if ranges[i] <= c && c <= ranges[i+1] {
+			return true
+		}
+	}
+	return false
 }
 
 // ends tells whether an expression is about the end of a word or a text.

@@ -172,27 +172,28 @@ func digitOf(alphabet string) func(byte) byte {
 
 // decodeRuns decodes, in groups that begin shift characters into each run, the stretches that are text.
 func decodeRuns(text string, runs []stretch, c *code, shift int) (edits []edit) {
-	need := c.need()
+	need := c.need() * c.group
 	for _, r := range runs {
-		first, n := 0, 0
-		for at := r.start + shift; ; at += c.group {
-			if at+c.group <= r.end && c.ascii(text[at:at+c.group]) {
-				if n == 0 {
-					first = at
-				}
-				n++
+		for at := r.start + shift; at+need <= r.end; {
+			// The last of the groups first: where it is no text, none of those before it begins a stretch that is long enough.
+			first := at + need
+			for first > at && c.ascii(text[first-c.group:first]) {
+				first -= c.group
+			}
+			if first > at {
+				at = first
 				continue
 			}
-			if n >= need {
-				// The groups beside it may be text in part.
-				if before := first - c.group; before >= r.start && c.digits[text[before]] != bad && c.bits > 0 {
-					first = before
-				}
-				edits = c.edit(edits, text, first, min(r.end, at+c.group))
+			end := at + need
+			for end+c.group <= r.end && c.ascii(text[end:end+c.group]) {
+				end += c.group
 			}
-			if n = 0; at+c.group > r.end {
-				break
+			// The groups beside it may be text in part.
+			if before := first - c.group; before >= r.start && c.bits > 0 {
+				first = before
 			}
+			edits = c.edit(edits, text, first, min(r.end, end+c.group))
+			at = end
 		}
 	}
 	return edits

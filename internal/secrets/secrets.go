@@ -89,10 +89,11 @@ func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
 // ScanFile is Scan for data with a known path. The path only adds the rules that want one (a `.p12` file, a password
 // in `*.tf`); it never excuses anything.
 func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found []Finding, err error) {
-	return s.scan(ctx, path, data, asWritten)
+	return s.run(ctx, path, data, func(r *run) ([]span, error) { return r.scan(data, s.opts.ArchiveDepth) })
 }
 
-func (s *Scanner) scan(ctx context.Context, path string, data []byte, how manner) (found []Finding, err error) {
+// run does one scan and says what came of it.
+func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*run) ([]span, error)) (found []Finding, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			found, err = nil, errors.New("scanning: a rule panicked") // r may quote the data
@@ -102,9 +103,9 @@ func (s *Scanner) scan(ctx context.Context, path string, data []byte, how manner
 	if err != nil {
 		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
 	}
-	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate}
+	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data))}
 	defer run.release()
-	spans, err := run.scan(data, s.opts.ArchiveDepth, how)
+	spans, err := scan(run)
 	if err != nil {
 		return nil, fmt.Errorf("scanning: %w", err)
 	}

@@ -93,9 +93,9 @@ type edit struct {
 
 const (
 	// surroundings is how much of what stands around something decoded is looked at together with it, in bytes.
-	surroundings = 192
+	surroundings = 96
 	// maxRun is by how much that is extended so that no run of encoded characters is cut.
-	maxRun = 1 << 10
+	maxRun = 128
 )
 
 // sight is a text to make views of, and the view that it is itself: nil for one that somebody sent.
@@ -120,6 +120,16 @@ func (s sight) weave(edits []edit, loose bool) []view {
 	v := woven(s.text, edits)
 	v.loose = loose
 	return []view{v}
+}
+
+// starts tells whether something may begin at a place, although a letter or a digit stands before it: where pieces were joined, and inside of what
+// was decoded, before which anything may have come out.
+func (s sight) starts(at int) bool {
+	if s.is == nil {
+		return false
+	}
+	parts := s.is.touched(span{start: at, end: at + 1})
+	return len(parts) == 1 && (s.is.joined && parts[0].start == at || parts[0].step == 0 && parts[0].end-parts[0].start >= minText)
 }
 
 func woven(text string, edits []edit) view {
