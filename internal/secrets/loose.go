@@ -52,11 +52,16 @@ func (l *loose) made() looseBody {
 	return l.ready
 }
 
-// minBits is how unlikely a match in random base64 must be, as a power of two.
-const minBits = 32
+// How unlikely a match in random base64 must be, as a power of two: with a keyword that base64 itself cannot have, and without.
+const (
+	markedBits = 20
+	minBits    = 32
+)
 
 func (l *loose) likely() bool {
-	return slices.ContainsFunc(l.keywords, func(k string) bool { return !strings.ContainsAny(k, "_-.") }) && bitsOf(l.re) < minBits
+	bits := bitsOf(l.re)
+	plain := slices.ContainsFunc(l.keywords, func(k string) bool { return !strings.ContainsAny(k, "_-.") })
+	return bits < markedBits || plain && bits < minBits
 }
 
 // dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose or source code without what
