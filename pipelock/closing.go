@@ -77,8 +77,11 @@ func (c *closingConn) refused() bool {
 func (c *closingConn) Read(p []byte) (int, error) {
 	n, err := c.ReadWriteCloser.Read(p)
 	c.mu.Lock()
-	c.edge.Feed(p[:n])
 	told := c.last
+	if told != nil && c.edge.Between() {
+		n, err = 0, io.EOF // the origin's own close frame, for one: the agent gets ours
+	}
+	c.edge.Feed(p[:n])
 	if err != nil && len(told) > 0 && c.edge.Between() {
 		n = copy(p, told)
 		c.last = told[n:] // which is not nil
