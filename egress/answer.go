@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"airlock/internal/inflate"
+	"airlock/internal/policy"
 	"airlock/internal/websocket"
 )
 
@@ -32,7 +34,7 @@ func (p *pass) answer(res *http.Response) error {
 	r.header(res.Header)
 	r.header(res.Trailer) // the names that are announced
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return readFrames(res, p.live.redactor, p.watchFrames())
+		return readFrames(res, p.live.redactor, p.watchFrames(), p.whyClosed)
 	}
 	if r.empty() {
 		return nil
@@ -165,6 +167,23 @@ func (u *unpacked) Read(p []byte) (int, error) {
 		u.plain = plain
 	}
 	return u.plain.Read(p)
+}
+
+// whyClosed says with which close frame a WebSocket ends, and sees to it that
+// the end is written down.
+func (p *pass) whyClosed(err error) (status int, reason string) {
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused): // written down by who refused it
+		return websocket.StatusPolicy, refused.v.Why
+	case errors.Is(err, websocket.ErrBusy):
+		p.s.stopped(p, policy.Denied("memory", err.Error()))
+		return websocket.StatusTryAgain, err.Error()
+	case errors.Is(err, websocket.ErrProtocol):
+		p.s.stopped(p, policy.Denied("websocket", err.Error()))
+		return websocket.StatusProtocol, err.Error()
+	}
+	return 0, ""
 }
 
 // watchFrames closes a WebSocket in which the agent sends a placeholder.

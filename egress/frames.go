@@ -15,13 +15,13 @@ const minHeld = 4
 
 // readFrames redacts what comes back over a WebSocket. The length of a frame
 // stays.
-func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspector) error {
+func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspector, why websocket.Why) error {
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
 		return &unreadableError{"the upstream switched protocols without a connection"}
 	}
 	f := &frames{now: now}
-	res.Body = websocket.Conn(conn, websocket.NewInspector(f.inspect), up)
+	res.Body = websocket.Closing(websocket.Conn(conn, websocket.NewInspector(f.inspect), up), conn, why)
 	return nil
 }
 

@@ -247,8 +247,7 @@ type countedConn struct {
 func (c *countedConn) Write(p []byte) (int, error) {
 	if refused := c.budget.sent(c.host, int64(len(p)), time.Now()); refused != nil {
 		c.told(refused.v)
-		_ = c.Close()
-		return 0, refused
+		return 0, refused // whoever writes closes: the client is to be told first
 	}
 	return c.ReadWriteCloser.Write(p)
 }

@@ -33,7 +33,7 @@ func TestClosing(t *testing.T) {
 			var reports []policy.Verdict
 			told := func(v policy.Verdict) { reports = append(reports, v) }
 			to := handling{host: host(t, "a.ok.test"), report: func(_ string, v policy.Verdict) error { told(v); return nil }}
-			cc := newClosingConn(websocket.Conn(conn, nil, s.frames(t.Context(), to)), conn, told)
+			cc := websocket.Closing(websocket.Conn(conn, nil, s.frames(t.Context(), to)), conn, whyClosed(told))
 			heard := make(chan string, 1)
 			go func() {
 				first := frame(0x81, "hello")

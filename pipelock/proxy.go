@@ -390,7 +390,7 @@ func (p *pass) Answer(res *http.Response) error {
 		return nil
 	}
 	inspected := websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil)))
-	res.Body = newClosingConn(inspected, origin, told)
+	res.Body = websocket.Closing(inspected, origin, whyClosed(told))
 	return nil
 }
 
