@@ -138,12 +138,15 @@ func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
 	defer cancel()
 	found := p.known.crossing(s.engine.Known(bytes.Join(p.known.pieces, nil)))
-	if p.any.size > 0 {
-		more, err := s.engine.Pieces(ctx, p.any.pieces)
-		if err != nil {
+	for _, m := range p.any {
+		if len(found) > 0 {
+			break
+		}
+		var err error
+		if found, err = s.engine.Pieces(ctx, m.pieces); err != nil {
 			return policy.Denied("scan", "the request could not be scanned: "+err.Error())
 		}
-		found = append(found, p.any.crossing(more)...)
+		found = m.crossing(found)
 	}
 	if len(found) > 0 {
 		return policy.Denied("secret: "+found[0].Rule, "pieces that go to one host hold together what looks like a secret ("+found[0].Rule+")")
@@ -152,19 +155,24 @@ func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 }
 
 // puzzle is what pieces make in the orders that are tried: in the one mosaic what only
-// known values are looked for in, in the other what may be a secret of any rule.
+// known values are looked for in, in the others what may be a secret of any rule. Each of those
+// is a text of its own: lines would be taken for one that was wrapped.
 type puzzle struct {
-	engine     *secrets.Scanner
-	clean      *cleanSums
-	known, any mosaic
-	sums       []uint64 // of what is in it and was not clean before
+	engine *secrets.Scanner
+	clean  *cleanSums
+	known  mosaic
+	any    []mosaic
+	size   int
+	sums   []uint64 // of what is in it and was not clean before
 }
 
 // add puts pieces behind each other; opens tells that a secret may begin in
 // the first one.
 func (p *puzzle) add(opens bool, pieces ...string) {
 	if opens {
-		p.any.join(pieces...)
+		var m mosaic
+		m.join(pieces...)
+		p.any, p.size = append(p.any, m), p.size+m.size
 	}
 	if p.engine.HasKnown() {
 		p.known.join(pieces...)
@@ -172,9 +180,9 @@ func (p *puzzle) add(opens bool, pieces ...string) {
 }
 
 // row adds a row that was not clean before: from its begin to its end, and
-// the other way round.
+// the other way round. What no token is made of stands for nothing in it.
 func (p *puzzle) row(row []string) {
-	row = slices.DeleteFunc(slices.Clone(row), isNumber)
+	row = slices.DeleteFunc(slices.Clone(row), func(text string) bool { return isNumber(text) || !isRun(text) })
 	total, sum := 0, uint64(len(row))
 	for _, text := range row {
 		total += len(text)
@@ -190,7 +198,7 @@ func (p *puzzle) row(row []string) {
 }
 
 func (p *puzzle) full(more int) bool {
-	return p.any.size+more > maxTogether || p.known.size+more > maxTogether
+	return p.size+more > maxTogether || p.known.size+more > maxTogether
 }
 
 // minSecret is shorter than every secret that a precise rule knows.
@@ -344,6 +352,16 @@ func eachRun(text string, f func(string)) {
 	}
 }
 
+// isRun tells whether a text is one run.
+func isRun(text string) bool {
+	for i := range len(text) {
+		if crumbClass[text[i]] == 0 && text[i] != '=' {
+			return false
+		}
+	}
+	return text != ""
+}
+
 // crumbClass says of a byte what it is in a token: 1 lower case, 2 upper case, 3 a
 // digit, 4 something else.
 var crumbClass = func() (t [256]byte) {
@@ -382,7 +400,7 @@ func looksRandom(run string) bool {
 		}
 		last = c
 	}
-	return inHex || changes*6 >= len(run)
+	return inHex || changes*6 >= len(run) || changes >= 3
 }
 
 // isNumber tells whether a value is one that each request has another of: a

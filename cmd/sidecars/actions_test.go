@@ -42,7 +42,7 @@ func keep(into *received) http.Handler {
 func TestRedact(t *testing.T) {
 	var got received
 	b := withAction(t, `hosts: {"*.cdn.test": {action: redact}}`, keep(&got))
-	k := lab.Token()
+	k := varied()
 	x := strings.Repeat("x", len(k))
 	for _, c := range []struct {
 		name   string
