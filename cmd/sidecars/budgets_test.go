@@ -147,3 +147,31 @@ func TestBudgetOfAWebSocket(t *testing.T) {
 		b.renew(b.status(bundle.Pipelock).Generation) // with fresh budgets
 	}
 }
+
+// TestAllowlistExpires: an entry of the allowlist ends by itself, and with it
+// the streams that it alone allowed.
+func TestAllowlistExpires(t *testing.T) {
+	e := &events{tell: make(chan string), left: make(chan string, 2)}
+	b := prepare(t, e)
+	entry := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
+	end := time.Now().Add(4 * time.Second).UTC().Truncate(time.Second)
+	b.write("pipelock.yaml", strings.Replace(b.pipelockYAML(""), "- "+entry, "- {host: '"+entry+"', expires: "+end.Format(time.RFC3339)+"}", 1))
+	b.run()
+	at := *b
+	at.egress = b.lock
+	for _, res := range []*http.Response{b.stream(t.Context(), b.url("api.ok.test", "/v1/sse")), at.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))} {
+		if _, err := io.ReadAll(res.Body); err == nil {
+			t.Error("the stream came to a good end")
+		}
+		<-e.left
+	}
+	if early := time.Until(end); early > 0 {
+		t.Errorf("the streams ended %v too early", early)
+	}
+	for _, door := range []string{b.egress, b.lock} {
+		status, body := b.send(b.client(door), http.MethodGet, b.url("api.ok.test", "/v1/x"), nil)
+		if by, rule, why := refusal(t, body); status != 403 || by != bundle.Pipelock || rule != "allow" || !strings.Contains(why, "of the allowlist expired at "+end.Format(time.RFC3339)) {
+			t.Errorf("%d by %s, rule %s: %s", status, by, rule, why)
+		}
+	}
+}

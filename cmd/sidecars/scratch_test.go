@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -200,7 +199,7 @@ func once(c *http.Client, method, target string, body io.Reader) error {
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d: %s, %w", res.StatusCode, text, errors.Join(err))
+		return fmt.Errorf("status %d: %s, %v", res.StatusCode, text, err)
 	}
 	return nil
 }
@@ -221,7 +220,7 @@ func (b *running) wholeStream(client *http.Client, c *counted) error {
 		}
 	}
 	if sc.Err() != nil || n != 20 {
-		return fmt.Errorf("%d events, %w", n, errors.Join(sc.Err()))
+		return fmt.Errorf("%d events, %v", n, sc.Err())
 	}
 	return nil
 }
@@ -240,7 +239,7 @@ func (b *running) echoes(c *counted) error {
 		}
 		back := make([]byte, len(out))
 		if _, err := io.ReadFull(conn, back); err != nil || !bytes.Equal(out, back) {
-			return fmt.Errorf("%q came back: %w", back, errors.Join(err))
+			return fmt.Errorf("%q came back: %v", back, err)
 		}
 		c.add("frame", nil)
 		time.Sleep(30 * time.Millisecond) // the pace of the messages
@@ -428,14 +427,14 @@ func (b *running) upgraded(raw net.Conn) (net.Conn, error) {
 		return nil, err
 	}
 	if head, err := readHead(raw); err != nil || !strings.Contains(head, " 200 ") {
-		return nil, fmt.Errorf("CONNECT: %q, %w", head, errors.Join(err))
+		return nil, fmt.Errorf("CONNECT: %q, %v", head, err)
 	}
 	conn := b.overTLS(raw, "api.ok.test", "http/1.1")
 	if _, err := fmt.Fprintf(conn, "GET /v1/ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", host, base64.StdEncoding.EncodeToString([]byte(lab.Token()[4:20]))); err != nil {
 		return nil, err
 	}
 	if head, err := readHead(conn); err != nil || !strings.Contains(head, " 101 ") {
-		return nil, fmt.Errorf("upgrading: %q, %w", head, errors.Join(err))
+		return nil, fmt.Errorf("upgrading: %q, %v", head, err)
 	}
 	return conn, nil
 }

@@ -39,6 +39,8 @@ type Server struct {
 	h2    *http.Server  // of those that speak HTTP/2
 	queue *queue        // by which they come to it
 
+	shaking sync.WaitGroup // hands: tunnels that no server has yet
+
 	mu      sync.Mutex
 	open    map[*conn]struct{}
 	allGone *sync.Cond
@@ -154,6 +156,7 @@ func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener
 	group.Go(func() error {
 		// The tunnels outlive the port: a CONNECT that was accepted is served.
 		defer stop()
+		defer s.handedOver()
 		return outer.Serve(ctx, l, leave)
 	})
 	group.Go(func() error {
@@ -168,6 +171,23 @@ func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener
 	})
 	return group.Wait()
 }
+
+// handedOver waits until the tunnels that were opened last are with their
+// servers, which take none any more when they leave.
+func (s *Server) handedOver() {
+	done := make(chan struct{})
+	go func() { // ends with the handshakes
+		s.shaking.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(shakeWithin):
+	}
+}
+
+// shakeWithin is how long a handshake may hold up the leave of others.
+const shakeWithin = time.Second
 
 // waitForTunnels waits for tunnels that an upgrade took from the server.
 func (s *Server) waitForTunnels() {
@@ -207,6 +227,7 @@ func (s *Server) Intercept(raw net.Conn, a policy.Authority) {
 	s.mu.Lock()
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
+	s.shaking.Add(1)
 	go s.serve(c)
 }
 
@@ -219,11 +240,14 @@ func (s *Server) serve(c *conn) {
 	cancel()
 	switch {
 	case err != nil:
+		s.shaking.Done()
 		s.unlike(c, err)
 		_ = c.Close()
 	case t.ConnectionState().NegotiatedProtocol == "h2":
 		s.queue.put(t)
+		s.shaking.Done()
 	default:
+		s.shaking.Done()
 		s.plain.ServeConn(t)
 	}
 }

@@ -1,10 +1,19 @@
 package tunnel
 
 import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
+	"airlock/internal/httpd"
+	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
 
@@ -67,4 +76,90 @@ func TestCheckSNI(t *testing.T) {
 			t.Errorf("SNI %q for %s: %v", c.sni, c.host, err)
 		}
 	}
+}
+
+// TestLeaveDuringAHandshake: a tunnel that was opened before the server leaves
+// is served, although it shakes hands behind that.
+func TestLeaveDuringAHandshake(t *testing.T) {
+	authorities, err := lab.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := authorities.Leaf("api.ok.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, proto := range []string{"h2", "http/1.1"} {
+		t.Run(proto, func(t *testing.T) {
+			served := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") })
+			s := New("test", func(policy.Host) (*tls.Certificate, error) { return &leaf, nil }, served, slog.New(slog.DiscardHandler), time.Minute)
+			opened := make(chan struct{})
+			outer := httpd.NewHTTP1("test", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+				s.Intercept(c, authority(t, "api.ok.test:443"))
+				close(opened)
+			}), slog.New(slog.DiscardHandler))
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			closed := &closing{Listener: l, done: make(chan struct{})}
+			ctx, leave := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				ended <- s.Behind(ctx, outer, closed, httpd.Leave{Within: 8 * time.Second, Ending: make(chan struct{})})
+			}()
+			raw, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer raw.Close()
+			answer := make([]byte, len("HTTP/1.1 200 OK\r\n\r\n"))
+			if _, err := io.WriteString(raw, "CONNECT api.ok.test:443 HTTP/1.1\r\nHost: api.ok.test:443\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(raw, answer); err != nil {
+				t.Fatal(err)
+			}
+			<-opened
+			leave()
+			<-closed.done
+			time.Sleep(50 * time.Millisecond) // the leave is under way
+			tr := &http.Transport{
+				ForceAttemptHTTP2: proto == "h2",
+				DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+					c := tls.Client(raw, &tls.Config{RootCAs: authorities.Pool(), ServerName: "api.ok.test", NextProtos: []string{proto}})
+					return c, c.Handshake()
+				},
+			}
+			res, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Post("https://api.ok.test/", "text/plain", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if text, err := io.ReadAll(res.Body); err != nil || string(text) != "served" || res.ProtoMajor == 2 != (proto == "h2") {
+				t.Errorf("%s: %q, %v", res.Proto, text, err)
+			}
+			tr.CloseIdleConnections()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// closing tells when the listener is closed.
+type closing struct {
+	net.Listener
+	done chan struct{}
+}
+
+func (l *closing) Close() error {
+	defer close(l.done)
+	return l.Listener.Close()
 }
