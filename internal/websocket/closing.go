@@ -104,7 +104,7 @@ func (c *closing) Read(p []byte) (int, error) {
 	case <-c.closed:
 	case <-time.After(closeWithin):
 	}
-	return 0, err
+	return 0, io.ErrUnexpectedEOF // an end of one direction alone would leave the other open
 }
 
 // Close implements io.Closer.
