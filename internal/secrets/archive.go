@@ -131,36 +131,40 @@ const minBare = 16
 
 // bareMember tries what bears no mark, or too short a one: deflate (RFC 1951), alone or as zlib writes it, and brotli (RFC 7932).
 func bareMember(data []byte, fn memberFunc) error {
+	body := data
+	if len(data) > 2 && data[0]&0x0f == 8 && (int(data[0])<<8|int(data[1]))%31 == 0 { // zlib's header (RFC 1950 §2.2)
+		body = data[2:]
+	}
+	var begin [4 * minBare]byte
 	for _, coding := range []string{"deflate", "br"} {
-		open := func() io.Reader {
-			r, err := inflate.New([]string{coding}, bytes.NewReader(data))
-			if err != nil {
-				return bytes.NewReader(nil)
-			}
-			return r
+		if coding == "br" {
+			body = data
 		}
-		if promising(open()) {
-			if err := fn("", open()); err != nil {
-				return err
-			}
+		if !promising(begin[:inflate.Begin(coding, body, begin[:])]) {
+			continue
+		}
+		r, err := inflate.New([]string{coding}, bytes.NewReader(data))
+		if err != nil {
+			continue
+		}
+		if err := fn("", r); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // promising tells whether what a decompressor gives begins with text.
-func promising(r io.Reader) bool {
-	var begin [4 * minBare]byte
-	n, _ := io.ReadFull(r, begin[:])
-	if n < minBare {
+func promising(begin []byte) bool {
+	if len(begin) < minBare {
 		return false
 	}
-	for _, c := range begin[:n] {
+	for _, c := range begin {
 		if !printable(c) && c != 0 && c < 0x80 {
 			return false
 		}
 	}
-	return readable(begin[:n])
+	return readable(begin)
 }
 
 // opaque tells whether data begins with what stands in no text.
@@ -189,7 +193,7 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 			continue
 		}
 		for shift := range min(4, s.end-s.start-minRun+1) {
-			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) {
+			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) && !goesOn(text, s.end) {
 				if head := base64Code.decode(body[:min(len(body), 64)]); marked(head) || shift == 0 && opaque(head) {
 					add(s, base64Code.decode(body))
 				}
@@ -221,6 +225,12 @@ const (
 	maxMarks = 64
 )
 
+// goesOn tells whether a run is a line of something that was wrapped: that is tried as a whole, when it has been joined.
+func goesOn(text string, end int) bool {
+	rest := strings.TrimLeft(text[end:min(len(text), end+4)], "\r")
+	return len(rest) > 1 && rest[0] == '\n' && class[rest[1]]&isB64 != 0
+}
+
 // diverse tells whether a run has all that base64 of compressed data has: both cases and digits, in no long rows.
 func diverse(text string) bool {
 	text = text[:minPacked]
@@ -230,7 +240,7 @@ func diverse(text string) bool {
 			changes++
 		}
 	}
-	return changes*3 >= len(text) && strings.ContainsFunc(text, unicode.IsUpper) && strings.ContainsFunc(text, func(c rune) bool { return c > 'f' })
+	return changes*4 >= len(text) && strings.ContainsFunc(text, unicode.IsUpper) && strings.ContainsFunc(text, func(c rune) bool { return c > 'f' })
 }
 
 // marks are how data that members opens begins.

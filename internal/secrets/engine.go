@@ -241,7 +241,7 @@ func (r *run) places(text string, how manner, spans *[]span) *places {
 			if how == joined && end-start < minWord {
 				continue
 			}
-			if reach == nil || end+reach.bounded <= p.covered[i] {
+			if reach == nil || end+reach.right.bounded <= p.covered[i] {
 				continue
 			}
 			if reach.excluded(text, start, end) {
@@ -278,7 +278,7 @@ func (r *run) reach(i int, how manner) *reach {
 // stretch is a part of a text.
 type stretch struct{ start, end int }
 
-// join adds a stretch, in one with those that it touches. Keywords come in order of their starts.
+// join adds a stretch, in one with those that it touches. Keywords come nearly in order of their starts.
 func join(all []stretch, next stretch) []stretch {
 	for len(all) > 0 && all[len(all)-1].end >= next.start {
 		before := all[len(all)-1]

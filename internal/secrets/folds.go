@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"math/bits"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -89,6 +90,8 @@ func drawn(c rune) (string, bool) {
 const (
 	minPeriods = 4
 	maxPeriod  = 12
+	// maxTried is how many separators are tried at one place. Of something periodic, all but one or two of a group's bytes come back.
+	maxTried = 3
 )
 
 // unspace takes out what stands between single characters, or small groups of them, at equal distances.
@@ -97,10 +100,13 @@ func unspace(s sight) []view {
 	const step = 2 * maxPeriod
 	var edits []edit
 	for at, done := 0, 0; at < len(text); at += step {
-		before := byte('a')
+		before, tried := byte('a'), 0
 		for sep := at; sep < min(len(text), at+maxPeriod); sep++ {
 			if text[sep] == before || !separates(text[sep]) {
 				continue
+			}
+			if tried++; tried > maxTried {
+				break
 			}
 			before = text[sep]
 			if e, ok := recurring(text, sep, done); e.to > 0 {
@@ -118,25 +124,31 @@ func unspace(s sight) []view {
 
 // recurring finds the distance at which the byte at sep comes back. It is not ok when nothing comes of it.
 func recurring(text string, sep, least int) (e edit, ok bool) {
+	period := nextSame(text, sep)
+	if period == 0 {
+		return e, false
+	}
 	c := text[sep]
-	for period := 2; period <= maxPeriod && sep+period < len(text); period++ {
-		if text[sep+period] != c {
-			continue
-		}
-		if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
-			return periodic(text, sep, period, least)
-		}
-		break
+	if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
+		return periodic(text, sep, period, least)
 	}
-	for period := 2; period <= maxPeriod && sep-2*period >= least; period++ {
-		if text[sep-period] == c {
-			if text[sep-2*period] == c {
-				return periodic(text, sep, period, least)
+	return e, false
+}
+
+// nextSame is after how many bytes, two at least, the byte at a place comes back; 0: not within a period. It looks at eight at a time.
+func nextSame(text string, at int) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	if at+maxPeriod < len(text) {
+		same := ones * uint64(text[at])
+		for _, from := range [...]int{2, maxPeriod - 7} {
+			x := word(text[at+from:at+from+8]) ^ same
+			if zero := (x - ones) &^ x & tops; zero != 0 {
+				return from + bits.TrailingZeros64(zero)/8
 			}
-			break
 		}
+		return 0
 	}
-	return edit{}, false
+	return 1 + max(-1, strings.IndexByte(text[at+1:], text[at]))
 }
 
 // separates tells whether a byte is none that tokens are mostly made of.

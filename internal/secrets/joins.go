@@ -222,6 +222,7 @@ func unfold(s sight) (views []view) {
 
 func unfolded(text, sep string) (edits []edit) {
 	var before stretch // what the line before ends with, if that may go on
+	whole := false     // that is all of the line
 	for from := 0; from <= len(text); {
 		end := len(text)
 		if i := strings.Index(text[from:], sep); i >= 0 {
@@ -238,7 +239,8 @@ func unfolded(text, sep string) (edits []edit) {
 			}
 		}
 		n := before.end - before.start
-		joined := n >= minLine && head.end > head.start && head.end-head.start <= n && (n >= minRun || head == line)
+		joined := n >= minLine && head.end > head.start && head.end-head.start <= n &&
+			(n >= minRun || head == line && (whole || class[text[head.start]]&isB64 != 0))
 		if joined {
 			edits = append(edits, edit{from: before.end, to: head.start})
 		}
@@ -250,6 +252,7 @@ func unfolded(text, sep string) (edits []edit) {
 		default:
 			before = tailRun(text, line)
 		}
+		whole = before == line
 		from = end + len(sep)
 	}
 	return edits

@@ -34,7 +34,7 @@ const (
 // loosen returns nil for a rule that is not precise.
 func (b *body) loosen(expression string, keywords []string) *loose {
 	re, err := syntax.Parse(expression, syntax.Perl)
-	if err != nil || b.bounded == 0 || b.tail != nil || b.loops > maxPreciseLoop || shortest(re) < minPrecise {
+	if err != nil || b.everything() || b.tail != nil || b.right.loops > maxPreciseLoop || shortest(re) < minPrecise {
 		return nil
 	}
 	if b.head == nil && slices.ContainsFunc(keywords, func(k string) bool { return len(k) < minInner }) {
@@ -121,7 +121,7 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 	for _, keep := range []string{"-_", "_"} {
 		token := []byte(text[start:end])
 		var places []int
-		for at := end; at < min(len(text), end+maxSpread) && len(places) < made.reach.bounded; at++ {
+		for at := end; at < min(len(text), end+maxSpread) && len(places) < made.reach.right.bounded; at++ {
 			if kindOf(text[at]) != 0 || strings.IndexByte(keep, text[at]) >= 0 {
 				token = append(token, text[at])
 				places = append(places, at+1)

@@ -12,11 +12,16 @@ import (
 // reach tells how far from a keyword the match of an expression can extend. The zero value says that the expression must see
 // everything, because a match need not contain a keyword.
 type reach struct {
-	bounded int // bytes that everything but its endless repetitions can match
-	loops   int // how many endless repetitions there are
-	loop    [256]bool
+	left, right side
+	loop        [256]bool // what endless repetitions can run over
 	// A cheap look before the whole expression runs: what must begin with a keyword, or follow it. nil when not known.
 	head, tail *opening
+}
+
+// side is how far a match can extend to one side of its keyword.
+type side struct {
+	bounded int // bytes that everything but endless repetitions can match
+	loops   int // how many of these there are
 }
 
 // excluded tells that no match can have this keyword in its place.
@@ -34,78 +39,104 @@ func reachOf(expression string, keywords []string) reach {
 		return reach{}
 	}
 	var r reach
-	r.bounded, r.loops = r.measure(re)
-	if r.loops > maxLoops || r.bounded > longest {
+	all := r.measure(re)
+	if all.loops > maxLoops || all.bounded > longest {
 		return reach{}
 	}
-	r.bounded += 8 // so that no match that counts touches the edge
-	if r.head = headOf(re, keywords); r.head == nil {
-		r.tail = tailOf(re, keywords)
+	r.left, r.right = all, all
+	if r.head = headOf(re, keywords); r.head != nil {
+		r.left = side{}
+	} else if i := keywordIn(re, keywords); i >= 0 {
+		r.tail = tailOf(re.Sub[i+1:])
+		r.left, r.right = r.measureRow(re.Sub[:i+1]), r.measureRow(re.Sub[i+1:])
 	}
+	r.left.bounded += margin // so that no match that counts touches the edge
+	r.right.bounded += margin
 	return r
 }
 
+// margin is how much more than a match is looked at, on each side.
+const margin = 8
+
+// everything tells that the expression must see all of a text.
+func (r *reach) everything() bool { return r.right.bounded == 0 }
+
 // around is the stretch of text that holds every match with the keyword text[start:end] in it, as far as it looks at all. A later keyword that
-// ends before covered-r.bounded would give nothing more: the same run of characters would carry it to the same end.
+// ends before covered-r.right.bounded would give nothing more: the same run of characters would carry it to the same end.
 func (r *reach) around(text string, start, end int) (s stretch, covered int) {
 	least, most := max(0, start-maxReach), min(len(text), end+maxReach)
 	last := most - longest // from there on, a match may need to see more
 	if most == len(text) {
-		last = most + r.bounded
+		last = most + r.right.bounded
 	}
-	if r.bounded == 0 {
+	if r.everything() {
 		return stretch{least, most}, last
 	}
-	start, end = start-r.bounded, end+r.bounded
-	covered = end
-	for i := range r.loops {
+	start -= r.left.bounded
+	for range r.left.loops {
 		for start > least && r.loop[text[start-1]] {
 			start--
 		}
+		start -= r.left.bounded
+	}
+	end += r.right.bounded
+	covered = end
+	for i := range r.right.loops {
 		for end < most && r.loop[text[end]] {
 			end++
 		}
 		if i == 0 {
 			covered = end
 		}
-		start, end = start-r.bounded, end+r.bounded
+		end += r.right.bounded
 	}
 	return stretch{max(least, start), min(most, end)}, min(covered, last)
 }
 
 // measure adds up the longest match, in bytes, and collects what endless repetitions may run over.
-func (r *reach) measure(re *syntax.Regexp) (bounded, loops int) {
+func (r *reach) measure(re *syntax.Regexp) (s side) {
 	switch re.Op {
 	case syntax.OpLiteral:
-		return 4 * len(re.Rune), 0
+		for _, c := range re.Rune {
+			s.bounded += utf8.RuneLen(c)
+		}
+		return s
 	case syntax.OpCharClass:
-		return widest(re.Rune), 0
+		return side{bounded: widest(re.Rune)}
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
-		return 4, 0
+		return side{bounded: utf8.UTFMax}
 	case syntax.OpStar, syntax.OpPlus:
 		return r.endless(re.Sub[0])
 	case syntax.OpRepeat:
 		if re.Max < 0 {
-			return r.endless(re.Sub[0])
+			s = r.endless(re.Sub[0])
+			s.bounded = re.Min * r.measure(re.Sub[0]).bounded
+			return s
 		}
-		bounded, loops = r.measure(re.Sub[0])
-		return bounded * re.Max, loops * re.Max
-	}
-	for _, sub := range re.Sub {
-		b, l := r.measure(sub)
-		if re.Op == syntax.OpAlternate {
-			bounded, loops = max(bounded, b), max(loops, l)
-		} else {
-			bounded, loops = bounded+b, loops+l
+		s = r.measure(re.Sub[0])
+		return side{s.bounded * re.Max, s.loops * re.Max}
+	case syntax.OpAlternate:
+		for _, sub := range re.Sub {
+			one := r.measure(sub)
+			s = side{max(s.bounded, one.bounded), max(s.loops, one.loops)}
 		}
+		return s
 	}
-	return bounded, loops
+	return r.measureRow(re.Sub)
+}
+
+func (r *reach) measureRow(subs []*syntax.Regexp) (s side) {
+	for _, sub := range subs {
+		one := r.measure(sub)
+		s = side{s.bounded + one.bounded, s.loops + one.loops}
+	}
+	return s
 }
 
 // endless notes every byte that a repetition without end can run over.
-func (r *reach) endless(re *syntax.Regexp) (bounded, loops int) {
+func (r *reach) endless(re *syntax.Regexp) side {
 	r.collect(re)
-	return 0, 1
+	return side{loops: 1}
 }
 
 func (r *reach) collect(re *syntax.Regexp) {
@@ -141,7 +172,7 @@ func (r *reach) add(from, to rune) {
 // class of letters, do not count: no secret is made of them.
 func widest(ranges []rune) int {
 	for i := 0; i+1 < len(ranges); i += 2 {
-		if c := ranges[i+1]; c >= 0x80 && c != 'ſ' && c != 'K' {
+		if c := ranges[i+1]; c >= 0x80 && c != '\u017f' && c != '\u212a' {
 			return 4
 		}
 	}
@@ -246,23 +277,24 @@ func start(re *syntax.Regexp) (begin *syntax.Regexp, ended bool) {
 	return &copied, ended
 }
 
-// tailOf is what must follow a keyword's end for a match, anchored there; nil when the expression does not have that form.
-func tailOf(re *syntax.Regexp, keywords []string) *opening {
+// keywordIn is the part of a row that is a keyword in every match, or ends in one; -1 when the expression does not have that form.
+func keywordIn(re *syntax.Regexp, keywords []string) int {
 	if re.Op != syntax.OpConcat {
+		return -1
+	}
+	return slices.IndexFunc(re.Sub, func(sub *syntax.Regexp) bool {
+		words, ok := spell(sub)
+		return ok && len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !endsIn(w, keywords) })
+	})
+}
+
+// tailOf is what must follow a keyword's end for a match, anchored there; nil when it may depend on what stands before.
+func tailOf(rest []*syntax.Regexp) *opening {
+	re := &syntax.Regexp{Op: syntax.OpConcat, Sub: rest}
+	if looksBack(re) {
 		return nil
 	}
-	for i, sub := range re.Sub {
-		words, ok := spell(sub)
-		if !ok || len(words) == 0 || slices.ContainsFunc(words, func(w string) bool { return !endsIn(w, keywords) }) {
-			continue
-		}
-		rest := &syntax.Regexp{Op: syntax.OpConcat, Sub: re.Sub[i+1:]}
-		if looksBack(rest) {
-			return nil
-		}
-		return anchored(rest)
-	}
-	return nil
+	return anchored(re)
 }
 
 // looksBack tells whether an expression may depend on what stands before it.

@@ -78,8 +78,9 @@ func inside(text string, runs []stretch, of byte, n int) (all []stretch) {
 func unwrap(s sight, runs []stretch) (views []view) {
 	text := s.text
 	add := func(edits []edit) { views = append(views, s.weave(edits, false)...) }
+	mixed := varied(text, runs, 4)
 	for shift := range 4 {
-		add(decodeRuns(text, runs, &base64Code, shift))
+		add(decodeRuns(text, mixed, &base64Code, shift))
 	}
 	long := inside(text, runs, isHex, minHex)
 	for shift := range 2 {
@@ -91,7 +92,7 @@ func unwrap(s sight, runs []stretch) (views []view) {
 			add(decodeRuns(text, long, &base32Code, shift))
 		}
 	}
-	graph := runsOf(text, isGraph, min85)
+	graph := varied(text, runsOf(text, isGraph, min85), 3)
 	for i := range base85Codes {
 		for shift := range 5 {
 			add(decodeRuns(text, graph, &base85Codes[i], shift))
@@ -99,6 +100,34 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	}
 	return views
 }
+
+// varied leaves out the runs that are words: in which every nth byte at most is of another kind than the one before. In what was encoded more are.
+func varied(text string, runs []stretch, n int) (all []stretch) {
+	for _, r := range runs {
+		changes := 0
+		end := min(r.end, r.start+maxVaried)
+		for i := r.start + 1; i < end; i++ {
+			if kinds[text[i]] != kinds[text[i-1]] {
+				changes++
+			}
+		}
+		if changes*n >= end-r.start || end < r.end {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// maxVaried is the longest run that may be words, in bytes.
+const maxVaried = 96
+
+// kinds are those of kindOf.
+var kinds = func() (t [256]byte) {
+	for c := range 256 {
+		t[c] = kindOf(byte(c))
+	}
+	return t
+}()
 
 // code is an encoding of groups of characters as groups of bytes.
 type code struct {

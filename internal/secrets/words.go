@@ -2,55 +2,71 @@ package secrets
 
 import (
 	"errors"
-	"maps"
+	"math"
 	"slices"
 	"strings"
 )
 
 // words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its three bytes in a table of bits; only where
-// some keyword begins with them are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
+// they are the rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
 type words struct {
-	some   [1 << gramBits / 64]uint64 // which hashes of three bytes begin a keyword
-	first  []uint16                   // by hash: where its row begins in rows
-	rows   []uint16                   // keywords, each row ended by none
+	some   [1 << gramBits / 64]uint64 // which hashes of three bytes a keyword has
+	rows   map[uint32][]uint16        // by hash: the keywords
 	folded []string                   // keywords in lower case
+	offset []int                      // by keyword: where its three bytes are
 	single []string                   // those of one byte, which are too short for the table
 }
 
 const (
-	gramBits = 15
-	none     = 1<<16 - 1
+	gramBits = 17
+	maxWords = 1 << 16
 )
 
 // gram hashes the lowest three bytes, whose case does not count.
 func gram(x uint32) uint32 { return (x | 0x202020) << 8 * 0x9e3779b1 >> (32 - gramBits) }
 
 func newWords(keywords []string) (*words, error) {
-	w := &words{first: make([]uint16, 1<<gramBits)}
-	by := map[uint32][]uint16{}
-	size := 0
+	if len(keywords) > maxWords {
+		return nil, errors.New("too many keywords or stop words")
+	}
+	w := &words{rows: map[uint32][]uint16{}}
 	for i, k := range keywords {
 		k = strings.ToLower(k)
 		w.folded = append(w.folded, k)
+		w.offset = append(w.offset, rarest(k))
 		if len(k) == 1 {
 			w.single = append(w.single, k)
 		}
-		for _, h := range grams(k) {
-			if !slices.Contains(by[h], uint16(i)) {
-				by[h] = append(by[h], uint16(i))
-				size++
+		for _, h := range grams(k[w.offset[i]:]) {
+			w.some[h>>6] |= 1 << (h & 63)
+			if !slices.Contains(w.rows[h], uint16(i)) {
+				w.rows[h] = append(w.rows[h], uint16(i))
 			}
 		}
 	}
-	if len(keywords)+size+len(by) >= none {
-		return nil, errors.New("too many keywords or stop words")
-	}
-	for _, h := range slices.Sorted(maps.Keys(by)) {
-		w.some[h>>6] |= 1 << (h & 63)
-		w.first[h] = uint16(len(w.rows))
-		w.rows = append(append(w.rows, by[h]...), none)
-	}
 	return w, nil
+}
+
+// frequent are letters in the order in which texts have them (the commonest first).
+const frequent = "etaoinsrhldcumfpgwybvkxjqz"
+
+// rarest is where in a keyword the three bytes are that texts have least.
+func rarest(k string) (at int) {
+	least := math.Inf(1)
+	for i := 0; i+3 <= len(k); i++ {
+		often := 1.0
+		for _, c := range []byte(k[i : i+3]) {
+			n := strings.IndexByte(frequent, c)
+			if n < 0 {
+				n = len(frequent) // digits and signs
+			}
+			often /= float64(n + 2)
+		}
+		if often < least {
+			least, at = often, i
+		}
+	}
+	return at
 }
 
 // grams are the hashes under which a keyword may be found: one, or one for each byte that may follow a keyword of two.
@@ -85,7 +101,8 @@ func (w *words) in(text string) (yes bool) {
 	return yes
 }
 
-// each calls found for every keyword of two bytes or more in text, in order of their starts, until it returns false.
+// each calls found for every keyword of two bytes or more in text until it returns false. They come in the order of their rarest three bytes: two
+// that overlap may be exchanged.
 func (w *words) each(text string, found func(keyword, start, end int) bool) {
 	some := &w.some
 	i := 0
@@ -115,13 +132,12 @@ func (w *words) each(text string, found func(keyword, start, end int) bool) {
 	}
 }
 
-// at compares the keywords that may stand at a place.
-func (w *words) at(text string, start int, h uint32, found func(keyword, start, end int) bool) bool {
-	for _, k := range w.rows[w.first[h]:] {
-		if k == none {
-			break
-		}
-		if end := start + len(w.folded[k]); end <= len(text) && equalFold(text[start:end], w.folded[k]) && !found(int(k), start, end) {
+// at compares the keywords that may have their three bytes at a place.
+func (w *words) at(text string, place int, h uint32, found func(keyword, start, end int) bool) bool {
+	for _, k := range w.rows[h] {
+		start := place - w.offset[k]
+		end := start + len(w.folded[k])
+		if start >= 0 && end <= len(text) && equalFold(text[start:end], w.folded[k]) && !found(int(k), start, end) {
 			return false
 		}
 	}
