@@ -10,7 +10,7 @@ import (
 )
 
 // Begin fills p with what data begins with when it is taken for raw deflate (RFC 1951) or for brotli (RFC 7932), which bear no mark, and returns
-// how much there is before the first error. Decoders are used again: almost everything that is tried is something else.
+// how much there is before the first error.
 func Begin(coding string, data, p []byte) (n int) {
 	switch coding {
 	case "deflate":
@@ -19,17 +19,10 @@ func Begin(coding string, data, p []byte) (n int) {
 		if z.(flate.Resetter).Reset(bytes.NewReader(data), nil) == nil {
 			n, _ = io.ReadFull(z, p)
 		}
-	case "br":
-		z := brotlis.Get().(*brotli.Reader)
-		defer brotlis.Put(z)
-		if z.Reset(bytes.NewReader(data)) == nil {
-			n, _ = io.ReadFull(z, p)
-		}
+	case "br": // its Reset keeps what the stream before has left over
+		n, _ = io.ReadFull(brotli.NewReader(bytes.NewReader(data)), p)
 	}
 	return n
 }
 
-var (
-	deflaters = sync.Pool{New: func() any { return flate.NewReader(bytes.NewReader(nil)) }}
-	brotlis   = sync.Pool{New: func() any { return brotli.NewReader(bytes.NewReader(nil)) }}
-)
+var deflaters = sync.Pool{New: func() any { return flate.NewReader(bytes.NewReader(nil)) }}

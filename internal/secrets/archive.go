@@ -10,7 +10,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -231,16 +230,15 @@ func goesOn(text string, end int) bool {
 	return len(rest) > 1 && rest[0] == '\n' && class[rest[1]]&isB64 != 0
 }
 
-// diverse tells whether a run has all that base64 of compressed data has: both cases and digits, in no long rows.
+// diverse tells whether a run changes between cases and digits as often as base64 of compressed data.
 func diverse(text string) bool {
-	text = text[:minPacked]
 	changes := 0
-	for i := 1; i < len(text); i++ {
-		if kindOf(text[i]) != kindOf(text[i-1]) {
+	for i := 1; i < minPacked; i++ {
+		if kinds[text[i]] != kinds[text[i-1]] {
 			changes++
 		}
 	}
-	return changes*4 >= len(text) && strings.ContainsFunc(text, unicode.IsUpper) && strings.ContainsFunc(text, func(c rune) bool { return c > 'f' })
+	return changes*4 >= minPacked
 }
 
 // marks are how data that members opens begins.

@@ -47,8 +47,8 @@ func FuzzDisguises(f *testing.F) {
 func FuzzViews(f *testing.F) {
 	r := rand.New(rand.NewPCG(5, 5))
 	for name, hide := range disguises() {
-		f.Add([]byte(hide(alnum(r, letters, 30))), uint8(len(name)))
-		f.Add([]byte(hide(hide(alnum(r, letters, 12)))), uint8(1))
+		f.Add([]byte(hide(alnum(r, letters, 40))), uint8(len(name)))
+		f.Add([]byte(hide(hide(alnum(r, letters, 24)))), uint8(1))
 	}
 	value := alnum(r, letters, 24)
 	s := knowing(f, value)

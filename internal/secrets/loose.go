@@ -89,7 +89,7 @@ func dense(secret string) bool {
 			lower++
 		}
 	}
-	return changes*5 > 2*n || digits > 0 && (changes*10 >= 3*n || digits*4 >= n || lower == 0)
+	return changes*5 > 2*n || digits > 0 && (changes*4 >= n || digits*4 >= n || lower == 0)
 }
 
 func kindOf(c byte) byte {

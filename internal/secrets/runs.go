@@ -101,17 +101,21 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	return views
 }
 
-// varied leaves out the runs that are words: in which every nth byte at most is of another kind than the one before. In what was encoded more are.
+// varied leaves out the runs that are words: mostly in lower case, and of every n bytes at most one is of another kind than the one before. In what
+// was encoded more are.
 func varied(text string, runs []stretch, n int) (all []stretch) {
 	for _, r := range runs {
-		changes := 0
+		changes, upper := 0, 0
 		end := min(r.end, r.start+maxVaried)
 		for i := r.start + 1; i < end; i++ {
 			if kinds[text[i]] != kinds[text[i-1]] {
 				changes++
 			}
+			if kinds[text[i]] == 'u' {
+				upper++
+			}
 		}
-		if changes*n >= end-r.start || end < r.end {
+		if changes*n >= end-r.start || upper*2 >= end-r.start || end < r.end {
 			all = append(all, r)
 		}
 	}
