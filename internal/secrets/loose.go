@@ -54,7 +54,7 @@ func (l *loose) made() looseBody {
 
 // How unlikely a match in random base64 must be, as a power of two: with a keyword that base64 itself cannot have, and without.
 const (
-	markedBits = 20
+	markedBits = 25
 	minBits    = 32
 )
 
@@ -118,6 +118,9 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		return nil
 	}
 	made := b.loose.made()
+	if made.likely { // there is a hash or an id of four such letters sooner or later, and something behind it
+		return nil
+	}
 	for _, keep := range []string{"-_", "_"} {
 		token := []byte(text[start:end])
 		var places []int
@@ -177,7 +180,11 @@ func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []
 		if plain == "" {
 			plain = m.turn(text[from:to])
 		}
-		for _, s := range r.matches(b.loose.made().regex, plain, i, true) {
+		expression := b.loose.made().regex
+		if b.loose.made().likely {
+			expression = b.regex
+		}
+		for _, s := range r.matches(expression, plain, i, true) {
 			if m.turn("ab") == "ba" {
 				s.start, s.end = len(plain)-s.end, len(plain)-s.start
 			}

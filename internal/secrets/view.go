@@ -122,15 +122,18 @@ func (s sight) weave(edits []edit, loose bool) []view {
 	return []view{v}
 }
 
-// starts tells whether something may begin at a place, although a letter or a digit stands before it: where pieces were joined, and inside of what
-// was decoded, before which anything may have come out.
+// starts tells whether something may begin at a place, although a letter or a digit stands before it: where pieces were joined, and near the
+// beginning of what was decoded, before which anything may have come out.
 func (s sight) starts(at int) bool {
 	if s.is == nil {
 		return false
 	}
 	parts := s.is.touched(span{start: at, end: at + 1})
-	return len(parts) == 1 && (s.is.joined && parts[0].start == at || parts[0].step == 0 && parts[0].end-parts[0].start >= minText)
+	return len(parts) == 1 && (s.is.joined && parts[0].start == at || parts[0].step == 0 && at-parts[0].start <= maxGarbage)
 }
+
+// maxGarbage is how much nonsense may come out before what was encoded, in bytes.
+const maxGarbage = 8
 
 func woven(text string, edits []edit) view {
 	w := weaver{source: text}
