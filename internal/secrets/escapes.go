@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"html"
 	"slices"
 	"strings"
@@ -19,9 +20,32 @@ func unescape(s sight) []view {
 	}{{"%", percentEscape}, {`\`, backslash}, {"&", entity}, {"U+", codePoint}, {"=", quotedPrintable}, {"+A", utf7}} {
 		edits = undoAll(edits, s.text, kind.sign, kind.undo)
 	}
+	edits = append(edits, unquoted(s.text)...)
 	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	return s.weave(edits, false)
 }
+
+// unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
+// these, and is left as it is.
+func unquoted(text string) (edits []edit) {
+	if strings.Index(text, `\"`) < 0 && strings.Index(text, `\\`) < 0 {
+		return nil
+	}
+	for _, p := range quoted(text) {
+		part := text[p.from:p.to]
+		if len(part) < min85 || len(part) > maxQuoted || strings.IndexByte(part, '\\') < 0 || strings.IndexByte(part, ' ') >= 0 {
+			continue
+		}
+		var plain string
+		if json.Unmarshal([]byte(text[p.from-1:p.to+1]), &plain) == nil {
+			edits = append(edits, edit{p.from, p.to, plain})
+		}
+	}
+	return edits
+}
+
+// maxQuoted is the longest string without a space that is taken for something encoded, in bytes.
+const maxQuoted = 16 << 10
 
 // undoAll adds what undo makes of each place where sign stands.
 func undoAll(edits []edit, text, sign string, undo func(string) (string, int)) []edit {

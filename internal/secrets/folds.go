@@ -100,26 +100,32 @@ func unspace(s sight) []view {
 	const step = 2 * maxPeriod
 	var edits []edit
 	for at, done := 0, 0; at < len(text); at += step {
-		before, tried := byte('a'), 0
-		for sep := at; sep < min(len(text), at+maxPeriod); sep++ {
-			if text[sep] == before || !separates(text[sep]) {
-				continue
-			}
-			if tried++; tried > maxTried {
-				break
-			}
-			before = text[sep]
-			if e, ok := recurring(text, sep, done); e.to > 0 {
-				if ok {
-					edits = append(edits, e)
-				}
-				done = e.to
-				at = max(at, done-step)
-				break
-			}
+		e, ok := unspaceAt(text, at, done)
+		if ok {
+			edits = append(edits, e)
+		}
+		if e.to > 0 {
+			done = e.to
+			at = max(at, done-step)
 		}
 	}
 	return s.weave(edits, true)
+}
+
+// unspaceAt tries the first separators that stand behind a place. It is not ok when nothing comes of it.
+func unspaceAt(text string, at, least int) (e edit, ok bool) {
+	seps := 0 // one bit each
+	for i := range min(maxPeriod, len(text)-at) {
+		seps |= int(separator[text[at+i]]) << i
+	}
+	for tried := 0; seps != 0 && tried < maxTried; tried++ {
+		sep := at + bits.TrailingZeros(uint(seps))
+		seps &= seps - 1
+		if e, ok = recurring(text, sep, least); e.to > 0 {
+			return e, ok
+		}
+	}
+	return edit{}, false
 }
 
 // recurring finds the distance at which the byte at sep comes back. It is not ok when nothing comes of it.
@@ -127,6 +133,9 @@ func recurring(text string, sep, least int) (e edit, ok bool) {
 	period := nextSame(text, sep)
 	if period == 0 {
 		return e, false
+	}
+	if shorter := nextSame(text, sep+period); shorter > 1 && shorter < period { // by chance, it stands before too
+		sep, period = sep+period, shorter
 	}
 	c := text[sep]
 	if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
@@ -152,7 +161,16 @@ func nextSame(text string, at int) int {
 }
 
 // separates tells whether a byte is none that tokens are mostly made of.
-func separates(c byte) bool { return c < '0' || c > '9' && c < 'A' || c > 'Z' && c < 'a' || c > 'z' }
+func separates(c byte) bool { return separator[c] != 0 }
+
+var separator = func() (t [256]byte) {
+	for c := range 256 {
+		if kindOf(byte(c)) == 0 {
+			t[c] = 1
+		}
+	}
+	return t
+}()
 
 // periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {

@@ -247,7 +247,7 @@ func unfolded(text, sep string) (edits []edit) {
 		switch {
 		case head == line && joined && line.end-line.start < n: // the last one
 			before = stretch{}
-		case head == line:
+		case head == line && wrapped(text[line.start:line.end]):
 			before = line
 		default:
 			before = tailRun(text, line)
@@ -256,6 +256,18 @@ func unfolded(text, sep string) (edits []edit) {
 		from = end + len(sep)
 	}
 	return edits
+}
+
+// wrapped tells whether a line may be one of several that were one: encoded, and no code.
+func wrapped(line string) bool {
+	if len(line) < minHex {
+		for i := range len(line) {
+			if class[line[i]]&isB64 == 0 {
+				return false
+			}
+		}
+	}
+	return !wordy(line, 25)
 }
 
 // trimmed is a line without what indents it and ends it.
@@ -286,11 +298,14 @@ func solid(text string, line stretch) bool {
 	return true
 }
 
-// tailRun is the run of base64 with which a line ends.
+// tailRun is the run of base64 with which a line ends, if it is no word.
 func tailRun(text string, line stretch) stretch {
 	at := line.end
 	for at > max(line.start, line.end-maxLine) && class[text[at-1]]&isB64 != 0 {
 		at--
+	}
+	if line.end-at < minLine || wordy(text[at:line.end], 25) {
+		return stretch{}
 	}
 	return stretch{at, line.end}
 }

@@ -17,6 +17,8 @@ const (
 	isUpper32 // base32 (RFC 4648 §6)
 	isLower32
 	isGraph // printable, and no space
+	isA85   // Ascii85
+	isB85   // any other base85
 )
 
 var class = func() (t [256]byte) {
@@ -36,29 +38,40 @@ var class = func() (t [256]byte) {
 		}
 		if b > ' ' && b < 0x7f {
 			t[c] |= isGraph
+			if b <= 'u' || b == 'z' {
+				t[c] |= isA85
+			}
+			if strings.IndexByte("\"'\\,", b) < 0 {
+				t[c] |= isB85
+			}
 		}
 	}
 	return t
 }()
 
-// runsOf lists the runs of bytes of a class that have at least n. A run that long has a byte at a multiple of n: only there it is looked for.
+// runsOf lists the runs of bytes of a class that have at least n. It looks at where such a run would have its nth byte, then back from there: a byte
+// of another class rules out all runs that it would be in.
 func runsOf(text string, of byte, n int) (all []stretch) {
-	end := 0
-	for at := n - 1; at < len(text); at += n {
-		if class[text[at]]&of == 0 {
+	least := 0
+	for at := n - 1; at < len(text); {
+		from := at + 1
+		for from > least && class[text[from-1]]&of != 0 {
+			from--
+		}
+		if at-from+1 < n {
+			at = from + n - 1
+			if from <= least { // the run before ends here
+				at = max(at, least+n-1)
+			}
 			continue
 		}
-		s := stretch{at, at + 1}
-		for s.start > end && class[text[s.start-1]]&of != 0 {
-			s.start--
+		end := at + 1
+		for end < len(text) && class[text[end]]&of != 0 {
+			end++
 		}
-		for s.end < len(text) && class[text[s.end]]&of != 0 {
-			s.end++
-		}
-		if end = s.end; s.end-s.start >= n {
-			all = append(all, s)
-		}
-		at = max(at, end-end%n-1)
+		all = append(all, stretch{from, end})
+		least = end
+		at = end + n
 	}
 	return all
 }
@@ -78,7 +91,7 @@ func inside(text string, runs []stretch, of byte, n int) (all []stretch) {
 func unwrap(s sight, runs []stretch) (views []view) {
 	text := s.text
 	add := func(edits []edit) { views = append(views, s.weave(edits, false)...) }
-	mixed := varied(text, runs, 4)
+	mixed := varied(text, runs, 25)
 	for shift := range 4 {
 		add(decodeRuns(text, mixed, &base64Code, shift))
 	}
@@ -92,46 +105,85 @@ func unwrap(s sight, runs []stretch) (views []view) {
 			add(decodeRuns(text, long, &base32Code, shift))
 		}
 	}
-	graph := varied(text, runsOf(text, isGraph, min85), 3)
-	for i := range base85Codes {
-		for shift := range 5 {
-			add(decodeRuns(text, graph, &base85Codes[i], shift))
+	for _, of := range []byte{isA85, isB85} {
+		long := varied(text, runsOf(text, of, min85), 40)
+		for i := range base85Codes {
+			c := &base85Codes[i]
+			if c.of != of {
+				continue
+			}
+			for shift, runs := range inStep(text, long, c) {
+				add(decodeRuns(text, runs, c, shift))
+			}
 		}
 	}
 	return views
 }
 
-// varied leaves out the runs that are words: mostly in lower case, and of every n bytes at most one is of another kind than the one before. In what
-// was encoded more are.
+// varied leaves out the runs that are words: mostly in lower case, and fewer than so many percent of the bytes are of another kind than the one
+// before. In what was encoded more are.
 func varied(text string, runs []stretch, n int) (all []stretch) {
 	for _, r := range runs {
-		changes, upper := 0, 0
-		end := min(r.end, r.start+maxVaried)
-		for i := r.start + 1; i < end; i++ {
-			if kinds[text[i]] != kinds[text[i-1]] {
-				changes++
-			}
-			if kinds[text[i]] == 'u' {
-				upper++
-			}
-		}
-		if changes*n >= end-r.start || upper*2 >= end-r.start || end < r.end {
+		if r.end-r.start > maxVaried || !wordy(text[r.start:r.end], n) {
 			all = append(all, r)
 		}
 	}
 	return all
 }
 
+// wordy tells whether a run is made of words: see varied.
+func wordy(run string, percent int) bool {
+	changes, lower := 0, 0
+	for i := 1; i < len(run); i++ {
+		changes += int(change[kinds[run[i]]|kinds[run[i-1]]<<2])
+		lower += int(lowers[kinds[run[i]]])
+	}
+	return changes*100 < percent*len(run) && lower*2 >= len(run)
+}
+
 // maxVaried is the longest run that may be words, in bytes.
 const maxVaried = 96
 
-// kinds are those of kindOf.
+// kinds are 0 for what separates, 1 for lower case, 2 for upper case, 3 for digits.
 var kinds = func() (t [256]byte) {
 	for c := range 256 {
-		t[c] = kindOf(byte(c))
+		t[c] = byte(strings.IndexByte("\x00lud", kindOf(byte(c))))
 	}
 	return t
 }()
+
+// lowers counts the kind of lower case.
+var lowers = [4]byte{1: 1}
+
+// change tells of two kinds, in two bits each, whether they differ.
+var change = func() (t [16]byte) {
+	for i := range t {
+		if i&3 != i>>2 {
+			t[i] = 1
+		}
+	}
+	return t
+}()
+
+// inStep sorts runs by the step in which they have enough groups that can be text. Most have none.
+func inStep(text string, runs []stretch, c *code) (by [5][]stretch) {
+	for _, r := range runs {
+		var n [5]int
+		step := 0
+		for i := r.start; i < r.end; i++ {
+			n[step] += int(c.first[text[i]])
+			if step++; step == 5 {
+				step = 0
+			}
+		}
+		for step, n := range n {
+			if n >= c.need() {
+				by[step] = append(by[step], r)
+			}
+		}
+	}
+	return by
+}
 
 // code is an encoding of groups of characters as groups of bytes.
 type code struct {
@@ -141,7 +193,10 @@ type code struct {
 	bits int
 	// head has, for each place in a group, whether a character leaves the first bit of a byte that it decides zero, as in all ASCII text.
 	head [8][256]bool
-	tail string // what may follow as padding
+	// first is 1 for what may be the first character of a group of text.
+	first [256]byte
+	tail  string // what may follow as padding
+	of    byte   // the class of its characters, where there are several such codes
 }
 
 const bad = 255
@@ -152,6 +207,9 @@ func newCode(group, bits int, tail string, digit func(c byte) byte) code {
 		c.digits[i] = digit(byte(i))
 		for at := range group {
 			c.head[at][i] = c.digits[i] != bad && c.zero(at, c.digits[i])
+		}
+		if c.head[0][i] {
+			c.first[i] = 1
 		}
 	}
 	return c
@@ -185,22 +243,24 @@ var (
 		return bad
 	})
 	base85Codes = []code{
-		newCode(5, 0, "", digitOf("!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu")), // Ascii85
-		newCode(5, 0, "", digitOf("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~")),   // RFC 1924, Python's b85
-		newCode(5, 0, "", digitOf("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")),   // Z85
+		base85(isA85, "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu"),
+		base85(isB85, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"), // RFC 1924, Python's b85
+		base85(isB85, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"), // Z85
 	}
 )
 
 // min85 is the shortest run of base85 that is tried.
 const min85 = 25
 
-func digitOf(alphabet string) func(byte) byte {
-	return func(c byte) byte {
+func base85(of byte, alphabet string) code {
+	c := newCode(5, 0, "", func(c byte) byte {
 		if i := strings.IndexByte(alphabet, c); i >= 0 {
 			return byte(i)
 		}
 		return bad
-	}
+	})
+	c.of = of
+	return c
 }
 
 // decodeRuns decodes, in groups that begin shift characters into each run, the stretches that are text.

@@ -2,7 +2,9 @@ package secrets
 
 import (
 	"errors"
+	"maps"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -11,7 +13,8 @@ import (
 // they are the rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
 type words struct {
 	some   [1 << gramBits / 64]uint64 // which hashes of three bytes a keyword has
-	rows   map[uint32][]uint16        // by hash: the keywords
+	before [1 << gramBits / 64]uint16 // how many there are before each word of some
+	rows   [][]uint16                 // for each of them, in order: the keywords
 	folded []string                   // keywords in lower case
 	offset []int                      // by keyword: where its three bytes are
 	single []string                   // those of one byte, which are too short for the table
@@ -29,7 +32,8 @@ func newWords(keywords []string) (*words, error) {
 	if len(keywords) > maxWords {
 		return nil, errors.New("too many keywords or stop words")
 	}
-	w := &words{rows: map[uint32][]uint16{}}
+	w := &words{}
+	rows := map[uint32][]uint16{}
 	for i, k := range keywords {
 		k = strings.ToLower(k)
 		w.folded = append(w.folded, k)
@@ -39,10 +43,19 @@ func newWords(keywords []string) (*words, error) {
 		}
 		for _, h := range grams(k[w.offset[i]:]) {
 			w.some[h>>6] |= 1 << (h & 63)
-			if !slices.Contains(w.rows[h], uint16(i)) {
-				w.rows[h] = append(w.rows[h], uint16(i))
+			if !slices.Contains(rows[h], uint16(i)) {
+				rows[h] = append(rows[h], uint16(i))
 			}
 		}
+	}
+	if len(rows) >= maxWords {
+		return nil, errors.New("too many keywords or stop words")
+	}
+	for _, h := range slices.Sorted(maps.Keys(rows)) {
+		w.rows = append(w.rows, rows[h])
+	}
+	for i := 1; i < len(w.some); i++ {
+		w.before[i] = w.before[i-1] + uint16(bits.OnesCount64(w.some[i-1]))
 	}
 	return w, nil
 }
@@ -134,7 +147,8 @@ func (w *words) each(text string, found func(keyword, start, end int) bool) {
 
 // at compares the keywords that may have their three bytes at a place.
 func (w *words) at(text string, place int, h uint32, found func(keyword, start, end int) bool) bool {
-	for _, k := range w.rows[h] {
+	row := int(w.before[h>>6]) + bits.OnesCount64(w.some[h>>6]&(1<<(h&63)-1))
+	for _, k := range w.rows[row] {
 		start := place - w.offset[k]
 		end := start + len(w.folded[k])
 		if start >= 0 && end <= len(text) && equalFold(text[start:end], w.folded[k]) && !found(int(k), start, end) {
