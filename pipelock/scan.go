@@ -119,7 +119,7 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 		}
 		known[name] = d
 	}
-	engine, err := secrets.New(secrets.Options{Config: rules, Known: known, ArchiveDepth: 6})
+	engine, err := secrets.New(secrets.Options{Config: rules, Known: known, ArchiveDepth: 6, Remember: true})
 	if err != nil {
 		return nil, config.At("secrets.rules", "%s: %v", f.Secrets.Rules, err)
 	}

@@ -44,7 +44,11 @@ type run struct {
 
 // scan looks at data and at what it holds as an archive.
 func (r *run) scan(data []byte, archives int) ([]span, error) {
-	spans, err := r.look(sight{text: string(data)}, decodeDepth, archives, asWritten)
+	look := r.written
+	if r.scanner.clean != nil && r.path == "" && len(data) >= block {
+		look = r.changed
+	}
+	spans, err := look(string(data), archives)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +105,21 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 		r.nested = r.nested || slices.ContainsFunc(views, encoded)
 		views = nil
 	}
+	found, err := r.into(views, depth, archives, how)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := r.packed(s, runs, archives)
+	return append(append(spans, found...), packed...), err
+}
+
+// written looks at all of a text that somebody sent.
+func (r *run) written(text string, archives int) ([]span, error) {
+	return r.look(sight{text: text}, decodeDepth, archives, asWritten)
+}
+
+// into looks at what was made of a text, and returns what is new in it, by its place in that text.
+func (r *run) into(views []view, depth, archives int, how manner) (spans []span, err error) {
 	for i := range views {
 		v := &views[i]
 		if r.unfold -= len(v.text); r.unfold < 0 {
@@ -125,8 +144,7 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 			}
 		}
 	}
-	packed, err := r.packed(s, runs, archives)
-	return append(spans, packed...), err
+	return spans, nil
 }
 
 // made lists what can be made of a text.

@@ -44,6 +44,9 @@ type Options struct {
 	Known map[string]Digest
 	// ArchiveDepth is how many archives inside each other are opened (zip, tar, gzip, bzip2, zstd); 0 opens none.
 	ArchiveDepth int
+	// Remember makes a Scanner look only at what is new in a text of which it has seen the rest, in blocks of 16 KiB; of strings and archives it
+	// sees the whole in any case. It is for who sends the same again and again.
+	Remember bool
 	// MaxInflate bounds the bytes that one Scan inflates from archives; 0 means 64 MiB.
 	MaxInflate int64
 }
@@ -52,6 +55,7 @@ type Options struct {
 type Scanner struct {
 	rules func() (*ruleset, error)
 	known *matcher
+	clean *clean // nil: nothing is remembered
 	opts  Options
 }
 
@@ -61,6 +65,9 @@ func New(opts Options) (*Scanner, error) {
 		opts.MaxInflate = 64 << 20
 	}
 	s := &Scanner{rules: builtin, known: newMatcher(opts.Known), opts: opts}
+	if opts.Remember {
+		s.clean = newClean()
+	}
 	if opts.Config == "" {
 		return s, nil
 	}
