@@ -5,11 +5,11 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/bzip2"
+	"compress/flate"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"io"
-	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -30,7 +30,13 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 		}
 	}
 	var rules []string
-	err := members(data, func(name string, body io.Reader) error {
+	err := members(data, r.member(&rules, depth))
+	return rules, err
+}
+
+// member scans the name and the content of a file, and adds the rules that were hit.
+func (r *run) member(rules *[]string, depth int) memberFunc {
+	return func(name string, body io.Reader) error {
 		if depth == 0 {
 			r.nested = true
 			return nil
@@ -45,24 +51,24 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 				return err
 			}
 			for _, s := range spans {
-				rules = append(rules, s.rule)
+				*rules = append(*rules, s.rule)
 			}
 		}
 		return nil
-	})
-	return rules, err
+	}
 }
 
-// inflate reads one member within the budget. A member that breaks off gives what it had.
+// inflate reads one member within the budget. A member that breaks off gives what it had, and leaves the run open.
 func (r *run) inflate(body io.Reader) ([]byte, error) {
-	inner, _ := io.ReadAll(io.LimitReader(body, min(r.budget+1, smallMember)))
+	inner, broken := io.ReadAll(io.LimitReader(body, min(r.budget+1, smallMember)))
 	if len(inner) == smallMember {
 		if err := r.reserve(); err != nil {
 			return nil, err
 		}
 		rest := io.LimitReader(body, r.budget+1-smallMember)
-		inner, _ = io.ReadAll(io.MultiReader(bytes.NewReader(inner), rest)) // grown once, not joined
+		inner, broken = io.ReadAll(io.MultiReader(bytes.NewReader(inner), rest)) // grown once, not joined
 	}
+	r.open = r.open || errors.Is(broken, io.ErrUnexpectedEOF)
 	if int64(len(inner)) > r.budget {
 		return nil, ErrTooLarge
 	}
@@ -107,12 +113,10 @@ const maxMembers = 10_000
 // members calls fn for each file in data. Its own errors are fn's alone.
 func members(data []byte, fn memberFunc) error {
 	switch {
-	case bytes.HasPrefix(data, []byte("PK\x03\x04")):
+	case bytes.HasPrefix(data, []byte(localHeader)):
 		return zipMembers(data, fn)
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		if z, err := gzip.NewReader(bytes.NewReader(data)); err == nil {
-			return fn(z.Name, z)
-		}
+		return gzipMember(data, true, fn)
 	case bytes.HasPrefix(data, []byte("BZh")):
 		return fn("", bzip2.NewReader(bytes.NewReader(data)))
 	case bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")):
@@ -174,87 +178,14 @@ func opaque(data []byte) bool {
 	return !utf8.Valid(data[:min(len(data), 256)&^3]) || bytes.ContainsFunc(data[:min(len(data), 64)], func(c rune) bool { return c < ' ' && !printable(byte(c)) })
 }
 
-// packed looks into what a text has of archives and compressed data, in base64, hex or as they are. What an image has inside is left alone.
-func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err error) {
-	text := in.text
-	if r.scanner.opts.ArchiveDepth == 0 {
-		return nil, nil
+// gzipMember reads one member, or several behind each other (RFC 1952 §2.2) as what they are together.
+func gzipMember(data []byte, all bool, fn memberFunc) error {
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil
 	}
-	add := func(s stretch, data []byte) {
-		rules, e := r.archive(data, archives)
-		err = errors.Join(err, e)
-		for _, rule := range rules {
-			spans = append(spans, span{rule, s.start, s.end})
-		}
-	}
-	for _, s := range runs {
-		if !in.fresh(s.start, s.end) {
-			continue
-		}
-		for shift := range min(4, s.end-s.start-minRun+1) {
-			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) && !goesOn(text, s.end) {
-				if head := base64Code.decode(body[:min(len(body), 64)]); marked(head) || shift == 0 && opaque(head) {
-					add(s, base64Code.decode(body))
-				}
-			}
-		}
-	}
-	for _, s := range inside(text, runs, isHex, minHex) {
-		if head := hexCode.decode(text[s.start : s.start+minHex]); marked(head) && in.fresh(s.start, s.end) {
-			add(s, hexCode.decode(text[s.start:s.end]))
-		}
-	}
-	for at, n := 0, 0; n < maxMarks; n++ {
-		i := strings.Index(text[at:], "\x1f\x8b\x08")
-		if i < 0 {
-			break
-		}
-		if at += i; at > 0 && in.fresh(at, at+3) { // at the very beginning it has been opened
-			add(stretch{at, len(text)}, []byte(text[at:]))
-		}
-		at++
-	}
-	return spans, err
-}
-
-const (
-	// minPacked is the shortest base64 that may be something compressed without a mark, in characters.
-	minPacked = 40
-	// maxMarks bounds the places of one text at which something compressed is looked for.
-	maxMarks = 64
-)
-
-// goesOn tells whether a run is a line of something that was wrapped: that is tried as a whole, when it has been joined.
-func goesOn(text string, end int) bool {
-	rest := strings.TrimLeft(text[end:min(len(text), end+4)], "\r")
-	return len(rest) > 1 && rest[0] == '\n' && class[rest[1]]&isB64 != 0
-}
-
-// diverse tells whether a run changes between cases and digits as often as base64 of compressed data.
-func diverse(text string) bool {
-	changes := 0
-	for i := 1; i < minPacked; i++ {
-		if kinds[text[i]] != kinds[text[i-1]] {
-			changes++
-		}
-	}
-	return changes*4 >= minPacked
-}
-
-// marks are how data that members opens begins.
-var marks = []string{"PK\x03\x04", "\x1f\x8b\x08", "BZh", "\x28\xb5\x2f\xfd", "\x78\x01", "\x78\x5e", "\x78\x9c", "\x78\xda"}
-
-func marked(data []byte) bool {
-	return slices.ContainsFunc(marks, func(m string) bool { return bytes.HasPrefix(data, []byte(m)) })
-}
-
-// marked64 looks at the first characters of base64 whether it can begin with a mark.
-func marked64(text string) bool {
-	switch text[:2] {
-	case "UE", "H4", "Ql", "KL", "eA", "eF", "eJ", "eN":
-		return true
-	}
-	return false
+	z.Multistream(all)
+	return fn(z.Name+"\n"+z.Comment, z)
 }
 
 func zstdMember(data []byte, fn memberFunc) error {
@@ -268,8 +199,8 @@ func zstdMember(data []byte, fn memberFunc) error {
 
 func zipMembers(data []byte, fn memberFunc) error {
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
-	if err != nil {
-		return nil
+	if err != nil { // its list of files is missing
+		return localFiles(data, fn)
 	}
 	if len(z.File) > maxMembers {
 		return ErrTooLarge
@@ -286,6 +217,38 @@ func zipMembers(data []byte, fn memberFunc) error {
 		}
 	}
 	return nil
+}
+
+// localHeader is how each file of a zip begins.
+const localHeader = "PK\x03\x04"
+
+// localFiles reads the files of a zip that was cut off.
+func localFiles(data []byte, fn memberFunc) error {
+	for n := 0; n < maxMembers; n++ {
+		i := bytes.Index(data, []byte(localHeader))
+		if i < 0 {
+			return nil
+		}
+		if err := localFile(data[i:], fn); err != nil {
+			return err
+		}
+		data = data[i+len(localHeader):]
+	}
+	return ErrTooLarge
+}
+
+// localFile is the first file of a zip, as its own header has it (APPNOTE.TXT §4.3.7).
+func localFile(data []byte, fn memberFunc) error {
+	const header, deflated = 30, 8
+	if len(data) < header {
+		return nil
+	}
+	le := binary.LittleEndian
+	name, start := header+int(le.Uint16(data[26:])), header+int(le.Uint16(data[26:]))+int(le.Uint16(data[28:]))
+	if le.Uint16(data[8:]) != deflated || start > len(data) { // what is only stored has been seen
+		return nil
+	}
+	return fn(string(data[header:name]), flate.NewReader(bytes.NewReader(data[start:])))
 }
 
 func tarMembers(data []byte, fn memberFunc) error {

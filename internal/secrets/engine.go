@@ -37,6 +37,8 @@ type run struct {
 	budget  int64           // bytes that may still be inflated
 	unfold  int             // bytes that may still be made of it
 	nested  bool            // there was more to undo
+	tried   int             // how much was opened
+	open    bool            // it ends inside something compressed
 	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
 
 	reserved bool // see reserve
@@ -105,7 +107,7 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 		r.nested = r.nested || slices.ContainsFunc(views, encoded)
 		views = nil
 	}
-	found, err := r.into(views, depth, archives, how)
+	found, err := r.into(views, len(text), depth, archives, how)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +120,8 @@ func (r *run) written(text string, archives int) ([]span, error) {
 	return r.look(sight{text: text}, decodeDepth, archives, asWritten)
 }
 
-// into looks at what was made of a text, and returns what is new in it, by its place in that text.
-func (r *run) into(views []view, depth, archives int, how manner) (spans []span, err error) {
+// into looks at what was made of a text of that size, and returns what is new in it, by its place in that text.
+func (r *run) into(views []view, size, depth, archives int, how manner) (spans []span, err error) {
 	for i := range views {
 		v := &views[i]
 		if r.unfold -= len(v.text); r.unfold < 0 {
@@ -134,9 +136,13 @@ func (r *run) into(views []view, depth, archives int, how manner) (spans []span,
 		if v.loose {
 			next = joined
 		}
+		before := r.open
 		found, err := r.look(sight{v.text, v}, depth-1, archives, next)
 		if err != nil {
 			return nil, err
+		}
+		if last := len(v.parts) - 1; last < 0 || v.parts[last].to < size-maxPadding { // it ends where the view does, but the text goes on
+			r.open = before
 		}
 		for _, s := range found {
 			if v.fresh(s) {

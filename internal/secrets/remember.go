@@ -70,7 +70,7 @@ func (c *clean) keep(k [2]uint64) {
 // changed looks at those blocks of a text that are not known, and at what only the whole of it shows: strings that belong together, and archives.
 func (r *run) changed(text string, archives int) ([]span, error) {
 	whole := sight{text: text}
-	spans, err := r.into(rejoin(whole), decodeDepth, archives, asWritten)
+	spans, err := r.into(rejoin(whole), len(text), decodeDepth, archives, asWritten)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,11 @@ func (r *run) changed(text string, archives int) ([]span, error) {
 // part looks at a part of a text and what surrounds it. What touches an edge was cut there: its neighbour sees it whole.
 func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
 	start, end := max(0, from-longest), min(len(text), to+longest)
+	before := r.open
 	found, err := r.look(sight{text: text[start:end]}, decodeDepth, archives, asWritten)
+	if end < len(text) {
+		r.open = before
+	}
 	for _, s := range found {
 		s.start, s.end = s.start+start, s.end+start
 		if (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin) {

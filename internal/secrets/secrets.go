@@ -93,6 +93,17 @@ func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
 	return s.ScanFile(ctx, "", data)
 }
 
+// ScanPart is Scan for a part of something longer. It also tells whether data ends inside of something compressed, or inside of base64 of it: then
+// what is behind can only be seen together with it.
+func (s *Scanner) ScanPart(ctx context.Context, data []byte) (found []Finding, open bool, err error) {
+	found, err = s.run(ctx, "", data, func(r *run) ([]span, error) {
+		spans, err := r.scan(data, s.opts.ArchiveDepth)
+		open = r.open
+		return spans, err
+	})
+	return found, open, err
+}
+
 // ScanFile is Scan for data with a known path. The path only adds the rules that want one (a `.p12` file, a password
 // in `*.tf`); it never excuses anything.
 func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found []Finding, err error) {
