@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -74,6 +75,7 @@ func (r *run) inflate(body io.Reader) ([]byte, error) {
 	}
 	r.budget -= int64(len(inner))
 	r.unfold += maxUnfold * len(inner)
+	r.tries += len(inner) / bytesPerTry
 	return inner, r.ctx.Err()
 }
 
@@ -178,10 +180,14 @@ func opaque(data []byte) bool {
 	return !utf8.Valid(data[:min(len(data), 256)&^3]) || bytes.ContainsFunc(data[:min(len(data), 64)], func(c rune) bool { return c < ' ' && !printable(byte(c)) })
 }
 
+// gzips are used again: many that are tried are none.
+var gzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
 // gzipMember reads one member, or several behind each other (RFC 1952 §2.2) as what they are together.
 func gzipMember(data []byte, all bool, fn memberFunc) error {
-	z, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
+	z := gzips.Get().(*gzip.Reader)
+	defer gzips.Put(z)
+	if z.Reset(bytes.NewReader(data)) != nil {
 		return nil
 	}
 	z.Multistream(all)

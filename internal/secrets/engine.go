@@ -37,7 +37,7 @@ type run struct {
 	budget  int64           // bytes that may still be inflated
 	unfold  int             // bytes that may still be made of it
 	nested  bool            // there was more to undo
-	tried   int             // how much was opened
+	tries   int             // how much may still be opened
 	open    bool            // it ends inside something compressed
 	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
 

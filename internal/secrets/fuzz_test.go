@@ -59,7 +59,7 @@ func FuzzViews(f *testing.F) {
 			t.Fatal(err)
 		}
 		budget := max(leastUnfold, maxUnfold*len(data))
-		r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, unfold: budget}
+		r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, unfold: budget, tries: leastTries}
 		spans, _ := r.scan(data, 2)
 		r.release()
 		for _, x := range spans {

@@ -64,15 +64,15 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 // try counts what is opened, by what it costs to begin. Who has more than anybody needs is refused.
 func (r *run) try(data []byte) bool {
 	switch {
-	case bytes.HasPrefix(data, []byte("PK")):
-		r.tried++
 	case bytes.HasPrefix(data, []byte("\x28\xb5")), bytes.HasPrefix(data, []byte("BZh")):
-		r.tried += 256
+		r.tries -= 256
+	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
+		r.tries -= 8
 	default:
-		r.tried += 8
+		r.tries--
 	}
-	r.nested = r.nested || r.tried > maxTries
-	return r.tried <= maxTries
+	r.nested = r.nested || r.tries < 0
+	return r.tries >= 0
 }
 
 const (
@@ -80,8 +80,9 @@ const (
 	minPacked = 40
 	// maxPadding is what may stand behind base64 that goes up to the end of a text, in bytes.
 	maxPadding = 8
-	// maxTries bounds what one Scan opens, counted in files of a zip.
-	maxTries = 16 << 10
+	// leastTries bounds what one Scan opens, counted in files of a zip; a long text has one more for every bytesPerTry.
+	leastTries  = 16 << 10
+	bytesPerTry = 64
 	// maxBegin is from how much of a stream its beginning is inflated, in bytes.
 	maxBegin = 1 << 10
 )

@@ -121,7 +121,7 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 	if err != nil {
 		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
 	}
-	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data))}
+	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data)), tries: leastTries + len(data)/bytesPerTry}
 	defer run.release()
 	spans, err := scan(run)
 	if err != nil {
