@@ -328,12 +328,24 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	if how != asWritten && rule.loose != nil {
 		made := rule.loose.made()
 		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, true) {
-			if at := s.start + w.start; !made.likely || !isWord(in.text, at-1) || in.starts(at) {
-				add(s)
+			at := s.start + w.start
+			if made.likely && (isWord(in.text, at-1) && !in.starts(at) || isHash(in.text[at:s.end+w.start])) {
+				continue
 			}
+			add(s)
 		}
 	}
 	return spans
+}
+
+// isHash tells whether a text has nothing but what hashes and ids are written with.
+func isHash(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // isWord tells whether a place has what \b takes for a part of a word.

@@ -21,6 +21,9 @@ func unescape(s sight) []view {
 		edits = undoAll(edits, s.text, kind.sign, kind.undo)
 	}
 	edits = append(edits, unquoted(s.text)...)
+	if strings.Contains(s.text, "=\n") || strings.Contains(s.text, "=\r\n") {
+		edits = undoAll(edits, s.text, "=", softBreak)
+	}
 	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	return s.weave(edits, false)
 }
@@ -31,7 +34,7 @@ func unquoted(text string) (edits []edit) {
 	if strings.Index(text, `\"`) < 0 && strings.Index(text, `\\`) < 0 {
 		return nil
 	}
-	for _, p := range quoted(text) {
+	for _, p := range quoted(text, `"`) {
 		part := text[p.from:p.to]
 		if len(part) < min85 || len(part) > maxQuoted || strings.IndexByte(part, '\\') < 0 || strings.IndexByte(part, ' ') >= 0 {
 			continue
@@ -205,6 +208,23 @@ func quotedPrintable(s string) (string, int) {
 		return "", 0
 	}
 	return string(value), n
+}
+
+// softBreak reads what else there is of quoted-printable in a text that has its line breaks (RFC 2045 §6.7, rule 5).
+func softBreak(s string) (string, int) {
+	if _, n := quotedPrintable(s); n > 0 {
+		return "", 0 // that has been read
+	}
+	if strings.HasPrefix(s, "=\n") {
+		return "", 2
+	}
+	if strings.HasPrefix(s, "=\r\n") {
+		return "", 3
+	}
+	if r, ok := hexRune(s[1:], 2); ok {
+		return string([]byte{byte(r)}), 3
+	}
+	return "", 0
 }
 
 // utf7 reads a row of UTF-16 in base64 (RFC 2152), as far as it is ASCII.

@@ -134,9 +134,6 @@ func recurring(text string, sep, least int) (e edit, ok bool) {
 	if period == 0 {
 		return e, false
 	}
-	if shorter := nextSame(text, sep+period); shorter > 1 && shorter < period { // by chance, it stands before too
-		sep, period = sep+period, shorter
-	}
 	c := text[sep]
 	if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
 		return periodic(text, sep, period, least)
@@ -183,6 +180,10 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	}
 	if (to-from)/period < minPeriods {
 		return e, false
+	}
+	middle := from + (to-from)/period/2*period
+	if shorter := nextSame(text, middle); shorter > 1 && shorter < period && period%shorter == 0 { // by chance, it stands before that, too
+		return periodic(text, middle, shorter, least)
 	}
 	var always [maxPeriod]bool // what separates, by its place in the period
 	letters := false

@@ -18,7 +18,7 @@ func rejoin(s sight) (views []view) {
 	if s.is != nil && s.is.loose {
 		return nil
 	}
-	for _, pieces := range [][]piece{quoted(s.text), pairs(s.text)} {
+	for _, pieces := range [][]piece{quoted(s.text, `"`), quoted(s.text, `\"`), quoted(s.text, "'"), quoted(s.text, "`"), pairs(s.text)} {
 		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.fresh(p.from, p.to) }) {
 			continue
 		}
@@ -39,16 +39,20 @@ type piece struct {
 // asKey marks the pieces that are keys themselves.
 const asKey = "\x00"
 
-// quoted lists the strings in double quotes.
-func quoted(text string) (all []piece) {
+// quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and of most languages.
+func quoted(text, quote string) (all []piece) {
+	first := strings.Index(text, quote)
+	if first < 0 {
+		return nil
+	}
 	key := ""
-	for at := strings.IndexByte(text, '"') + 1; at > 0; {
-		end := closing(text, at)
+	for at := first + len(quote); ; {
+		end := closing(text, quote, at)
 		if end < 0 {
 			return all
 		}
 		p := piece{at, end, key}
-		next := end + 1
+		next := end + len(quote)
 		for next < len(text) && text[next] <= ' ' {
 			next++
 		}
@@ -56,21 +60,23 @@ func quoted(text string) (all []piece) {
 			key, p.key = text[at:end], asKey
 		}
 		all = append(all, p)
-		i := strings.IndexByte(text[end+1:], '"')
+		i := strings.Index(text[end+len(quote):], quote)
 		if i < 0 {
 			return all
 		}
-		at = end + 1 + i + 1
+		at = end + len(quote) + i + len(quote)
 	}
-	return all
 }
 
 // closing is where the quote is that ends the string that begins at.
-func closing(text string, at int) int {
+func closing(text, quote string, at int) int {
 	for from := at; ; {
-		i := strings.IndexByte(text[from:], '"')
+		i := strings.Index(text[from:], quote)
 		if i < 0 {
 			return -1
+		}
+		if quote == `\"` {
+			return from + i
 		}
 		end := from + i
 		back := 0

@@ -16,12 +16,14 @@ const (
 	isHex
 	isUpper32 // base32 (RFC 4648 §6)
 	isLower32
-	isGraph // printable, and no space
-	isA85   // Ascii85
-	isB85   // any other base85
+	isGraph      // printable, and no space
+	isA85        // Ascii85
+	isB85        // any other base85
+	isUpper32Hex // base32 in the order of hex (RFC 4648 §7)
+	isLower32Hex
 )
 
-var class = func() (t [256]byte) {
+var class = func() (t [256]uint16) {
 	for c := range 256 {
 		b := byte(c)
 		if unbase64(b) < 64 {
@@ -35,6 +37,12 @@ var class = func() (t [256]byte) {
 		}
 		if b >= 'a' && b <= 'z' || b >= '2' && b <= '7' {
 			t[c] |= isLower32
+		}
+		if b >= '0' && b <= '9' || b >= 'A' && b <= 'V' {
+			t[c] |= isUpper32Hex
+		}
+		if b >= '0' && b <= '9' || b >= 'a' && b <= 'v' {
+			t[c] |= isLower32Hex
 		}
 		if b > ' ' && b < 0x7f {
 			t[c] |= isGraph
@@ -51,7 +59,7 @@ var class = func() (t [256]byte) {
 
 // runsOf lists the runs of bytes of a class that have at least n. It looks at where such a run would have its nth byte, then back from there: a byte
 // of another class rules out all runs that it would be in.
-func runsOf(text string, of byte, n int) (all []stretch) {
+func runsOf(text string, of uint16, n int) (all []stretch) {
 	least := 0
 	for at := n - 1; at < len(text); {
 		from := at + 1
@@ -77,7 +85,7 @@ func runsOf(text string, of byte, n int) (all []stretch) {
 }
 
 // inside lists the runs of a class inside others.
-func inside(text string, runs []stretch, of byte, n int) (all []stretch) {
+func inside(text string, runs []stretch, of uint16, n int) (all []stretch) {
 	for _, r := range runs {
 		for _, s := range runsOf(text[r.start:r.end], of, n) {
 			all = append(all, stretch{r.start + s.start, r.start + s.end})
@@ -95,17 +103,24 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	for shift := range 4 {
 		add(decodeRuns(text, mixed, &base64Code, shift))
 	}
+	add(backwards(text, mixed))
 	long := inside(text, runs, isHex, minHex)
 	for shift := range 2 {
 		add(decodeRuns(text, long, &hexCode, shift))
 	}
-	for _, of := range []byte{isUpper32, isLower32} {
+	for _, of := range []uint16{isUpper32, isLower32} {
 		long := inside(text, runs, of, minHex)
 		for shift := range 8 {
 			add(decodeRuns(text, long, &base32Code, shift))
 		}
 	}
-	for _, of := range []byte{isA85, isB85} {
+	for _, of := range []uint16{isUpper32Hex, isLower32Hex} {
+		long := inside(text, runs, of, minHex)
+		for shift := range 8 {
+			add(decodeRuns(text, long, &base32HexCode, shift))
+		}
+	}
+	for _, of := range []uint16{isA85, isB85} {
 		long := varied(text, runsOf(text, of, min85), 40)
 		for i := range base85Codes {
 			c := &base85Codes[i]
@@ -119,6 +134,27 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	}
 	return views
 }
+
+// backwards undoes base64 that was reversed, or of which the letters were turned by 13.
+func backwards(text string, runs []stretch) (edits []edit) {
+	for _, r := range runs {
+		if r.end-r.start < minHex || r.end-r.start > maxTurned {
+			continue
+		}
+		for _, turn := range turns {
+			turned := turn(text[r.start:r.end])
+			for shift := range 4 {
+				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
+					edits = append(edits, edit{r.start, r.end, e.value})
+				}
+			}
+		}
+	}
+	return edits
+}
+
+// maxTurned is the longest run that is tried backwards, in bytes.
+const maxTurned = 4 << 10
 
 // varied leaves out the runs that are words: mostly in lower case, and fewer than so many percent of the bytes are of another kind than the one
 // before. In what was encoded more are.
@@ -196,7 +232,7 @@ type code struct {
 	// first is 1 for what may be the first character of a group of text.
 	first [256]byte
 	tail  string // what may follow as padding
-	of    byte   // the class of its characters, where there are several such codes
+	of    uint16 // the class of its characters, where there are several such codes
 }
 
 const bad = 255
@@ -242,6 +278,17 @@ var (
 		}
 		return bad
 	})
+	base32HexCode = newCode(8, 5, "=", func(c byte) byte {
+		switch {
+		case c >= '0' && c <= '9':
+			return c - '0'
+		case c >= 'A' && c <= 'V':
+			return c - 'A' + 10
+		case c >= 'a' && c <= 'v':
+			return c - 'a' + 10
+		}
+		return bad
+	})
 	base85Codes = []code{
 		base85(isA85, "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu"),
 		base85(isB85, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"), // RFC 1924, Python's b85
@@ -252,7 +299,7 @@ var (
 // min85 is the shortest run of base85 that is tried.
 const min85 = 25
 
-func base85(of byte, alphabet string) code {
+func base85(of uint16, alphabet string) code {
 	c := newCode(5, 0, "", func(c byte) byte {
 		if i := strings.IndexByte(alphabet, c); i >= 0 {
 			return byte(i)
