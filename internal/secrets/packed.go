@@ -53,9 +53,13 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 			add(s, hexCode.decode(text[s.start:s.end]), false)
 		}
 	}
+	var data []byte
 	for _, at := range marksIn(text) {
+		if data == nil {
+			data = []byte(text)
+		}
 		if at > 0 && in.fresh(at, at+4) { // at the very beginning it has been opened
-			add(stretch{at, len(text)}, []byte(text[at:]), true)
+			add(stretch{at, len(text)}, data[at:], true)
 		}
 	}
 	return spans, err
