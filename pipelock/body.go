@@ -68,25 +68,28 @@ func (b *scannedBody) begin() (policy.Verdict, error) {
 		return policy.Verdict{}, err
 	}
 	b.ended = ended
-	v, err := b.first(first)
+	first, v, err := b.first(first)
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		v, err = refused.v, nil
+	}
 	b.ready, b.tail = first, tailOf(first)
 	return v, err
 }
 
-// first judges the first window.
-func (b *scannedBody) first(text []byte) (policy.Verdict, error) {
+// first judges the first window. One of a compressed body has all of it.
+func (b *scannedBody) first(text []byte) ([]byte, policy.Verdict, error) {
 	if len(b.codings) == 0 {
-		v := b.judge(text, 0)
-		if v.Allow && b.ended && len(text) <= shortBody {
-			v = b.settle(b.scanner.together(b.ctx, b.to.host, []string{string(b.own(text))}))
+		return b.judge(text, 0)
+	}
+	for !b.ended {
+		var err error
+		if text, err = b.grow(text, 0); err != nil {
+			return text, policy.Verdict{}, err
 		}
-		return v, nil
 	}
-	if !b.ended {
-		return policy.Denied("scan", "a compressed body this long cannot be scanned"), nil
-	}
-	v, err := b.scanner.compressed(b.ctx, b.codings, b.framed, b.parts, text)
-	return b.settle(v), err
+	v, err := b.scanner.compressed(b.ctx, b.to.host, b.codings, b.framed, b.parts, text)
+	return text, b.settle(v), err
 }
 
 // shortBody is up to which length what a body says is read together with what
@@ -103,19 +106,54 @@ func (b *scannedBody) own(text []byte) []byte {
 }
 
 // judge scans a window and does about it what is to be done: what has not gone
-// yet begins at from and may be overwritten.
-func (b *scannedBody) judge(text []byte, from int) policy.Verdict {
-	v := b.scanner.look(b.ctx, "body", b.own(text))
-	if isFinding(v) && b.to.action == actionRedact {
-		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own}
-		if v = o.overwrite(text); v.Allow && b.to.report(wordRedacted, v) != nil {
-			return unwritten()
+// yet begins at from and may be overwritten. It returns the window, which has
+// grown where something compressed went on beyond it.
+func (b *scannedBody) judge(text []byte, from int) ([]byte, policy.Verdict, error) {
+	var v, inParts policy.Verdict
+	for {
+		began := time.Now()
+		var open, partOpen bool
+		v, open = b.scanner.lookPart(b.ctx, "body", b.own(text))
+		parts := b.parts
+		if v.Allow || isFinding(v) {
+			parts, inParts, partOpen = parts.look(b.ctx, b.scanner, text, from, b.ended)
+		}
+		if b.ended || !open && !partOpen || b.blocks(v) || b.blocks(inParts) {
+			b.parts = parts
+			break
+		}
+		var err error
+		if text, err = b.grow(text, time.Since(began)); err != nil {
+			return text, v, err
 		}
 	}
-	if v = b.settle(v); !v.Allow {
-		return v
+	if isFinding(v) && b.to.action == actionRedact {
+		if v = b.overwrite(text, from); v.Allow {
+			_, inParts, _ = b.parts.look(b.ctx, b.scanner, text, from, b.ended)
+		}
 	}
-	return b.settle(b.parts.look(b.ctx, b.scanner, text, b.ended))
+	if v = b.settle(v); v.Allow {
+		v = b.settle(inParts)
+	}
+	if v.Allow && len(text)-from <= shortBody {
+		v = b.settle(b.scanner.together(b.ctx, b.to.host, []string{string(b.own(text[from:]))}))
+	}
+	return text, v, nil
+}
+
+// blocks tells whether a verdict stands, whatever comes behind the window.
+func (b *scannedBody) blocks(v policy.Verdict) bool {
+	return !v.Allow && (!isFinding(v) || b.to.action == actionBlock || b.to.action == "")
+}
+
+// overwrite passes a window on without what was found in it.
+func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
+	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended}
+	v := o.overwrite(text)
+	if v.Allow && b.to.report(wordRedacted, v) != nil {
+		return unwritten()
+	}
+	return v
 }
 
 // settle is for what was not overwritten.
@@ -164,7 +202,7 @@ func unframe(data []byte) (content []byte, err error) {
 }
 
 // compressed scans a whole body that is compressed.
-func (s *scanner) compressed(ctx context.Context, codings []string, framed bool, parts *parts, data []byte) (policy.Verdict, error) {
+func (s *scanner) compressed(ctx context.Context, to policy.Host, codings []string, framed bool, parts parts, data []byte) (policy.Verdict, error) {
 	var err error
 	if framed {
 		data, err = unframe(data)
@@ -178,12 +216,15 @@ func (s *scanner) compressed(ctx context.Context, codings []string, framed bool,
 		return policy.Verdict{}, err
 	}
 	if err != nil {
-		return policy.Denied("scan", "the body could not be inflated: "+err.Error()), nil
+		return policy.Denied("scan", "the body could not be inflated: "+brief(err.Error())), nil
 	}
 	defer done()
 	v := s.look(ctx, "body", plain)
 	if v.Allow {
-		v = parts.look(ctx, s, plain, true)
+		_, v, _ = parts.look(ctx, s, plain, 0, true)
+	}
+	if v.Allow && len(plain) <= shortBody {
+		v = s.together(ctx, to, []string{string(plain)})
 	}
 	return v, nil
 }
@@ -245,7 +286,7 @@ type scannedBody struct {
 	to      handling
 	codings []string
 	framed  bool
-	parts   *parts   // nil: it has none
+	parts   parts
 	granted []string // findings that a person let pass
 	ctx     context.Context
 	src     io.ReadCloser
@@ -273,6 +314,7 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 		if errors.As(b.err, &refused) {
 			refused.reported = true
 			_ = b.to.report("", refused.v) // it is refused in any case
+			b.held.close()
 		}
 	}
 	n := copy(p, b.ready)
@@ -282,6 +324,7 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 
 func (b *scannedBody) refill() error {
 	b.ready = nil
+	b.held.drop(&b.held.grown)
 	if b.ended {
 		b.held.close() // the answer may take long
 		return b.end()
@@ -297,7 +340,11 @@ func (b *scannedBody) refill() error {
 	if len(text) == len(b.tail) {
 		return nil
 	}
-	if v := b.judge(text, len(b.tail)); !v.Allow {
+	text, v, err := b.judge(text, len(b.tail))
+	if err != nil {
+		return err
+	}
+	if !v.Allow {
 		return &refusedError{v: v}
 	}
 	b.ready, b.tail = text[len(b.tail):], tailOf(text)
@@ -326,7 +373,7 @@ func (b *scannedBody) end() error {
 func (b *scannedBody) field(p place) policy.Verdict {
 	v := b.scanner.look(b.ctx, "trailer", p.text)
 	if isFinding(v) && b.to.action == actionRedact && p.put != nil {
-		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from}
+		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true}
 		if v = o.overwrite(p.text); v.Allow {
 			if b.to.report(wordRedacted, v) != nil {
 				return unwritten()
@@ -345,12 +392,76 @@ func (b *scannedBody) read() (text []byte, ended bool, err error) {
 		if b.pump == nil {
 			b.pump = newPump(b.ctx, b.src)
 		}
-		text, ended, err = b.pump.collect(b.tail, b.pause, b.more)
+		text, ended, err = b.pump.collect(b.tail, b.pause, streamWindow, b.more)
 	}
-	if b.left -= int64(len(text) - len(b.tail)); b.left < 0 {
-		return nil, false, &refusedError{v: policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))}
+	if v := b.came(len(text) - len(b.tail)); !v.Allow {
+		return nil, false, &refusedError{v: v}
 	}
 	return text, ended, err
+}
+
+// came counts what has come of a body against its limit.
+func (b *scannedBody) came(n int) policy.Verdict {
+	if b.left -= int64(n); b.left < 0 {
+		return policy.Denied("limits.body_bytes", fmt.Sprintf("the body is longer than %d bytes", b.scanner.limit))
+	}
+	return policy.Allowed("limits.body_bytes")
+}
+
+// tooLongPacked is why something compressed is refused that nobody can look
+// into as a whole.
+var tooLongPacked = policy.Denied("scan", fmt.Sprintf("compressed data of more than %d MiB cannot be read; ask the operator to let this host pass unread (secrets.passthrough), or send it in smaller parts", maxGrown>>20))
+
+// grow reads on behind a window that must not go on as it is: twice as much,
+// or to the next pause of a stream. A scan of the window took so long: a pause
+// that is shorter than some of those does not bring about the next.
+func (b *scannedBody) grow(text []byte, took time.Duration) ([]byte, error) {
+	before, ended := len(text), false
+	if before-len(b.tail) > maxGrown {
+		return text, &refusedError{v: tooLongPacked}
+	}
+	size := min(max(2*before, smallBody), len(b.tail)+maxGrown+1)
+	if err := b.room(size); err != nil {
+		return text, err
+	}
+	var err error
+	if b.pause == 0 {
+		text, ended, err = fill(b.src, append(make([]byte, 0, size), text...))
+	} else {
+		text, ended, err = b.pump.collect(text, max(b.pause, 4*took), size-before, nil)
+	}
+	if err != nil && !ended {
+		return text, err
+	}
+	b.ended = ended
+	if v := b.came(len(text) - before); !v.Allow {
+		return text, &refusedError{v: v}
+	}
+	return text, nil
+}
+
+// room asks for the memory of a window that grows: beyond an ordinary one at
+// once for all that it may become, so that none waits for another.
+func (b *scannedBody) room(size int) error {
+	place, from, n := &b.held.window, b.scanner.memory.windows, int64(2*wholeBody)
+	switch {
+	case size <= smallBody:
+		return nil
+	case size > wholeBody+overlap:
+		place, from, n = &b.held.grown, b.scanner.memory.grown, 2*maxGrown
+		if b.length >= 0 {
+			n = min(n, 2*b.length)
+		}
+	}
+	if b.held.has(place) {
+		return nil
+	}
+	done, err := from.take(b.ctx, n)
+	if errors.Is(err, errBusy) {
+		return &refusedError{v: busy()}
+	}
+	b.held.keep(place, done)
+	return err
 }
 
 // window reads as much as a window takes, or up to the end. The memory of a
@@ -442,12 +553,12 @@ func newPump(ctx context.Context, src io.Reader) *pump {
 
 // collect waits for the first piece as long as it takes, and for each further
 // one no longer than pause; and for the very first of a body no longer, either:
-// it may be the origin who speaks first. It puts them behind tail. A window that is full is
-// as long as more says.
-func (p *pump) collect(tail []byte, pause time.Duration, more func() int) (text []byte, ended bool, err error) {
+// it may be the origin who speaks first. It puts them behind tail, up to size. A window that is
+// full is as long as more says, where there is one.
+func (p *pump) collect(tail []byte, pause time.Duration, size int, more func() int) (text []byte, ended bool, err error) {
 	text = bytes.Clone(tail)
-	n := len(tail) + streamWindow
-	asked := false
+	n := len(tail) + size
+	asked := more == nil
 	var timeout <-chan time.Time
 	if !p.begun {
 		p.begun, timeout = true, time.After(pause)

@@ -144,7 +144,7 @@ func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 		}
 		var err error
 		if found, err = s.engine.Pieces(ctx, m.pieces); err != nil {
-			return policy.Denied("scan", "the request could not be scanned: "+err.Error())
+			return policy.Denied("scan", "the request could not be scanned: "+brief(err.Error()))
 		}
 		found = m.crossing(found)
 	}

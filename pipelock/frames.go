@@ -36,7 +36,7 @@ func (f *frames) inspect(frame websocket.Frame) error {
 	if frame.Opcode >= websocket.Close {
 		kind = &f.ctrl
 	}
-	v := f.read(frame.Payload, *kind)
+	v := f.read(frame.Payload, *kind, frame.Final)
 	if !v.Allow {
 		return f.refuse(v)
 	}
@@ -50,10 +50,13 @@ func (f *frames) inspect(frame websocket.Frame) error {
 }
 
 // read scans a payload behind what went before it.
-func (f *frames) read(payload, before []byte) policy.Verdict {
-	v := f.behind(payload, before)
+func (f *frames) read(payload, before []byte, final bool) policy.Verdict {
+	v := f.behind(payload, before, final)
 	if v.Allow && len(f.ctrl) > 0 {
-		v = f.behind(payload, f.all)
+		v = f.behind(payload, f.all, final)
+	}
+	if v.Allow && len(before) > 0 && isBinary(payload) { // what is compressed may have no mark but where it begins
+		v = f.behind(payload, nil, final)
 	}
 	if v.Allow && len(payload) <= shortFrame {
 		if v = f.scanner.together(f.ctx, f.to.host, []string{string(payload)}); isFinding(v) {
@@ -65,7 +68,7 @@ func (f *frames) read(payload, before []byte) policy.Verdict {
 
 // behind scans a payload as the end of a text, and does about it what is to
 // be done.
-func (f *frames) behind(payload, before []byte) policy.Verdict {
+func (f *frames) behind(payload, before []byte, final bool) policy.Verdict {
 	text := append(append(make([]byte, 0, len(before)+len(payload)), before...), payload...)
 	v := f.scanner.look(f.ctx, "websocket frame", text)
 	if !isFinding(v) {
@@ -74,7 +77,7 @@ func (f *frames) behind(payload, before []byte) policy.Verdict {
 	if f.to.action != actionRedact {
 		return f.settle(v)
 	}
-	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before)}
+	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final}
 	if v = o.overwrite(text); v.Allow {
 		if err := f.to.report(wordRedacted, v); err != nil {
 			return unwritten()

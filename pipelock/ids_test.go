@@ -59,7 +59,7 @@ func FuzzOverwrite(f *testing.F) {
 			t.Fatal("what has gone was changed")
 		}
 		if v.Allow {
-			if found, err := s.find(t.Context(), text); err != nil || len(found) > 0 {
+			if found, _, err := s.find(t.Context(), text); err != nil || len(found) > 0 {
 				t.Fatalf("%v, %v", found, err)
 			}
 		}
@@ -79,8 +79,8 @@ func FuzzParts(f *testing.F) {
 			return
 		}
 		p := newParts("multipart/form-data; boundary=b")
-		p.look(t.Context(), s, text[:cut], false)
-		p.look(t.Context(), s, text, true)
+		p, _, _ = p.look(t.Context(), s, text[:cut], 0, false)
+		p.look(t.Context(), s, text, cut, true)
 	})
 }
 

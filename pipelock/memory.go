@@ -19,6 +19,7 @@ import (
 const (
 	beginBytes   = 64 << 20  // the first smallBody of each
 	windowBytes  = 128 << 20 // what is held of longer ones, and of their scans
+	grownBytes   = 64 << 20  // of windows that something compressed goes on beyond
 	inflateBytes = 96 << 20
 
 	ordinaryLimit = 435 << 20 // the soft limit for which these are made
@@ -28,7 +29,7 @@ const (
 const heldWait = 10 * time.Second
 
 // memory bounds what is held of bodies.
-type memory struct{ begins, windows, inflated *pool }
+type memory struct{ begins, windows, grown, inflated *pool }
 
 // newMemory divides what the soft limit leaves.
 func newMemory(limit int64) *memory {
@@ -39,7 +40,7 @@ func newMemory(limit int64) *memory {
 		n = int64(float64(n) * float64(limit) / ordinaryLimit)
 		return &pool{size: n, free: semaphore.NewWeighted(n), wait: heldWait}
 	}
-	return &memory{begins: part(beginBytes), windows: part(windowBytes), inflated: part(inflateBytes)}
+	return &memory{begins: part(beginBytes), windows: part(windowBytes), grown: part(grownBytes), inflated: part(inflateBytes)}
 }
 
 // softLimit is the process's own GOMEMLIMIT.
@@ -86,9 +87,9 @@ func (p *pool) lend(ctx context.Context, n int64) (done func()) {
 
 // holding is what one body has of the memory.
 type holding struct {
-	mu            sync.Mutex // a body is closed by somebody else than its reader
-	begin, window func()     // nil: nothing
-	closed        bool
+	mu                   sync.Mutex // a body is closed by somebody else than its reader
+	begin, window, grown func()     // nil: nothing
+	closed               bool
 }
 
 // keep remembers how to give something back; at once where the body has been
@@ -127,6 +128,7 @@ func (h *holding) close() {
 	h.mu.Unlock()
 	h.drop(&h.begin)
 	h.drop(&h.window)
+	h.drop(&h.grown)
 }
 
 func busy() policy.Verdict { return policy.Denied(busyRule, errBusy.Error()) }

@@ -27,7 +27,7 @@ func stalled(ctx context.Context, length int64) (*http.Request, *io.PipeWriter) 
 
 func (m *memory) idle(t *testing.T) {
 	t.Helper()
-	for name, p := range map[string]*pool{"begins": m.begins, "windows": m.windows, "inflated": m.inflated} {
+	for name, p := range map[string]*pool{"begins": m.begins, "windows": m.windows, "grown": m.grown, "inflated": m.inflated} {
 		if !p.free.TryAcquire(p.size) {
 			t.Errorf("%s: memory is held for nobody", name)
 			continue

@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"mime"
 	"net/http"
 	"net/textproto"
 	"strings"
+	"unicode/utf8"
 
 	"airlock/internal/inflate"
 	"airlock/internal/policy"
@@ -21,45 +23,81 @@ import (
 type parts struct {
 	delimiter []byte
 	open      http.Header // of the part in which the last window ended; nil: none
+	messages  bool        // it is gRPC instead
+	skip      int64       // how far behind the last window the next message begins
 }
 
-// newParts is nil for what is not multipart.
-func newParts(contentType string) *parts {
+// newParts is zero for what is neither multipart nor gRPC.
+func newParts(contentType string) parts {
 	media, params, err := mime.ParseMediaType(contentType)
-	if err != nil || !strings.HasPrefix(media, "multipart/") || params["boundary"] == "" {
-		return nil
+	switch {
+	case err != nil:
+	case strings.HasPrefix(media, "application/grpc"):
+		return parts{messages: true}
+	case strings.HasPrefix(media, "multipart/") && params["boundary"] != "":
+		return parts{delimiter: []byte("--" + params["boundary"])}
 	}
-	return &parts{delimiter: []byte("--" + params["boundary"])}
+	return parts{}
 }
 
-// look reads the parts of a window. A part that does not end in it goes on in
-// the next one.
-func (p *parts) look(ctx context.Context, s *scanner, text []byte, ended bool) policy.Verdict {
-	if p == nil {
-		return policy.Allowed("scan")
+// look reads the parts of a window, of which what is new begins at from, and
+// returns what is to be asked about the next one. A part that does not end in
+// it goes on there, but where it is open: then it must be seen with it.
+func (p parts) look(ctx context.Context, s *scanner, text []byte, from int, ended bool) (after parts, v policy.Verdict, open bool) {
+	switch {
+	case p.messages:
+		return p.compressedMessages(ctx, s, text[from:])
+	case p.delimiter == nil:
+		return p, policy.Allowed("scan"), false
 	}
 	rest := text
 	for first := true; ; first = false {
 		part, after, whole := bytes.Cut(rest, p.delimiter)
-		var v policy.Verdict
 		if first {
-			v = p.decoded(ctx, s, p.open, part, whole)
+			v, open = p.decoded(ctx, s, p.open, part, whole)
 		} else {
-			v = p.part(ctx, s, part, whole || ended)
+			v, open = p.part(ctx, s, part, whole || ended)
 		}
 		if !v.Allow || !whole {
-			return v
+			return p, v, open
 		}
 		rest, p.open = after, nil
 	}
 }
 
+// messageHead is what stands before each message of gRPC: whether it is
+// compressed, and its length.
+const messageHead = 5
+
+// compressedMessages reads those of gRPC's messages that are compressed. The
+// others are seen in the window that they stand in.
+func (p parts) compressedMessages(ctx context.Context, s *scanner, text []byte) (after parts, v policy.Verdict, open bool) {
+	v = policy.Allowed("scan")
+	for p.skip < int64(len(text)) {
+		text = text[p.skip:]
+		p.skip = 0
+		if len(text) < messageHead {
+			return p, v, true
+		}
+		n := int64(binary.BigEndian.Uint32(text[1:]))
+		if text[0] == 1 {
+			whole := int64(len(text)) >= messageHead+n
+			if v = s.look(ctx, "message", text[messageHead:min(int64(len(text)), messageHead+n)]); !v.Allow || !whole {
+				return p, v, !whole
+			}
+		}
+		p.skip = messageHead + n
+	}
+	p.skip -= int64(len(text))
+	return p, v, false
+}
+
 // part reads one part from its header on.
-func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) policy.Verdict {
+func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) (v policy.Verdict, open bool) {
 	head, body, found := bytes.Cut(text, []byte("\r\n\r\n"))
 	if !found {
 		if head, body, found = bytes.Cut(text, []byte("\n\n")); !found {
-			return policy.Allowed("scan") // the end, or a header that is not whole
+			return policy.Allowed("scan"), false // the end, or a header that is not whole
 		}
 	}
 	h, _ := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(bytes.TrimLeft(head, "\r\n"), "\r\n\r\n"...)))).ReadMIMEHeader() // what it cannot read is no coding
@@ -67,7 +105,12 @@ func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) p
 		p.open = http.Header(h)
 	}
 	if v := p.names(ctx, s, http.Header(h)); !v.Allow {
-		return v
+		return v, false
+	}
+	if isBinary(body) { // by itself: what is compressed may have no mark but where it begins
+		if v, open := s.lookPart(ctx, "part of the multipart body", body); !v.Allow || open && !whole {
+			return v, open
+		}
 	}
 	return p.decoded(ctx, s, http.Header(h), body, whole)
 }
@@ -88,18 +131,24 @@ func (p *parts) names(ctx context.Context, s *scanner, h http.Header) policy.Ver
 	return s.look(ctx, "name of a multipart field", text)
 }
 
+// isBinary tells whether data begins with what stands in no text.
+func isBinary(data []byte) bool {
+	begin := data[:min(len(data), 64)]
+	return bytes.ContainsFunc(begin[:len(begin)&^3], func(c rune) bool { return c < ' ' && c != '\n' && c != '\r' && c != '\t' || c == utf8.RuneError })
+}
+
 // decoded reads what a part says in its own encoding.
-func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []byte, whole bool) policy.Verdict {
+func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []byte, whole bool) (v policy.Verdict, open bool) {
 	if h == nil {
-		return policy.Allowed("scan")
+		return policy.Allowed("scan"), false
 	}
 	transfer := strings.ToLower(strings.TrimSpace(h.Get("Content-Transfer-Encoding")))
 	codings := inflate.Codings(h)
 	if len(codings) == 0 && transfer != "quoted-printable" && transfer != "base64" {
-		return policy.Allowed("scan")
+		return policy.Allowed("scan"), false
 	}
 	if len(codings) > 0 && !whole {
-		return policy.Denied("scan", "a compressed part of a multipart body this long cannot be scanned")
+		return policy.Allowed("scan"), true
 	}
 	plain := body
 	switch transfer {
@@ -111,12 +160,13 @@ func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []b
 	if len(codings) > 0 {
 		inside, done, err := s.inflate(ctx, codings, bytes.TrimSuffix(bytes.TrimSuffix(plain, []byte("\n")), []byte("\r")))
 		if err != nil {
-			return policy.Denied("scan", "a part of the multipart body could not be inflated: "+err.Error())
+			return policy.Denied("scan", "a part of the multipart body could not be inflated: "+brief(err.Error())), false
 		}
 		defer done()
 		plain = inside
 	}
-	return s.look(ctx, "part of the multipart body", plain)
+	v, open = s.lookPart(ctx, "part of the multipart body", plain)
+	return v, open && !whole
 }
 
 // unquoted undoes quoted-printable (RFC 2045 §6.7). What is none is left as it

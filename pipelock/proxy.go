@@ -254,6 +254,7 @@ func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, 
 func (s *server) recordAs(p *pass, word string, v policy.Verdict) error {
 	p.hide(v)
 	tally(word, v)
+	v.Why = brief(v.Why)
 	return s.audit.Record(audit.Entry{
 		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: p.proposal,
 		Host: p.shown(v), Method: p.method, Path: audit.SafePath(p.path),
@@ -266,6 +267,7 @@ func (s *server) deny(w http.ResponseWriter, p *pass, v policy.Verdict) {
 
 func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.Verdict) {
 	p.hide(v)
+	v.Why = brief(v.Why)
 	if err := s.record(p, v); err != nil {
 		s.unwritten(w, p, err)
 		return
@@ -286,6 +288,7 @@ func (s *server) unwritten(w http.ResponseWriter, p *pass, err error) {
 }
 
 func (s *server) refuse(w http.ResponseWriter, status int, v policy.Verdict, url string) {
+	v.Why = brief(v.Why)
 	ask := httpd.AskOperator
 	if v.Rule == "allow" {
 		ask = httpd.AskAccess
@@ -401,6 +404,7 @@ func (s *server) report(p *pass, word string, v policy.Verdict) error {
 	if said == "" {
 		word, said = v.Word(), "refused"
 	}
+	v.Why = brief(v.Why)
 	s.log.Info(said, "host", p.shown(v), "rule", v.Rule, "why", v.Why)
 	err := s.recordAs(p, word, v)
 	if err != nil {
@@ -444,6 +448,9 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &refused) && refused.retry > 0:
 		p.s.spent(w, p, refused)
+	case errors.As(err, &refused) && refused.reported && refused.v.Rule == busyRule:
+		w.Header().Set("Retry-After", strconv.Itoa(int(heldWait.Seconds())))
+		p.s.refuse(w, http.StatusServiceUnavailable, refused.v, p.url())
 	case errors.As(err, &refused) && refused.reported:
 		p.s.refuse(w, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):

@@ -25,6 +25,8 @@ type overwriting struct {
 	ctx     context.Context
 	surface string
 	from    int                 // where what may be changed begins; before it stands what has gone, or what gives it a meaning
+	named   bool                // what stands before from is only the name
+	more    bool                // the text goes on behind its end
 	own     func([]byte) []byte // what of a text is scanned: the text itself, with more behind it; nil: the text
 }
 
@@ -42,7 +44,7 @@ func (o overwriting) overwrite(text []byte) policy.Verdict {
 			if why := o.obstacle(f, text); why != "" {
 				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds what looks like a secret ("+f.Rule+"), which cannot be overwritten: "+why)
 			}
-			fill(text, max(f.Start, o.from), f.End)
+			fill(text, max(f.Start, o.from), restOf(text, f.End))
 			if !slices.Contains(rules, f.Rule) {
 				rules = append(rules, f.Rule)
 			}
@@ -70,11 +72,25 @@ func (o overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, scanTimeout)
 	defer cancel()
-	found, err := o.scanner.find(ctx, seen)
+	found, _, err := o.scanner.find(ctx, seen)
 	if err != nil {
-		return nil, policy.Denied("scan", "the "+o.surface+" could not be scanned: "+err.Error())
+		return nil, policy.Denied("scan", "the "+o.surface+" could not be scanned: "+brief(err.Error()))
 	}
 	return found, policy.Allowed("scan")
+}
+
+// restOf is where a token ends that has been found up to end: a rule may know
+// less of it than there is.
+func restOf(text []byte, end int) int {
+	rest := text[end:min(len(text), end+maxOverwritten)]
+	n := bytes.IndexFunc(rest, func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 || crumbClass[c] == 4 })
+	if n < 0 {
+		n = len(rest)
+	}
+	if n > maxCrumb || looksRandom(string(rest[:n])) {
+		return end + n
+	}
+	return end
 }
 
 // obstacle says why a finding cannot be overwritten, or nothing.
@@ -84,8 +100,12 @@ func (o overwriting) obstacle(f secrets.Finding, text []byte) string {
 		return "it is in a frame of its own"
 	case f.End <= o.from:
 		return "it stands before"
-	case f.Start < o.from && !bytes.HasSuffix(text[:o.from], []byte(": ")):
+	case f.Start < o.from && !o.named:
 		return "its beginning has gone already"
+	case strings.HasSuffix(f.Rule, "private-key"):
+		return "what was left of it could still be a part of the key"
+	case o.more && !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 }):
+		return "it may go on in what has not come yet"
 	case f.End-f.Start > maxOverwritten || bytes.IndexByte(text[f.Start:f.End], 0) >= 0:
 		return "it is encoded"
 	}
@@ -146,7 +166,7 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 		if p.put == nil {
 			continue // it may be gone when its other spelling has been overwritten
 		}
-		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from}
+		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true}
 		if v = o.overwrite(p.text); !v.Allow {
 			return v
 		}

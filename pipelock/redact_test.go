@@ -2,15 +2,22 @@ package pipelock
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"airlock/internal/bundle"
 	"airlock/internal/lab"
@@ -47,6 +54,48 @@ func TestOverwriting(t *testing.T) {
 			if len(text) != len(c.text) || strings.Contains(v.Why, k) {
 				t.Error("it is longer, or told")
 			}
+		})
+	}
+}
+
+// TestNothingOfASecretIsLeft: what cannot be overwritten as a whole is
+// blocked.
+func TestNothingOfASecretIsLeft(t *testing.T) {
+	s := testScanner(t, "secrets: {action: redact}\n")
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE" + " KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
+	lines := strings.SplitAfter(whole, "\n")
+	cut := strings.Join(lines[:len(lines)-2], "")
+	long := "sk_" + "live_" + strings.Repeat("aB3dE5fG7h", 8)
+	for name, parts := range map[string][]string{
+		"a key":                     {whole},
+		"without its end":           {cut},
+		"in JSON":                   {`{"a": "` + strings.ReplaceAll(cut, "\n", `\n`) + `"}`},
+		"in two parts":              {strings.Join(lines[:3], ""), strings.Join(lines[3:], "")},
+		"a token in two":            {"key " + long[:20], long[20:]},
+		"a token that may go on":    {"key " + lab.Token(), " "},
+		"behind a name that is one": {"key: " + long[:18] + ": ", long},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			src, w := io.Pipe()
+			var writer sync.WaitGroup
+			writer.Go(func() {
+				for _, p := range parts {
+					_, _ = io.WriteString(w, p)
+					time.Sleep(time.Minute)
+				}
+				w.Close()
+			})
+			r := httptest.NewRequestWithContext(t.Context(), "POST", "/", src)
+			r.ContentLength = -1
+			if v, got := outcome(t, s, r); v.Allow {
+				t.Errorf("%s: %+v, %d bytes left", name, v, len(got))
+			}
+			src.Close()
+			writer.Wait()
 		})
 	}
 }

@@ -39,7 +39,10 @@ const (
 	// messagePause is that of a stream of messages, each of which is written
 	// as a whole and may be waited for.
 	messagePause = 2 * time.Millisecond
-	// scanTimeout bounds the scan of one window.
+	// maxGrown is up to which length a window grows while something compressed
+	// goes on beyond it, and the longest compressed body.
+	maxGrown = 16 << 20
+	// scanTimeout bounds the scan of one window, with a second more a MiB.
 	scanTimeout = 10 * time.Second
 	// maxInflate bounds what a compressed body may grow to.
 	maxInflate = 64 << 20
@@ -133,25 +136,32 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 
 // look scans one text and turns a finding into the verdict of its surface.
 func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.Verdict {
-	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
+	v, _ := s.lookPart(ctx, surface, data)
+	return v
+}
+
+// lookPart is look for a part of something longer: open tells that it ends
+// inside of something compressed, of which more must be seen.
+func (s *scanner) lookPart(ctx context.Context, surface string, data []byte) (v policy.Verdict, open bool) {
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout+time.Duration(len(data)/wholeBody)*time.Second)
 	defer cancel()
-	found, err := s.find(ctx, data)
+	found, open, err := s.find(ctx, data)
 	switch {
 	case err != nil:
-		return policy.Denied("scan", "the "+surface+" could not be scanned: "+err.Error())
+		return policy.Denied("scan", "the "+surface+" could not be scanned: "+brief(err.Error())), open
 	case len(found) > 0:
-		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds what looks like a secret ("+found[0].Rule+")")
+		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds what looks like a secret ("+found[0].Rule+")"), open
 	}
-	return policy.Allowed("scan")
+	return policy.Allowed("scan"), open
 }
 
 // find is what a text holds.
-func (s *scanner) find(ctx context.Context, data []byte) ([]secrets.Finding, error) {
-	found, err := s.engine.Scan(ctx, data)
-	if err != nil || s.chance == (chance{}) {
-		return found, err
+func (s *scanner) find(ctx context.Context, data []byte) (found []secrets.Finding, open bool, err error) {
+	found, open, err = s.engine.ScanPart(ctx, data)
+	if err == nil && s.chance != (chance{}) {
+		found = append(found, s.chance.find(data)...)
 	}
-	return append(found, s.chance.find(data)...), nil
+	return found, open, err
 }
 
 // injectedFields reads the field that egress names its injections in.

@@ -58,6 +58,7 @@ func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string)
 	if !v.Allow {
 		return v, ""
 	}
+	defer r.Body.Close()
 	got, err := io.ReadAll(r.Body)
 	if refused, ok := err.(*refusedError); ok {
 		if reported != 1 || !refused.reported {

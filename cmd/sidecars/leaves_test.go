@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base32"
 	"encoding/hex"
 	"fmt"
@@ -126,6 +127,35 @@ func TestWhatMustNotLeave(t *testing.T) {
 			t.Error("a secret is in the audit or the log")
 		}
 	}
+}
+
+// TestCompressedUploads: of a long one nothing reaches the origin before all has been
+// seen, and a clean one arrives as it was.
+func TestCompressedUploads(t *testing.T) {
+	start(t, nil).atBothDoors(func(t *testing.T, b *running) {
+		noise := make([]byte, 3<<20)
+		_, _ = rand.Read(noise) // it never fails
+		k := varied()
+		for _, encoding := range []string{"", "gzip"} {
+			for text, clean := range map[string]bool{string(noise) + "\nnothing": true, string(noise) + "\n" + k: false} {
+				before, upload := len(b.origin.Seen()), gzipped(t, text)
+				status, body := b.send(b.client(b.egress), http.MethodPost, b.url("a.cdn.test", "/upload"), strings.NewReader(upload), func(r *http.Request) {
+					if encoding != "" {
+						r.Header.Set("Content-Encoding", encoding)
+					}
+				})
+				if clean {
+					if status != 200 || string(b.last().Body) != upload {
+						t.Errorf("%q, clean: %d %s, %d bytes of %d", encoding, status, body, len(b.last().Body), len(upload))
+					}
+					continue
+				}
+				if _, rule, _ := refusal(t, body); status != 403 || !strings.HasPrefix(rule, "secret: ") || len(b.origin.Seen()) != before {
+					t.Errorf("%q: %d %s", encoding, status, rule)
+				}
+			}
+		}
+	})
 }
 
 // varied is a token of which both halves have digits: one that looks like a word is not
