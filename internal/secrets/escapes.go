@@ -31,7 +31,7 @@ func unescape(s sight) []view {
 // unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
 // these, and is left as it is.
 func unquoted(text string) (edits []edit) {
-	if strings.Index(text, `\"`) < 0 && strings.Index(text, `\\`) < 0 {
+	if !strings.Contains(text, `\"`) && !strings.Contains(text, `\\`) {
 		return nil
 	}
 	for _, p := range quoted(text, `"`) {
