@@ -27,7 +27,7 @@ func manyFiles(text string) string {
 
 // TestPacked has compressed data anywhere in something else, as multipart and other framings have it, whole and cut off.
 func TestPacked(t *testing.T) {
-	s := newScanner(t, Options{ArchiveDepth: 4})
+	s := newScanner(t, Options{ArchiveDepth: 4, Remember: true})
 	r := rand.New(rand.NewPCG(7, 7))
 	filler := conversation(r, 50_000)
 	kinds := map[string]func(string) string{"zip": manyFiles}
@@ -49,9 +49,11 @@ func TestPacked(t *testing.T) {
 				cut = packed[:strings.Index(packed, "last.txt")+30]
 			}
 			for form, text := range map[string]string{"": prefix + cut, " in base64": "{\"data\": \"" + base64.StdEncoding.EncodeToString([]byte(cut))} {
-				found, open, err := s.ScanPart(t.Context(), []byte(text))
-				if err != nil || len(found) > 0 || !open && !(name == "bzip2") {
-					t.Errorf("%s%s, cut off, behind %d: %v, %v, open %v", name, form, before, found, err, open)
+				for range 2 { // it is not remembered as clean
+					found, open, err := s.ScanPart(t.Context(), []byte(text))
+					if err != nil || len(found) > 0 || !open {
+						t.Errorf("%s%s, cut off, behind %d: %v, %v, open %v", name, form, before, found, err, open)
+					}
 				}
 			}
 		}

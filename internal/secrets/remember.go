@@ -69,6 +69,46 @@ func (c *clean) keep(k [2]uint64) {
 
 // changed looks at those blocks of a text that are not known, and at what only the whole of it shows: strings that belong together, and archives.
 func (r *run) changed(text string, archives int) ([]span, error) {
+	c := r.scanner.clean
+	all := c.key(text, 0, len(text))
+	if c.has(all) {
+		return nil, nil
+	}
+	var blocks []seen
+	unknown := 0
+	for start := 0; start < len(text); start += block {
+		b := seen{from: start, to: min(len(text), start+block)}
+		b.key = c.key(text, b.from, b.to)
+		if b.known = c.has(b.key); !b.known {
+			unknown++
+		}
+		blocks = append(blocks, b)
+	}
+	look := r.rest
+	if unknown == len(blocks) {
+		look = func(text string, _ []seen, archives int) ([]span, error) { return r.written(text, archives) }
+	}
+	spans, err := look(text, blocks, archives)
+	if err != nil || len(spans) > 0 || r.nested || r.open { // what is open is to be seen again, with what comes behind it
+		return spans, err
+	}
+	keys := [][2]uint64{all}
+	for _, b := range blocks {
+		keys = append(keys, b.key)
+	}
+	c.add(keys)
+	return nil, nil
+}
+
+// seen is a block of a text, and whether it is known.
+type seen struct {
+	from, to int
+	key      [2]uint64
+	known    bool
+}
+
+// rest looks at a text of which some blocks are known.
+func (r *run) rest(text string, blocks []seen, archives int) ([]span, error) {
 	whole := sight{text: text}
 	spans, err := r.into(rejoin(whole), len(text), decodeDepth, archives, asWritten)
 	if err != nil {
@@ -79,32 +119,19 @@ func (r *run) changed(text string, archives int) ([]span, error) {
 		return nil, err
 	}
 	spans = append(spans, packed...)
-	var keys [][2]uint64
-	from := 0 // where the blocks that are not known began
-	for start := 0; start < len(text); start += block {
-		end := min(len(text), start+block)
-		k := r.scanner.clean.key(text, start, end)
-		known := r.scanner.clean.has(k)
-		if !known {
-			if len(keys) == 0 {
-				from = start
-			}
-			keys = append(keys, k)
+	for i := 0; i < len(blocks); i++ {
+		if blocks[i].known {
+			continue
 		}
-		if len(keys) > 0 && (known || end == len(text)) {
-			to := end
-			if known {
-				to = start
-			}
-			found, err := r.part(text, from, to, archives)
-			if err != nil {
-				return nil, err
-			}
-			if len(found) == 0 && !r.nested {
-				r.scanner.clean.add(keys)
-			}
-			spans, keys = append(spans, found...), nil
+		from := blocks[i].from
+		for i+1 < len(blocks) && !blocks[i+1].known {
+			i++
 		}
+		found, err := r.part(text, from, blocks[i].to, archives)
+		if err != nil {
+			return nil, err
+		}
+		spans = append(spans, found...)
 	}
 	return spans, nil
 }
