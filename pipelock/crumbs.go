@@ -2,6 +2,7 @@ package pipelock
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"hash/maphash"
 	"slices"
@@ -45,13 +46,22 @@ type trail struct {
 
 type crumb struct {
 	text  string
-	opens bool // a secret may begin in it
+	of    string // the run that it is a part of, or says in other words; empty: it is one itself
+	opens bool   // a secret may begin in it
 	at    time.Time
+}
+
+// twice tells whether two crumbs say the same of one run.
+func (c crumb) twice(b crumb) bool {
+	if cmp.Or(c.of, c.text) != cmp.Or(b.of, b.text) {
+		return false
+	}
+	return c.of == "" || b.of == "" || strings.Contains(c.text, b.text) || strings.Contains(b.text, c.text)
 }
 
 // follow adds what is new of some crumbs and returns it, with what the host
 // had before, the oldest first.
-func (t *trails) follow(h policy.Host, crumbs []string, opens func(string) bool, now time.Time) (fresh, before []crumb) {
+func (t *trails) follow(h policy.Host, crumbs []crumb, opens func(string) bool, now time.Time) (fresh, before []crumb) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	own := t.hosts[h]
@@ -62,9 +72,9 @@ func (t *trails) follow(h policy.Host, crumbs []string, opens func(string) bool,
 	}
 	own.crumbs = slices.DeleteFunc(own.crumbs, func(c crumb) bool { return now.Sub(c.at) > keptFor })
 	before = slices.Clone(own.crumbs)
-	for _, text := range crumbs {
-		if !slices.ContainsFunc(own.crumbs, func(c crumb) bool { return c.text == text }) {
-			c := crumb{text, opens(text), now}
+	for _, c := range crumbs {
+		if !slices.ContainsFunc(own.crumbs, func(had crumb) bool { return had.text == c.text }) {
+			c.opens, c.at = opens(c.text), now
 			fresh, own.crumbs = append(fresh, c), append(own.crumbs, c)
 		}
 	}
@@ -106,22 +116,34 @@ func (t *trails) makeRoom() {
 func (s *scanner) together(ctx context.Context, h policy.Host, rows ...[]string) policy.Verdict {
 	p := puzzle{engine: s.engine, clean: &s.rows}
 	var crumbs, words []string
+	var runs, parts []crumb
+	part := func(of string) func(string) {
+		return func(text string) {
+			if looksRandom(text) {
+				parts = append(parts, crumb{text: text, of: of})
+			}
+		}
+	}
 	for _, row := range rows {
 		p.row(row)
 		for _, text := range row {
 			eachRun(text, func(run string) {
 				if looksRandom(run) {
-					crumbs = append(crumbs, run)
+					crumbs, runs = append(crumbs, run), append(runs, crumb{text: run})
 				} else if len(run) >= 4 && len(run) <= maxCrumb {
 					words = append(words, run)
 				}
+				subRuns(run, part(run))
 			})
+			for _, plain := range plainer(text) {
+				eachRun(plain, part(""))
+			}
 		}
 	}
-	if len(crumbs) == 0 && len(p.sums) == 0 {
+	if len(crumbs) == 0 && len(parts) == 0 && len(p.sums) == 0 {
 		return policy.Allowed("scan")
 	}
-	fresh, before := s.trails.follow(h, crumbs, s.engine.Opens, time.Now())
+	fresh, before := s.trails.follow(h, append(runs, parts...), s.engine.Opens, time.Now())
 	p.fresh(fresh, before)
 	p.words(crumbs, words)
 	v := s.lookTogether(ctx, &p)
@@ -213,9 +235,16 @@ func (p *puzzle) fresh(fresh, before []crumb) {
 			if p.full(0) {
 				return
 			}
+			if a.twice(b) {
+				continue
+			}
 			p.add(a.opens, a.text, b.text)
 			p.add(b.opens, b.text, a.text)
 		}
+		if a.of != "" {
+			continue
+		}
+		others = slices.DeleteFunc(others, func(c crumb) bool { return c.of != "" })
 		for n := 2; n <= 3 && n <= len(others); n++ {
 			row := append(slices.Clone(others[len(others)-n:]), a)
 			p.add(row[0].opens, texts(row)...)

@@ -261,20 +261,21 @@ func (s *scanner) query(u *url.URL, to handling) (all []parameter) {
 	return all
 }
 
-// rowsOf are the values of a head that could be read one after the other:
-// segments of the path, parameters, cookies, and the fields by their names.
+// rowsOf is what of a head could be read one after the other: segments of the
+// path, parameters, cookies, and the fields by their names; and those names.
 func (s *scanner) rowsOf(r *http.Request, to handling) [][]string {
-	var params, cookies, fields []string
+	var params, cookies, fields, paramNames, cookieNames, fieldNames []string
 	for _, q := range s.query(r.URL, to) {
 		text := q.own
 		if q.plain != "" {
 			text = q.plain
 		}
-		_, value, found := strings.Cut(text, "=")
+		name, value, found := strings.Cut(text, "=")
 		if !found {
-			value = text
+			name, value = "", text
 		}
 		params = append(params, value)
+		paramNames = appendName(paramNames, name)
 	}
 	names := make([]string, 0, len(r.Header))
 	for name := range r.Header {
@@ -282,27 +283,41 @@ func (s *scanner) rowsOf(r *http.Request, to handling) [][]string {
 	}
 	slices.Sort(names)
 	for _, name := range names {
+		fieldNames = appendName(fieldNames, hexOf(name))
 		for _, v := range r.Header[name] {
 			own, ok := s.own(name, []byte(v), to.injected)
 			switch {
 			case !ok:
 			case name == "Cookie":
-				cookies = append(cookies, pairs(string(own))...)
+				names, values := pairs(string(own))
+				cookies = append(cookies, values...)
+				for _, name := range names {
+					cookieNames = appendName(cookieNames, name)
+				}
 			default:
 				fields = append(fields, string(own))
 			}
 		}
 	}
-	return [][]string{strings.Split(strings.Trim(r.URL.Path, "/"), "/"), params, cookies, fields}
+	return [][]string{strings.Split(strings.Trim(r.URL.Path, "/"), "/"), params, cookies, fields, paramNames, cookieNames, fieldNames}
 }
 
-// pairs are the values of a Cookie field.
-func pairs(field string) (values []string) {
-	for part := range strings.SplitSeq(field, ";") {
-		_, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		values = append(values, value)
+// appendName adds a name that looks drawn by chance: the others are words of
+// the API.
+func appendName(all []string, name string) []string {
+	if looksRandom(name) {
+		all = append(all, name)
 	}
-	return values
+	return all
+}
+
+// pairs are the names and values of a Cookie field.
+func pairs(field string) (names, values []string) {
+	for part := range strings.SplitSeq(field, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+		names, values = append(names, name), append(values, value)
+	}
+	return names, values
 }
 
 var seed = maphash.MakeSeed()

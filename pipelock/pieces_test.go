@@ -169,9 +169,9 @@ func TestTrailsAreBounded(t *testing.T) {
 	var trails trails
 	now := time.Now()
 	for i := range 2 * crumbHosts {
-		var all []string
+		var all []crumb
 		for j := range 100 {
-			all = append(all, fmt.Sprintf("a1B2c3D4%dx%d", i, j))
+			all = append(all, crumb{text: fmt.Sprintf("a1B2c3D4%dx%d", i, j)})
 		}
 		trails.follow(host(t, fmt.Sprintf("h%d.test", i)), all, never, now.Add(time.Duration(i)))
 	}
