@@ -73,7 +73,7 @@ func (b *scannedBody) begin() (policy.Verdict, error) {
 	if errors.As(err, &refused) {
 		v, err = refused.v, nil
 	}
-	b.ready, b.tail = first, tailOf(first)
+	b.ready, b.tail = first, b.tailOf(first)
 	return v, err
 }
 
@@ -278,6 +278,23 @@ func inflated(codings []string, data []byte, to io.Writer) (size int64, err erro
 	return size, nil
 }
 
+// tailOf is what of a window is scanned again with the next one: not what a
+// person let pass, which would be found and asked about again.
+func (b *scannedBody) tailOf(text []byte) []byte {
+	if !slices.ContainsFunc(b.granted, func(what string) bool { return what != "" }) {
+		return tailOf(text)
+	}
+	found, _, err := b.scanner.find(b.ctx, text)
+	if err != nil {
+		return nil
+	}
+	end := 0
+	for _, f := range found {
+		end = max(end, f.End)
+	}
+	return tailOf(text[end:])
+}
+
 func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
 
 // scannedBody gives on what has been scanned.
@@ -340,6 +357,7 @@ func (b *scannedBody) refill() error {
 	if len(text) == len(b.tail) {
 		return nil
 	}
+	b.granted = make([]string, len(b.granted)) // who let pass what was there has not seen what comes
 	text, v, err := b.judge(text, len(b.tail))
 	if err != nil {
 		return err
@@ -347,7 +365,7 @@ func (b *scannedBody) refill() error {
 	if !v.Allow {
 		return &refusedError{v: v}
 	}
-	b.ready, b.tail = text[len(b.tail):], tailOf(text)
+	b.ready, b.tail = text[len(b.tail):], b.tailOf(text)
 	return nil
 }
 

@@ -263,6 +263,34 @@ func TestAskAboutFrames(t *testing.T) {
 	}
 }
 
+// TestAskAboutEachWindow: a yes is for what was there, and a person is asked
+// three times.
+func TestAskAboutEachWindow(t *testing.T) {
+	s := testScanner(t, "secrets: {action: ask}\n")
+	filler := strings.Repeat("the quick brown fox\n", wholeBody/20+1)
+	for tokens, want := range map[int]int{1: 1, 2: 2, 6: maxGrants} {
+		asked := 0
+		var text string
+		for range tokens {
+			text += filler + lab.Token() + "\n"
+		}
+		r := httptest.NewRequest("POST", "/", strings.NewReader(text+filler))
+		v, err := s.body(r, handling{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+			asked++
+			return policy.Allowed("proposal")
+		}})
+		if err != nil || !v.Allow {
+			t.Fatal(v, err)
+		}
+		var got strings.Builder
+		_, err = copyAll(&got, r)
+		r.Body.Close()
+		if asked != want || (err == nil) != (tokens <= maxGrants) || err == nil && got.String() != text+filler {
+			t.Errorf("%d tokens: asked %d times, %v, %d bytes of %d", tokens, asked, err, got.Len(), len(text+filler))
+		}
+	}
+}
+
 // TestMemoryWhileAsking: what a body holds is held while a person thinks, and given
 // back whatever the answer is.
 func TestMemoryWhileAsking(t *testing.T) {
