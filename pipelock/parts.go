@@ -1,7 +1,6 @@
 package pipelock
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -10,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/textproto"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -31,6 +31,8 @@ type parts struct {
 func newParts(contentType string) parts {
 	media, params, err := mime.ParseMediaType(contentType)
 	switch {
+	case err != nil && strings.HasPrefix(strings.ToLower(strings.TrimSpace(contentType)), "multipart/"):
+		return parts{delimiter: []byte("--")} // somebody may make more of it than we can
 	case err != nil:
 	case strings.HasPrefix(media, "application/grpc"):
 		return parts{messages: true}
@@ -54,7 +56,7 @@ func (p parts) look(ctx context.Context, s *scanner, text []byte, from int, ende
 	for first := true; ; first = false {
 		part, after, whole := bytes.Cut(rest, p.delimiter)
 		if first {
-			v, open = p.decoded(ctx, s, p.open, part, whole)
+			v, open = p.decoded(ctx, s, p.open, part, false, whole)
 		} else {
 			v, open = p.part(ctx, s, part, whole || ended)
 		}
@@ -100,11 +102,11 @@ func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) (
 			return policy.Allowed("scan"), false // the end, or a header that is not whole
 		}
 	}
-	h, _ := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(bytes.TrimLeft(head, "\r\n"), "\r\n\r\n"...)))).ReadMIMEHeader() // what it cannot read is no coding
+	h := partHeader(string(head))
 	if !whole {
-		p.open = http.Header(h)
+		p.open = h
 	}
-	if v := p.names(ctx, s, http.Header(h)); !v.Allow {
+	if v := p.names(ctx, s, h); !v.Allow {
 		return v, false
 	}
 	if isBinary(body) { // by itself: what is compressed may have no mark but where it begins
@@ -112,7 +114,35 @@ func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) (
 			return v, open
 		}
 	}
-	return p.decoded(ctx, s, http.Header(h), body, whole)
+	return p.decoded(ctx, s, h, body, true, whole)
+}
+
+// partHeader reads the header of a part line by line, whatever stands between
+// those that can be read.
+func partHeader(head string) http.Header {
+	h := http.Header{}
+	head = folded.ReplaceAllString(head, " ")
+	for line := range strings.Lines(head) {
+		if name, value, ok := strings.Cut(line, ":"); ok {
+			h.Add(textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value))
+		}
+	}
+	return h
+}
+
+var (
+	folded  = regexp.MustCompile(`\r?\n[ \t]+`)
+	comment = regexp.MustCompile(`\([^()]*\)`)
+)
+
+// transferCoding is the first word of a Content-Transfer-Encoding, without
+// what some write around it.
+func transferCoding(h http.Header) string {
+	words := strings.FieldsFunc(comment.ReplaceAllString(strings.ToLower(h.Get("Content-Transfer-Encoding")), " "), func(c rune) bool { return strings.ContainsRune(" \t;,\"'", c) })
+	if len(words) == 0 {
+		return ""
+	}
+	return words[0]
 }
 
 // names reads the name of a field and of a file where they are encoded.
@@ -138,11 +168,11 @@ func isBinary(data []byte) bool {
 }
 
 // decoded reads what a part says in its own encoding.
-func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []byte, whole bool) (v policy.Verdict, open bool) {
+func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []byte, began, whole bool) (v policy.Verdict, open bool) {
 	if h == nil {
 		return policy.Allowed("scan"), false
 	}
-	transfer := strings.ToLower(strings.TrimSpace(h.Get("Content-Transfer-Encoding")))
+	transfer := transferCoding(h)
 	codings := inflate.Codings(h)
 	if len(codings) == 0 && transfer != "quoted-printable" && transfer != "base64" {
 		return policy.Allowed("scan"), false
@@ -156,6 +186,12 @@ func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []b
 		plain = unquoted(body)
 	case "base64":
 		plain = unbase64(body)
+		for range 3 { // a part that began before may go on anywhere in a group
+			if body = afterCharacter(body); began || len(body) == 0 {
+				break
+			}
+			plain = append(append(plain, '\n'), unbase64(body)...)
+		}
 	}
 	if len(codings) > 0 {
 		inside, done, err := s.inflate(ctx, codings, bytes.TrimSuffix(bytes.TrimSuffix(plain, []byte("\n")), []byte("\r")))
@@ -196,10 +232,23 @@ func decodesHex(to, digits []byte) bool {
 	return err == nil
 }
 
+// afterCharacter is what stands behind the first character of base64.
+func afterCharacter(text []byte) []byte {
+	i := bytes.IndexFunc(text, isBase64)
+	if i < 0 {
+		return nil
+	}
+	return text[i+1:]
+}
+
+func isBase64(r rune) bool {
+	return r < 0x80 && r != '=' && (crumbClass[r] != 0 && crumbClass[r] < 4 || r == '+' || r == '/')
+}
+
 // unbase64 undoes base64, whatever stands between its characters.
 func unbase64(text []byte) []byte {
 	run := bytes.Map(func(r rune) rune {
-		if r < 0x80 && r != '=' && (crumbClass[r] != 0 && crumbClass[r] < 4 || r == '+' || r == '/') {
+		if isBase64(r) {
 			return r
 		}
 		return -1
