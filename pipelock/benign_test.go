@@ -322,9 +322,6 @@ func TestBenignRequests(t *testing.T) {
 	}
 }
 
-// withKeys are files of Go's own source that have private keys or tokens in them, for tests of their own.
-var withKeys = map[string]bool{}
-
 // TestBenignSources sends source files: those of the standard library, as they are, in JSON and in base64.
 func TestBenignSources(t *testing.T) {
 	s := testScanner(t, "")
@@ -335,7 +332,7 @@ func TestBenignSources(t *testing.T) {
 			if err != nil || d.IsDir() && d.Name() == "testdata" {
 				return fs.SkipDir
 			}
-			if filepath.Ext(path) != ".go" || withKeys[filepath.Base(path)] || sent%3 == 2 && size > 1<<20 {
+			if filepath.Ext(path) != ".go" || sent%3 == 2 && size > 1<<20 {
 				sent++
 				return nil
 			}
