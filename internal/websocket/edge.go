@@ -21,38 +21,10 @@ func (e *Edge) Feed(p []byte) {
 			continue
 		}
 		e.header, p = append(e.header, p[0]), p[1:]
-		if left, whole := payload(e.header); whole {
+		if size, left := sizes(e.header); size > 0 {
 			e.header, e.left = e.header[:0], left
 		}
 	}
-}
-
-// payload is how much follows a header.
-func payload(h []byte) (length uint64, whole bool) {
-	if len(h) < 2 {
-		return 0, false
-	}
-	size := 2
-	length = uint64(h[1] & 0x7f)
-	switch length {
-	case 126:
-		size = 4
-	case 127:
-		size = 10
-	}
-	if h[1]&0x80 != 0 {
-		size += 4
-	}
-	if len(h) < size {
-		return 0, false
-	}
-	switch length {
-	case 126:
-		length = uint64(binary.BigEndian.Uint16(h[2:]))
-	case 127:
-		length = binary.BigEndian.Uint64(h[2:])
-	}
-	return length, true
 }
 
 // Between tells whether a frame may be put in here.

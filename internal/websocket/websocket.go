@@ -110,8 +110,24 @@ func parse(p []byte) (header, length int, err error) {
 	if p[0]&0x70 != 0 {
 		return 0, 0, fmt.Errorf("%w: an extension is in use", ErrProtocol)
 	}
-	header, length = 2, int(p[1]&0x7f)
-	switch length {
+	header, n := sizes(p)
+	if header == 0 {
+		return 0, 0, nil
+	}
+	if n > maxFrame {
+		return 0, 0, fmt.Errorf("%w: longer than %d bytes", ErrProtocol, maxFrame)
+	}
+	return header, int(n), nil
+}
+
+// sizes are how long a frame's header and its payload are (RFC 6455 §5.2); 0
+// of the header while it is not whole.
+func sizes(p []byte) (header int, payload uint64) {
+	if len(p) < 2 {
+		return 0, 0
+	}
+	header, payload = 2, uint64(p[1]&0x7f)
+	switch payload {
 	case 126:
 		header = 4
 	case 127:
@@ -121,22 +137,15 @@ func parse(p []byte) (header, length int, err error) {
 		header += 4
 	}
 	if len(p) < header {
-		return 0, 0, nil
+		return 0, 0
 	}
-	switch length {
+	switch payload {
 	case 126:
-		length = int(binary.BigEndian.Uint16(p[2:]))
+		payload = uint64(binary.BigEndian.Uint16(p[2:]))
 	case 127:
-		if n := binary.BigEndian.Uint64(p[2:]); n <= maxFrame {
-			length = int(n)
-		} else {
-			length = maxFrame + 1
-		}
+		payload = binary.BigEndian.Uint64(p[2:])
 	}
-	if length > maxFrame {
-		return 0, 0, fmt.Errorf("%w: longer than %d bytes", ErrProtocol, maxFrame)
-	}
-	return header, length, nil
+	return header, payload
 }
 
 func (i *Inspector) show(frame []byte, header int) error {
