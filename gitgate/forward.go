@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"airlock/gitgate/objects"
 )
@@ -15,31 +16,93 @@ import (
 // errUnknownOutcome says that upstream may or may not have taken a push.
 var errUnknownOutcome = errors.New("the connection to upstream broke off: the outcome is unknown, fetch to see")
 
-// forward hands updates, with the pack that belongs to them, to upstream, and returns what upstream said of each: "" is
-// ok. References of the mirror move with upstream's ok and not otherwise.
-func (m *mirror) forward(ctx context.Context, updates []update, pack *objects.Pack, atomic bool, say func(string)) (map[string]string, error) {
+// order is what upstream is asked to do.
+type order struct {
+	updates []update
+	pack    *objects.Pack // nil when there are only deletions
+	atomic  bool
+	quiet   bool
+	// withOptions tells that the client sent push options, perhaps none.
+	withOptions bool
+	options     []string
+	say         func(text string) // what upstream says meanwhile
+}
+
+// forward hands an order to upstream, and returns what upstream said of each reference. References of the mirror move with
+// upstream's ok and not otherwise.
+func (m *mirror) forward(ctx context.Context, o order) (map[string]told, error) {
 	if err := m.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer m.unlock()
-	ctx, cancel := context.WithTimeout(ctx, m.times.transfer)
+	words := &speech{hide: m.hide, say: o.say}
+	defer words.end()
+	o.say = words.add
+	bounded, cancel := context.WithTimeout(ctx, m.times.transfer)
 	defer cancel()
-	ctx, dog := watch(ctx, m.times.answer)
+	watched, dog := watch(bounded, m.times.answer)
 	defer dog.stop()
-	f := &forwarding{mirror: m, dog: dog, updates: updates, pack: pack, atomic: atomic, say: func(text string) { say(m.hide(text)) }}
-	said, err := f.run(ctx)
-	if err != nil {
-		return nil, m.explain(ctx, err)
+	f := &forwarding{order: o, mirror: m, dog: dog, said: map[string]told{}}
+	if err := f.run(watched); errors.Is(err, errUnknownOutcome) {
+		m.stale()
+		if err := m.lookAgain(ctx, f, m.explain(watched, err)); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, m.explain(watched, err)
 	}
-	return said, m.settle(updates, said, pack)
+	if err := m.settle(f.updates, f.said, f.pack); err != nil {
+		m.stale() // upstream has done it all the same; the next refresh makes the mirror what upstream is
+		return f.said, fmt.Errorf("%w: %w", errUnsettled, err)
+	}
+	return f.said, nil
 }
 
-// settle moves the references that upstream has moved.
-func (m *mirror) settle(updates []update, said map[string]string, pack *objects.Pack) error {
+// errUnsettled says that upstream took a push and the mirror could not follow.
+var errUnsettled = errors.New("the mirror could not follow upstream")
+
+// stale makes the next client wait for a refresh.
+func (m *mirror) stale() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.began = time.Time{}
+}
+
+// lookAgain lists upstream after a connection that broke off in the middle of a push. What upstream has now is what became of
+// it; a reference that has not moved may still do so, since upstream may be at work.
+func (m *mirror) lookAgain(ctx context.Context, f *forwarding, broke error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.times.answer)
+	defer cancel()
+	session, err := m.up.open(ctx, receivePack)
+	if err != nil {
+		return broke
+	}
+	defer session.Close()
+	adv, err := readAdvertisement(session.Greeting())
+	if err != nil {
+		return broke
+	}
+	for _, u := range f.updates {
+		if _, known := f.said[u.ref]; known {
+			continue
+		}
+		f.said[u.ref] = told{why: broke.Error()}
+		if adv.get(u.ref) == u.new {
+			f.said[u.ref] = told{}
+		}
+	}
+	return nil
+}
+
+// settle moves the references that upstream has moved as it was asked to. What upstream did otherwise the next refresh brings.
+func (m *mirror) settle(updates []update, said map[string]told, pack *objects.Pack) error {
 	var done []update
 	for _, u := range updates {
-		if why, ok := said[u.ref]; ok && why == "" && mirrored(u.ref) {
+		switch t, ok := said[u.ref]; {
+		case ok && t.plain() && mirrored(u.ref):
 			done = append(done, u)
+		case ok && t.why == "" && !t.plain():
+			m.stale()
 		}
 	}
 	if len(done) == 0 {
@@ -54,111 +117,130 @@ func (m *mirror) settle(updates []update, said map[string]string, pack *objects.
 	return m.move(m.current().with(done, func(h objects.Hash) objects.Hash { return peel(packs, h) }))
 }
 
+// forwarding is one order on its way.
 type forwarding struct {
-	mirror  *mirror
-	dog     *watchdog
-	updates []update
-	pack    *objects.Pack // nil when there are only deletions
-	atomic  bool
-	say     func(string)
+	order
+	mirror *mirror
+	dog    *watchdog
+	said   map[string]told
 }
 
-func (f *forwarding) run(ctx context.Context) (map[string]string, error) {
+func (f *forwarding) run(ctx context.Context) error {
 	session, err := f.mirror.up.open(ctx, receivePack)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer session.Close()
 	adv, err := readAdvertisement(session.Greeting())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.dog.touch()
-	said := f.compare(adv)
-	if len(said) == len(f.updates) || f.atomic && len(said) > 0 {
-		f.fillIn(said)
-		return said, nil
+	f.compare(adv)
+	if len(f.said) == len(f.updates) || f.atomic && len(f.said) > 0 {
+		f.fillIn()
+		return nil
 	}
 	caps, err := f.wanted(adv.caps)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return said, f.send(session, caps, said)
+	return f.send(session, caps)
 }
 
 // compare refuses what has moved upstream since the agent looked.
-func (f *forwarding) compare(adv *advertisement) map[string]string {
-	said := map[string]string{}
+func (f *forwarding) compare(adv *advertisement) {
 	for _, u := range f.updates {
 		if adv.get(u.ref) != u.old {
-			said[u.ref] = "the reference has moved upstream: fetch first"
+			f.said[u.ref] = told{why: "the reference has moved upstream: fetch first"}
 		}
 	}
-	return said
 }
 
-func (f *forwarding) fillIn(said map[string]string) {
+func (f *forwarding) fillIn() {
 	for _, u := range f.updates {
-		if _, ok := said[u.ref]; !ok {
-			said[u.ref] = "atomic push: another reference was refused"
+		if _, ok := f.said[u.ref]; !ok {
+			f.said[u.ref] = told{why: "atomic push: another reference was refused"}
 		}
 	}
 }
 
 // wanted picks the capabilities. Without a report nothing could be told to the agent.
-func (f *forwarding) wanted(offered capabilities) (string, error) {
-	if !offered.has("report-status") {
-		return "", errors.New("upstream does not report what becomes of a push")
+func (f *forwarding) wanted(offered capabilities) (caps capabilities, err error) {
+	switch {
+	case offered.has("report-status-v2"):
+		caps = append(caps, "report-status-v2")
+	case offered.has("report-status"):
+		caps = append(caps, "report-status")
+	default:
+		return nil, errors.New("upstream does not report what becomes of a push")
 	}
-	caps := []string{"report-status"}
-	if offered.has("side-band-64k") {
-		caps = append(caps, "side-band-64k")
+	for _, name := range []string{"side-band-64k", "object-format=sha1", "quiet"} {
+		if offered.has(name) && (name != "quiet" || f.quiet) {
+			caps = append(caps, name)
+		}
 	}
 	if f.atomic {
 		if !offered.has("atomic") {
-			return "", errors.New("upstream cannot push atomically")
+			return nil, errors.New("upstream cannot push atomically")
 		}
 		caps = append(caps, "atomic")
 	}
-	return strings.Join(append(caps, "agent=airlock"), " "), nil
+	if f.withOptions {
+		if !offered.has("push-options") {
+			return nil, errors.New("upstream does not take push options")
+		}
+		caps = append(caps, "push-options")
+	}
+	return append(caps, agentName), nil
 }
 
 // send forwards what compare let pass. The pack goes as it came: every object in it was scanned.
-func (f *forwarding) send(s session, caps string, said map[string]string) error {
-	body, size, done, err := f.body(caps, said)
+func (f *forwarding) send(s session, caps capabilities) error {
+	body, size, done, err := f.body(caps)
 	if err != nil {
 		return err
 	}
 	defer done()
 	answer, err := s.Ask(talking{body, f.dog, f.mirror.times.report}, size)
-	if err != nil {
+	if errors.Is(err, errNotTaken) {
+		return err
+	}
+	if answer == nil {
 		return fmt.Errorf("%w (%v)", errUnknownOutcome, err)
 	}
+	// An upstream that has had enough may have said why before it hung up.
 	in := bufio.NewReader(listening{answer, f.dog})
-	if strings.Contains(caps, "side-band-64k") {
+	if caps.has("side-band-64k") {
 		in = bufio.NewReader(&demux{r: in, say: f.say})
 	}
-	if err := f.report(in, said); err != nil {
-		return fmt.Errorf("%w (%v)", errUnknownOutcome, err)
+	if reportErr := f.report(in); reportErr != nil {
+		return fmt.Errorf("%w (%v)", errUnknownOutcome, errors.Join(err, reportErr))
 	}
 	return nil
 }
 
-func (f *forwarding) body(caps string, said map[string]string) (body io.Reader, size int64, done func() error, err error) {
+func (f *forwarding) body(caps capabilities) (body io.Reader, size int64, done func() error, err error) {
 	var b strings.Builder
 	needsPack := false
 	for _, u := range f.updates {
-		if _, refused := said[u.ref]; refused {
+		if _, refused := f.said[u.ref]; refused {
 			continue
 		}
 		tail := ""
 		if b.Len() == 0 {
-			tail = "\x00" + caps
+			tail = "\x00" + strings.Join(caps, " ")
 		}
 		writePktf(&b, "%s %s %s%s", u.old, u.new, u.ref, tail)
 		needsPack = needsPack || !u.deletes()
 	}
 	writeFlush(&b)
+	if f.withOptions {
+		for _, o := range f.options {
+			writePkt(&b, o)
+		}
+		writeFlush(&b)
+	}
 	head := strings.NewReader(b.String())
 	if !needsPack {
 		return head, head.Size(), func() error { return nil }, nil
@@ -176,45 +258,28 @@ func (f *forwarding) body(caps string, said map[string]string) (body io.Reader, 
 }
 
 // report reads upstream's verdicts. A reference that it does not mention is not ok.
-func (f *forwarding) report(r *bufio.Reader, said map[string]string) error {
-	unpacked, err := readLine(r)
-	if err != nil {
-		return unexpectedEOF(err)
+func (f *forwarding) report(r *bufio.Reader) error {
+	asked := map[string]bool{}
+	for _, u := range f.updates {
+		_, refused := f.said[u.ref]
+		asked[u.ref] = !refused
 	}
-	for {
-		line, err := readLine(r)
-		if err == errFlush {
-			break
-		}
-		if err != nil {
-			return unexpectedEOF(err)
-		}
-		word, rest, _ := strings.Cut(line, " ")
-		name, why, _ := strings.Cut(rest, " ")
-		switch {
-		case word == "ok" && f.sent(name, said):
-			said[name] = ""
-		case word == "ng" && f.sent(name, said):
-			said[name] = "upstream: " + clean(f.mirror.hide(why))
-		}
+	up, err := readReport(r, asked)
+	if err != nil {
+		return err
 	}
 	for _, u := range f.updates {
-		if _, ok := said[u.ref]; !ok {
-			said[u.ref] = "upstream: " + clean(f.mirror.hide(unpacked))
+		if !asked[u.ref] {
+			continue
 		}
+		t, mentioned := up.said[u.ref]
+		if !mentioned {
+			t = told{why: up.unpack}
+		}
+		if t.why != "" {
+			t = told{why: "upstream: " + clean(f.mirror.hide(t.why))}
+		}
+		f.said[u.ref] = t
 	}
 	return nil
-}
-
-// sent tells whether upstream was asked about a name and has not answered yet.
-func (f *forwarding) sent(name string, said map[string]string) bool {
-	if _, answered := said[name]; answered {
-		return false
-	}
-	for _, u := range f.updates {
-		if u.ref == name {
-			return true
-		}
-	}
-	return false
 }

@@ -57,6 +57,8 @@ type Config struct {
 	ScanTime time.Duration // scan of one push; 0: 5 min
 	Idle     time.Duration // a client's longest silence; 0: 1 min
 	Drain    time.Duration // transfers in progress when the end comes; 0: 5 s
+	// KeepAlive is how often a client that pushes hears that we are still at it; 0: 5 s.
+	KeepAlive time.Duration
 
 	Log *slog.Logger // nil: nothing is logged
 }
@@ -67,7 +69,7 @@ func (c Config) Validate() error {
 	if c.Dirs == (bundle.Dirs{}) {
 		errs = append(errs, errors.New("the folders of the bundle are needed"))
 	}
-	for _, d := range []time.Duration{c.Answer, c.Report, c.Transfer, c.ScanTime, c.Idle, c.Drain} {
+	for _, d := range []time.Duration{c.Answer, c.Report, c.Transfer, c.ScanTime, c.Idle, c.Drain, c.KeepAlive} {
 		if d < 0 {
 			errs = append(errs, errors.New("a duration is negative"))
 		}
@@ -106,6 +108,7 @@ type gate struct {
 	pushLimits objects.Limits
 	scanTime   time.Duration
 	idle       time.Duration
+	keepAlive  time.Duration
 }
 
 // Run serves until ctx ends, then lets transfers in progress finish for Config.Drain.
@@ -184,6 +187,8 @@ func newGate(c Config) (*gate, error) {
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
 		idle:     cmp.Or(c.Idle, time.Minute),
+
+		keepAlive: cmp.Or(c.KeepAlive, keepAlive),
 	}
 	g.pushLimits = objects.Limits{
 		PackBytes:   cmp.Or(int64(c.File.Limits.PushBytes), 1<<30),

@@ -3,6 +3,7 @@ package gitgate
 import (
 	"bufio"
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -146,17 +147,65 @@ func FuzzCommands(f *testing.F) {
 	_ = writePkt(&b, line)
 	_ = writeFlush(&b)
 	f.Add(b.Bytes())
+	b.Reset()
+	_ = writePkt(&b, line+" push-options object-format=sha1")
+	_ = writeFlush(&b)
+	_ = writePkt(&b, "an=option")
+	_ = writeFlush(&b)
+	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p := &pushing{in: bufio.NewReader(bytes.NewReader(data))}
-		if err := p.readCommands(); err != nil {
+		c, err := readCommands(bufio.NewReader(bytes.NewReader(data)))
+		if err != nil {
 			return
 		}
 		seen := map[string]bool{}
-		for _, u := range p.updates {
+		for _, u := range c.updates {
 			if seen[u.ref] {
 				t.Fatalf("%q twice", u.ref)
 			}
 			seen[u.ref] = true
+		}
+		if len(c.options) > 0 && !c.caps.has("push-options") {
+			t.Fatal("options that were not announced")
+		}
+	})
+}
+
+// Whatever upstream says, nothing is ok that was not asked for, and what a client is told can be read again as the same.
+func FuzzReport(f *testing.F) {
+	seed := func(lines ...string) {
+		var b bytes.Buffer
+		for _, l := range lines {
+			_ = writePkt(&b, l)
+		}
+		_ = writeFlush(&b)
+		f.Add(b.Bytes())
+	}
+	seed("unpack ok\n", "ok refs/heads/a\n", "ng refs/heads/b not this one\n")
+	seed("unpack ok", "ok refs/heads/a", "option refname refs/changes/1", "option forced-update", "ok refs/heads/a", "option refname refs/changes/2")
+	seed("unpack index-pack abnormal exit", "ng refs/heads/a", "ok refs/heads/a", "option old-oid x")
+	asked := map[string]bool{"refs/heads/a": true, "refs/heads/b": true}
+	updates := []update{{ref: "refs/heads/a"}, {ref: "refs/heads/b"}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := readReport(bufio.NewReader(bytes.NewReader(data)), asked)
+		if err != nil {
+			return
+		}
+		for name := range got.said {
+			if !asked[name] {
+				t.Fatalf("%q was not asked about", name)
+			}
+		}
+		if len(got.said) != len(updates) {
+			return
+		}
+		var b bytes.Buffer
+		if err := writeReport(&b, true, "ok", updates, got.said); err != nil {
+			t.Fatal(err)
+		}
+		back, err := readReport(bufio.NewReader(&b), asked)
+		if err != nil || !reflect.DeepEqual(back.said, got.said) {
+			t.Fatalf("%v comes back as %v, %v", got.said, back.said, err)
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"airlock/gitgate/objects"
@@ -15,9 +14,12 @@ import (
 	"airlock/internal/secrets"
 )
 
-// advertisePush is what a client that pushes is told first. Thin packs are declined: what comes must stand on its own.
+// pushCapabilities are what a client that pushes may use. Thin packs are declined: what comes must stand on its own.
+const pushCapabilities = "report-status report-status-v2 delete-refs quiet side-band-64k atomic push-options ofs-delta no-thin object-format=sha1 " + agentName
+
+// advertisePush is what a client that pushes is told first.
 func advertisePush(w io.Writer, s *snapshot) error {
-	l := &refLines{w: w, caps: "report-status delete-refs side-band-64k atomic ofs-delta no-thin object-format=sha1 " + agentName}
+	l := &refLines{w: w, caps: pushCapabilities}
 	for _, r := range s.refs {
 		l.add(r.hash, r.name)
 	}
@@ -31,20 +33,20 @@ type pushing struct {
 	in     *bufio.Reader
 	out    *bufio.Writer
 
-	caps    capabilities
-	updates []update
-	said    map[string]string // why a reference was refused; "" is ok
-	unpack  string            // what became of the pack: "ok" or why not
-	band    *band
-	pack    *objects.Pack
+	commands
+	said   map[string]told
+	unpack string // what became of the pack: "ok" or why not
+	band   *band
+	pack   *objects.Pack
+	calm   func() // ends the signs of life
 }
 
-// keepAlive is how often a client hears that the push is still being looked at.
+// keepAlive is how often a client hears that the push is still being looked at, unless the configuration says otherwise.
 const keepAlive = 5 * time.Second
 
 // run takes the push, judges it, forwards it, and reports.
-func (p *pushing) run(ctx context.Context) error {
-	err := p.readCommands()
+func (p *pushing) run(ctx context.Context) (err error) {
+	p.commands, err = readCommands(p.in)
 	p.band = &band{w: p.out, wide: p.caps.has("side-band-64k")}
 	if err != nil {
 		return p.fatal(err)
@@ -52,10 +54,9 @@ func (p *pushing) run(ctx context.Context) error {
 	if len(p.updates) == 0 {
 		return nil
 	}
-	p.said, p.unpack = map[string]string{}, "ok"
-	stop := p.band.KeepAlive(keepAlive)
+	p.said, p.unpack, p.calm = map[string]told{}, "ok", func() {}
 	err = p.handle(ctx)
-	stop()
+	p.calm()
 	if err != nil {
 		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", clean(err.Error()))
 		p.fail(explain(err))
@@ -72,56 +73,6 @@ func (p *pushing) fatal(err error) error {
 	return p.band.Fail(refused.Error())
 }
 
-// maxCommands bounds the lines in front of a pack, in bytes.
-const maxCommands = 16 << 20
-
-func (p *pushing) readCommands() error {
-	seen := map[string]bool{}
-	for size := 0; ; {
-		line, err := readLine(p.in)
-		if err == errFlush || err == io.EOF && len(p.updates) == 0 {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading commands: %w", unexpectedEOF(err))
-		}
-		if size += len(line); size > maxCommands {
-			return errRefused("too many commands")
-		}
-		line, caps, first := strings.Cut(line, "\x00")
-		if first && len(p.updates) == 0 {
-			p.caps = strings.Fields(caps)
-		}
-		if strings.HasPrefix(line, "shallow ") {
-			continue // the mirror has all of what the client lacks
-		}
-		u, err := parseUpdate(line)
-		if err != nil {
-			return err
-		}
-		if seen[u.ref] {
-			return errRefused("a reference stands in the push twice")
-		}
-		seen[u.ref] = true
-		p.updates = append(p.updates, u)
-	}
-}
-
-func parseUpdate(line string) (u update, err error) {
-	if len(line) < 83 || line[40] != ' ' || line[81] != ' ' {
-		return u, errRefused("malformed command; push certificates are not taken")
-	}
-	u.old, err = objects.ParseHash(line[:40])
-	if err == nil {
-		u.new, err = objects.ParseHash(line[41:81])
-	}
-	if err != nil {
-		return u, errRefused("malformed command")
-	}
-	u.ref = line[82:]
-	return u, nil
-}
-
 // handle does everything between the commands and the report. Its error refuses all.
 func (p *pushing) handle(ctx context.Context) error {
 	if v := p.gate.rules.count(len(p.updates)); !v.Allow {
@@ -132,12 +83,14 @@ func (p *pushing) handle(ctx context.Context) error {
 		return err
 	}
 	defer q.remove()
-	if slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() }) {
+	if p.brings() {
 		if p.pack, err = objects.Receive(ctx, p.in, q.dir, p.gate.pushLimits); err != nil {
 			return err
 		}
 		defer p.pack.Close()
 	}
+	// Not before all has come: a client of HTTP may be answered only then.
+	p.calm = p.band.KeepAlive(p.gate.keepAlive)
 	if refused, err := p.inspect(ctx); err != nil || refused {
 		return err
 	}
@@ -145,6 +98,11 @@ func (p *pushing) handle(ctx context.Context) error {
 		return err
 	}
 	return p.forward(ctx)
+}
+
+// brings tells whether a pack comes behind the commands.
+func (p *pushing) brings() bool {
+	return slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() })
 }
 
 // set is what the references may rest on: the pack and what came from upstream.
@@ -160,7 +118,7 @@ func (p *pushing) set() objects.Set {
 func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
 	defer cancel()
-	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, upstream: p.mirror.store.Packs()}
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: p.options, upstream: p.mirror.store.Packs()}
 	hits, err := s.run(ctx)
 	if err != nil {
 		return false, err
@@ -175,7 +133,7 @@ func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 		if s.refHit[u.ref] {
 			ref = "(withheld: the secret is in the name)"
 		}
-		p.said[u.ref] = why
+		p.said[u.ref] = told{why: why}
 		if err := p.gate.record(policy.Denied(hits[0].rule, why), "push", p.mirror.name, ref); err != nil {
 			return true, err
 		}
@@ -199,7 +157,7 @@ func (p *pushing) judge(ctx context.Context) error {
 			return err
 		}
 		if !v.Allow {
-			p.said[u.ref] = v.Why
+			p.said[u.ref] = told{why: v.Why}
 		}
 	}
 	if p.atomic() && len(p.said) > 0 {
@@ -221,14 +179,19 @@ func (p *pushing) forward(ctx context.Context) error {
 	if len(updates) == 0 {
 		return nil
 	}
-	said, err := p.mirror.forward(ctx, updates, p.pack, p.atomic(), func(text string) { p.band.Say("%s", text) })
-	if err != nil {
+	said, err := p.mirror.forward(ctx, order{
+		updates: updates, pack: p.pack, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: p.caps.has("push-options"),
+		say: func(text string) { p.band.Say("%s", text) },
+	})
+	if errors.Is(err, errUnsettled) {
+		p.gate.log.Error("after a push", "repo", p.mirror.name, "error", err)
+	} else if err != nil {
 		return err
 	}
 	for _, u := range updates {
 		p.said[u.ref] = said[u.ref]
-		if said[u.ref] != "" {
-			if err := p.gate.record(policy.Denied("upstream", said[u.ref]), "push", p.mirror.name, u.ref); err != nil {
+		if why := said[u.ref].why; why != "" {
+			if err := p.gate.record(policy.Denied("upstream", why), "push", p.mirror.name, u.ref); err != nil {
 				return err
 			}
 		}
@@ -239,8 +202,11 @@ func (p *pushing) forward(ctx context.Context) error {
 // fail refuses all, and writes it down where there has been no verdict yet or a better one.
 func (p *pushing) fail(why string) {
 	p.refuseAll(why)
+	if p.brings() && p.pack == nil {
+		p.unpack = why
+	}
 	for _, u := range p.updates {
-		if err := p.gate.record(policy.Denied("push", p.said[u.ref]), "push", p.mirror.name, u.ref); err != nil {
+		if err := p.gate.record(policy.Denied("push", p.said[u.ref].why), "push", p.mirror.name, u.ref); err != nil {
 			p.gate.log.Error("writing the audit", "error", err)
 			return
 		}
@@ -250,32 +216,19 @@ func (p *pushing) fail(why string) {
 // refuseAll refuses what was not refused before.
 func (p *pushing) refuseAll(why string) {
 	for _, u := range p.updates {
-		if p.said[u.ref] == "" {
-			p.said[u.ref] = why
+		if p.said[u.ref].why == "" {
+			p.said[u.ref] = told{why: why}
 		}
-	}
-	if p.pack == nil {
-		p.unpack = why
 	}
 }
 
 // report tells the client what became of each reference.
 func (p *pushing) report() error {
-	if !p.caps.has("report-status") {
+	v2 := p.caps.has("report-status-v2")
+	if !v2 && !p.caps.has("report-status") {
 		return p.band.Close()
 	}
-	var b strings.Builder
-	writePktf(&b, "unpack %s\n", p.unpack)
-	for _, u := range p.updates {
-		if why := p.said[u.ref]; why != "" {
-			writePktf(&b, "ng %s %s\n", u.ref, why)
-			continue
-		}
-		writePktf(&b, "ok %s\n", u.ref)
-	}
-	writeFlush(&b)
-	_, err := p.band.Write([]byte(b.String()))
-	return errors.Join(err, p.band.Close())
+	return errors.Join(writeReport(p.band, v2, p.unpack, p.updates, p.said), p.band.Close())
 }
 
 // drain lets a client that is still sending come to its end, so that it reads the report instead of a broken pipe.

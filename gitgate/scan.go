@@ -51,6 +51,7 @@ type inspection struct {
 	scanner  *secrets.Scanner
 	pack     *objects.Pack // nil: nothing came along
 	updates  []update
+	options  []string
 	upstream objects.Set // what upstream is known to have
 
 	paths     map[objects.Hash]string // of pushed blobs
@@ -68,7 +69,7 @@ var errEnough = errors.New("enough findings")
 // run returns the findings. An error means that not everything was seen.
 func (s *inspection) run(ctx context.Context) ([]hit, error) {
 	s.refHit = map[string]bool{}
-	if err := s.refNames(ctx); err != nil {
+	if err := errors.Join(s.refNames(ctx), s.pushOptions(ctx)); err != nil {
 		return nil, err
 	}
 	if s.pack != nil {
@@ -92,6 +93,15 @@ func (s *inspection) refNames(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// pushOptions looks at each option, and at all of them: a secret may stand in pieces.
+func (s *inspection) pushOptions(ctx context.Context) error {
+	found, err := s.scanner.Scan(ctx, []byte(strings.Join(s.options, "\n")))
+	for _, f := range found {
+		s.hits = append(s.hits, hit{f.Rule, "push option", f.Line})
+	}
+	return err
 }
 
 // objects reads the pack in order, so that deltas find their bases cached, and scans on all cores.

@@ -25,7 +25,7 @@ import (
 type session interface {
 	// Greeting is where the advertisement is read from.
 	Greeting() *bufio.Reader
-	// Ask sends body and returns the answer.
+	// Ask sends body and returns the answer. With an error there may be one, too: of an upstream that stopped listening.
 	Ask(body io.Reader, size int64) (*bufio.Reader, error)
 	Close() error
 }
@@ -249,7 +249,7 @@ func (s *sshSession) Greeting() *bufio.Reader { return s.out }
 func (s *sshSession) Ask(body io.Reader, _ int64) (*bufio.Reader, error) {
 	s.asked = true
 	if _, err := io.Copy(s.in, body); err != nil {
-		return nil, fmt.Errorf("sending to upstream: %w", err)
+		return s.out, fmt.Errorf("sending to upstream: %w", err)
 	}
 	return s.out, nil
 }
@@ -367,10 +367,15 @@ func (s *httpSession) do(method, path string, body io.Reader, size int64, kind s
 	return resp.Body, resp.Request.URL.String(), nil
 }
 
+// errNotTaken is an answer that says for certain that nothing was done.
+var errNotTaken = errors.New("nothing was taken")
+
 func checkAnswer(resp *http.Response, contentType string) error {
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("upstream refuses the gate's credential (%s)", resp.Status)
+		return fmt.Errorf("upstream refuses the gate's credential (%s); %w", clean(resp.Status), errNotTaken)
+	case resp.StatusCode/100 == 4:
+		return fmt.Errorf("upstream answers %s; %w", clean(resp.Status), errNotTaken)
 	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("upstream answers %s", clean(resp.Status))
 	case resp.Header.Get("Content-Type") != contentType:
