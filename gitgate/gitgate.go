@@ -28,6 +28,7 @@ import (
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/handoff"
+	"airlock/internal/hostkey"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/metrics"
@@ -49,6 +50,7 @@ type Config struct {
 	HTTP net.Listener // nil: inherited, or bound by File.Listen.HTTP
 
 	Slot  func(name string) string // credential slots; nil: none is filled
+	Slots []string                 // their names, those of digests too; what else stands there does not matter
 	Roots *x509.CertPool           // for https upstreams; nil: the system's
 
 	Answer   time.Duration // until upstream advertises, and its longest silence; 0: 20 s
@@ -95,7 +97,11 @@ func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, Config{File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: slots, Log: log})
+	names, err := secretmem.Names()
+	if err != nil {
+		return err
+	}
+	return Run(ctx, Config{File: file, Digest: digest, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Slot: slots, Slots: names, Log: log})
 }
 
 // gate is the running daemon.
@@ -211,20 +217,13 @@ func newGate(c Config) (*gate, error) {
 	return g, nil
 }
 
-// newScanner reads the operator's rules, if there are any, and looks for the gate's own tokens too.
+// newScanner reads the operator's rules, if there are any, and looks for the credentials of the bundle too.
 func newScanner(c Config) (*secrets.Scanner, error) {
-	opts := secrets.Options{ArchiveDepth: 6, Known: map[string]secrets.Digest{}}
-	for _, repo := range c.File.Repos {
-		token := c.token(repo)
-		if len(token) < secrets.MinLength {
-			continue
-		}
-		d, err := digest(token)
-		if err != nil {
-			return nil, err
-		}
-		opts.Known[repo.Token] = d
+	known, err := c.known()
+	if err != nil {
+		return nil, err
 	}
+	opts := secrets.Options{ArchiveDepth: 6, Known: known}
 	if c.File.Scan.Config != "" {
 		toml, err := os.ReadFile(c.Dirs.Path(c.File.Scan.Config))
 		if err != nil {
@@ -235,12 +234,54 @@ func newScanner(c Config) (*secrets.Scanner, error) {
 	return secrets.New(opts)
 }
 
-// token is the credential of an https upstream, empty when its slot is.
-func (c Config) token(repo bundle.Repo) string {
-	if repo.Token == "" || c.Slot == nil {
+// known are the credentials that the bundle holds, by their slots: the gate's own, of which it makes digests, and the digests of
+// egress's, which it has never seen.
+func (c Config) known() (map[string]secrets.Digest, error) {
+	known := map[string]secrets.Digest{}
+	for _, name := range c.ownSlots() {
+		value := c.slot(name)
+		if len(value) < secrets.MinLength {
+			continue
+		}
+		d, err := digest(value)
+		if err != nil {
+			return nil, fmt.Errorf("slot %s: %w", name, err)
+		}
+		known[name] = d
+	}
+	for _, name := range c.Slots {
+		number, ok := strings.CutPrefix(name, "EGRESS_DIGEST_")
+		if !ok || c.slot(name) == "" {
+			continue
+		}
+		d, err := secrets.ParseDigest(c.slot(name))
+		if err != nil {
+			return nil, fmt.Errorf("slot %s: %w", name, err)
+		}
+		known["EGRESS_TOKEN_"+number] = d
+	}
+	return known, nil
+}
+
+// ownSlots names the slots that hold credentials of the gate's, used or not.
+func (c Config) ownSlots() (names []string) {
+	for _, name := range c.Slots {
+		if strings.HasPrefix(name, "GIT_TOKEN_") || strings.HasPrefix(name, "GIT_PASS_") {
+			names = append(names, name)
+		}
+	}
+	for _, repo := range c.File.Repos {
+		names = append(names, repo.Token, repo.Passphrase)
+	}
+	return names
+}
+
+// slot is a credential, empty when there is none.
+func (c Config) slot(name string) string {
+	if name == "" || c.Slot == nil {
 		return ""
 	}
-	return c.Slot(repo.Token)
+	return c.Slot(name)
 }
 
 // digest makes a token recognisable under a key that nobody else has.
@@ -272,7 +313,7 @@ func (g *gate) openMirrors(c Config) error {
 		if g.mirrors[name], err = openMirror(name, filepath.Join(root, name+".git"), up, limits, t); err != nil {
 			return err
 		}
-		g.mirrors[name].hide = redactor(c.token(repo))
+		g.mirrors[name].hide = redactor(c.slot(repo.Token))
 	}
 	return nil
 }
@@ -286,10 +327,20 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 	d := dialer(c.File.Hosts)
 	switch u.Scheme {
 	case "ssh":
-		return &sshTransport{url: u, dial: d.dial, identity: c.Dirs.Path(repo.Identity), hostKey: repo.HostKey}, nil
+		keys, err := hostkey.Parse(repo.HostKey)
+		if err != nil {
+			return nil, fmt.Errorf("host_key: %w", err)
+		}
+		t := &sshTransport{url: u, dial: d.dial, identity: c.Dirs.Path(repo.Identity), passphrase: c.slot(repo.Passphrase)}
+		for _, k := range keys {
+			if k.For(u.Hostname(), u.Port()) {
+				t.pins = append(t.pins, k)
+			}
+		}
+		return t, nil
 	case "https":
 		t := newHTTPTransport(u, d, c.Roots)
-		t.token = c.token(repo)
+		t.token = c.slot(repo.Token)
 		t.empty = repo.Token != "" && t.token == ""
 		return t, nil
 	}

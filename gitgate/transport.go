@@ -3,9 +3,11 @@ package gitgate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +16,12 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"airlock/internal/hostkey"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -116,34 +120,35 @@ func (t talking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sshTransport speaks to one server, known by its pinned key.
+// sshTransport speaks to one server, known by its pinned keys.
 type sshTransport struct {
-	url      *url.URL
-	dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	identity string // file of the private key
-	hostKey  string
+	url        *url.URL
+	dial       func(ctx context.Context, network, address string) (net.Conn, error)
+	identity   string // file of the private key
+	passphrase string // of that file; may be empty
+	pins       []hostkey.Key
 }
 
 // errWrongHostKey says that somebody else answered.
 var errWrongHostKey = errors.New("upstream's host key is not the pinned one")
 
 func (t *sshTransport) open(ctx context.Context, service string) (session, error) {
-	config, mismatch, err := t.config()
+	config, wrong, err := t.config()
 	if err != nil {
 		return nil, err
 	}
-	port := t.url.Port()
-	if port == "" {
-		port = "22"
-	}
-	conn, err := t.dial(ctx, "tcp", net.JoinHostPort(t.url.Hostname(), port))
+	address := net.JoinHostPort(t.url.Hostname(), cmp.Or(t.url.Port(), "22"))
+	conn, err := t.dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to upstream: %w", err)
 	}
 	s := &sshSession{conn: conn, release: context.AfterFunc(ctx, func() { conn.Close() })}
-	if err := s.start(config, service, remotePath(t.url.Path)); err != nil {
+	if err := s.start(config, address, service, remotePath(t.url.Path)); err != nil {
 		s.Close()
-		if *mismatch || strings.Contains(err.Error(), "no common algorithm for host key") {
+		if *wrong != nil {
+			return nil, *wrong
+		}
+		if strings.Contains(err.Error(), "no common algorithm for host key") {
 			return nil, errWrongHostKey
 		}
 		return nil, err
@@ -151,51 +156,124 @@ func (t *sshTransport) open(ctx context.Context, service string) (session, error
 	return s, nil
 }
 
-// config pins the key, and asks for that kind of key alone: the server may have others.
-func (t *sshTransport) config() (config *ssh.ClientConfig, mismatch *bool, err error) {
-	mismatch = new(bool)
-	if t.hostKey == "" {
+// config pins the keys, and asks for these kinds of keys alone: the server may have others. What the server showed instead is told by
+// wrong.
+func (t *sshTransport) config() (config *ssh.ClientConfig, wrong *error, err error) {
+	if len(t.pins) == 0 {
 		return nil, nil, errors.New("no host_key is pinned for this repository: nothing is fetched and nothing forwarded")
 	}
 	if t.identity == "" {
 		return nil, nil, errors.New("no identity is configured for this repository: nothing is fetched and nothing forwarded")
 	}
-	pinned, _, _, _, err := ssh.ParseAuthorizedKey([]byte(t.hostKey))
+	signer, err := readIdentity(t.identity, t.passphrase)
 	if err != nil {
-		return nil, nil, errors.New("reading host_key: \"type base64\" was wanted, as in a .pub file")
+		return nil, nil, fmt.Errorf("reading identity: %w", err)
 	}
-	pem, err := os.ReadFile(t.identity)
-	if err != nil {
-		return nil, nil, errors.New("reading identity: the file cannot be read")
-	}
-	signer, err := ssh.ParsePrivateKey(pem)
-	if err != nil {
-		return nil, nil, errors.New("reading identity: no private key without a passphrase")
-	}
-	user := "git"
-	if name := t.url.User.Username(); name != "" {
-		user = name
-	}
+	wrong = new(error)
 	return &ssh.ClientConfig{
-		User:              user,
+		User:              cmp.Or(t.url.User.Username(), "git"),
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyAlgorithms: algorithms(pinned.Type()),
+		HostKeyAlgorithms: algorithms(t.pins),
 		ClientVersion:     "SSH-2.0-airlock",
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			if *mismatch = !bytes.Equal(key.Marshal(), pinned.Marshal()); *mismatch {
-				return errWrongHostKey
-			}
-			return nil
+		HostKeyCallback: func(address string, remote net.Addr, key ssh.PublicKey) error {
+			*wrong = t.check(address, remote, key)
+			return *wrong
 		},
-	}, mismatch, nil
+	}, wrong, nil
 }
 
-// algorithms are the signatures that a key of that type can make; ssh-rsa alone would mean SHA-1.
-func algorithms(keyType string) []string {
-	if keyType == ssh.KeyAlgoRSA {
-		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+// check compares what the server shows with the pins. A certificate of a host is good when a pinned authority has signed it for
+// that name and time.
+func (t *sshTransport) check(address string, remote net.Addr, key ssh.PublicKey) error {
+	pinned := func(k ssh.PublicKey, fits func(hostkey.Key) bool) bool {
+		return slices.ContainsFunc(t.pins, func(p hostkey.Key) bool { return fits(p) && bytes.Equal(p.Blob, k.Marshal()) })
 	}
-	return []string{keyType}
+	revoked := func(k ssh.PublicKey) bool { return pinned(k, func(p hostkey.Key) bool { return p.Revoked }) }
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		if revoked(key) {
+			return errors.New("upstream's host key is revoked")
+		}
+		if !pinned(key, func(p hostkey.Key) bool { return !p.Revoked && !p.Authority }) {
+			return errWrongHostKey
+		}
+		return nil
+	}
+	if revoked(cert.Key) || revoked(cert.SignatureKey) {
+		return errors.New("upstream's host key is revoked")
+	}
+	checker := ssh.CertChecker{IsHostAuthority: func(by ssh.PublicKey, _ string) bool {
+		return pinned(by, func(p hostkey.Key) bool { return p.Authority && !p.Revoked })
+	}}
+	if err := checker.CheckHostKey(address, remote, key); err != nil {
+		return fmt.Errorf("%w: %v", errWrongHostKey, err)
+	}
+	return nil
+}
+
+// certificates are the kinds that an authority, of whatever kind itself, may sign.
+var certificates = []string{
+	ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01,
+	ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01, ssh.CertAlgoSKED25519v01, ssh.CertAlgoSKECDSA256v01,
+}
+
+// algorithms are the signatures that the pinned keys can make; ssh-rsa alone would mean SHA-1.
+func algorithms(pins []hostkey.Key) (all []string) {
+	for _, p := range pins {
+		switch {
+		case p.Revoked:
+		case p.Authority:
+			all = append(all, certificates...)
+		case p.Type == ssh.KeyAlgoRSA:
+			all = append(all, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
+		default:
+			all = append(all, p.Type)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Errors of an identity that is encrypted.
+var (
+	errPassphrase   = errors.New("the passphrase does not open the key")
+	errNoPassphrase = errors.New("the key is encrypted, and no slot with its passphrase is named or filled")
+)
+
+// readIdentity reads a private key in OpenSSH's form, PEM or PKCS #8, encrypted or not.
+func readIdentity(path, passphrase string) (ssh.Signer, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, errors.New("the file cannot be read")
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("no private key in OpenSSH's form, PEM or PKCS #8")
+	}
+	if block.Type == "ENCRYPTED PRIVATE KEY" {
+		if passphrase == "" {
+			return nil, errNoPassphrase
+		}
+		key, err := openPKCS8(block, passphrase)
+		if err != nil {
+			return nil, err
+		}
+		return ssh.NewSignerFromKey(key)
+	}
+	signer, err := ssh.ParsePrivateKey(text)
+	locked := new(ssh.PassphraseMissingError)
+	switch {
+	case err == nil:
+		return signer, nil
+	case !errors.As(err, &locked):
+		return nil, errors.New("no private key in OpenSSH's form, PEM or PKCS #8")
+	case passphrase == "":
+		return nil, errNoPassphrase
+	}
+	if signer, err = ssh.ParsePrivateKeyWithPassphrase(text, []byte(passphrase)); err != nil {
+		return nil, errPassphrase
+	}
+	return signer, nil
 }
 
 // remotePath is what a URL's path means on the server: "/~user/x" is below a home.
@@ -215,8 +293,8 @@ type sshSession struct {
 	asked   bool
 }
 
-func (s *sshSession) start(config *ssh.ClientConfig, service, path string) error {
-	conn, chans, reqs, err := ssh.NewClientConn(s.conn, s.conn.RemoteAddr().String(), config)
+func (s *sshSession) start(config *ssh.ClientConfig, address, service, path string) error {
+	conn, chans, reqs, err := ssh.NewClientConn(s.conn, address, config)
 	if err != nil {
 		return fmt.Errorf("logging in upstream: %w", err)
 	}

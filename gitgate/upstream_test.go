@@ -63,6 +63,7 @@ func viaHTTPS(t *testing.T, token, slot string, wrap func(http.Handler) http.Han
 		c.File.Repos = map[string]bundle.Repo{"app": {URL: url + "/app.git", Token: "GIT_TOKEN_0"}}
 		c.Roots = roots
 		c.Slot = func(name string) string { return map[string]string{"GIT_TOKEN_0": slot}[name] }
+		c.Slots = []string{"GIT_TOKEN_0", "PATH"}
 	})
 	return r
 }

@@ -110,11 +110,12 @@ type ManifestGit struct {
 
 // ManifestRepo is bundle.Repo with references in the place of files and slots.
 type ManifestRepo struct {
-	URL      string `yaml:"url"`
-	Identity string `yaml:"identity,omitempty"` // "file:PATH" of a private key
-	HostKey  string `yaml:"host_key,omitempty"`
-	Token    string `yaml:"token,omitempty"` // "env:", "file:" or "command:"
-	Push     *bool  `yaml:"push,omitempty"`
+	URL        string `yaml:"url"`
+	Identity   string `yaml:"identity,omitempty"`   // "file:PATH" of a private key
+	Passphrase string `yaml:"passphrase,omitempty"` // of the identity: "env:", "file:" or "command:"
+	HostKey    string `yaml:"host_key,omitempty"`
+	Token      string `yaml:"token,omitempty"` // "env:", "file:" or "command:"
+	Push       *bool  `yaml:"push,omitempty"`
 }
 
 // ManifestSupervise bounds the asking.
@@ -193,9 +194,12 @@ func (r ManifestRepo) validate(at string) error {
 			errs = append(errs, config.At(at+".identity", "file:PATH of a private key was wanted"))
 		}
 	}
-	if r.Token != "" {
-		if _, err := parseReference(r.Token); err != nil {
-			errs = append(errs, config.At(at+".token", "%v", err))
+	for key, ref := range map[string]string{".token": r.Token, ".passphrase": r.Passphrase} {
+		if ref == "" {
+			continue
+		}
+		if _, err := parseReference(ref); err != nil {
+			errs = append(errs, config.At(at+key, "%v", err))
 		}
 	}
 	return errors.Join(errs...)

@@ -188,6 +188,9 @@ func (l *layout) git(m *Manifest) bundle.GitGateFile {
 		if ref, err := parseReference(r.Token); err == nil {
 			repo.Token = l.slot("GIT_TOKEN_", ref)
 		}
+		if ref, err := parseReference(r.Passphrase); err == nil {
+			repo.Passphrase = l.slot("GIT_PASS_", ref)
+		}
 		f.Repos[name] = repo
 	}
 	return f

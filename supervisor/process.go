@@ -66,7 +66,7 @@ func (s *supervisor) equip(daemon string) (g gear, err error) {
 	if daemon == bundle.Pipelock {
 		g.link.Takes(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
 	}
-	purse, err := s.secrets.Share(func(name string) bool { return slots[daemon] != "" && strings.HasPrefix(name, slots[daemon]) })
+	purse, err := s.secrets.Share(func(name string) bool { return gets(daemon, name) })
 	if purse != nil {
 		g.env = append(g.env, secretmem.Variable+"="+strconv.Itoa(len(g.theirs)))
 	}

@@ -23,12 +23,27 @@ import (
 
 const maxSecrets = 1 << 20 // bytes on standard input
 
-// slots says which secrets a daemon gets, by the beginning of their names.
-var slots = map[string]string{bundle.Egress: "EGRESS_TOKEN_", bundle.GitGate: "GIT_TOKEN_", bundle.Pipelock: digestPrefix}
+const (
+	tokenPrefix  = "EGRESS_TOKEN_"
+	digestPrefix = "EGRESS_DIGEST_"
+)
+
+// slots says which secrets a daemon gets, by the beginning of their names. Who
+// looks for what egress holds gets its digests.
+var slots = map[string][]string{
+	bundle.Egress:   {tokenPrefix},
+	bundle.GitGate:  {"GIT_TOKEN_", "GIT_PASS_", digestPrefix},
+	bundle.Pipelock: {digestPrefix},
+}
+
+// gets tells whether a daemon is handed a slot.
+func gets(daemon, name string) bool {
+	return slices.ContainsFunc(slots[daemon], func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
 
 func isSlot(name string) bool {
-	for _, prefix := range slots {
-		if strings.HasPrefix(name, prefix) {
+	for daemon := range slots {
+		if gets(daemon, name) {
 			return true
 		}
 	}
@@ -84,14 +99,14 @@ func readObject(r io.Reader) (map[string]string, error) {
 // digestsWithin bounds the making of digests.
 const digestsWithin = 10 * time.Second
 
-// addDigests gives pipelock a keyed digest of every value that egress holds,
-// so that it can look for the value without knowing it. A process of its own
+// addDigests makes a keyed digest of every value that egress holds, so that
+// pipelock and git-gate can look for the value without knowing it. A process of its own
 // makes them: on the way there are dozens of copies of each value, which end
 // with it. It starts before anything else waits for children.
 func addDigests(held map[string]string) error {
 	values, args := map[string]string{}, []string{"digest"}
 	for _, name := range slices.Sorted(maps.Keys(held)) {
-		number, ok := strings.CutPrefix(name, slots[bundle.Egress])
+		number, ok := strings.CutPrefix(name, tokenPrefix)
 		if ok && len(held[name]) >= secrets.MinLength && held[digestPrefix+number] == "" {
 			values[name], args = held[name], append(args, name)
 		}
@@ -125,10 +140,8 @@ func addDigests(held map[string]string) error {
 	return nil
 }
 
-const digestPrefix = "EGRESS_DIGEST_"
-
 // Digest is the applet of the process that makes the digests: of the slots
-// named by its arguments, as a JSON object of slots for pipelock.
+// named by its arguments, as a JSON object of slots for those that look for them.
 func Digest(_ context.Context, args []string, stdout, _ io.Writer) error {
 	value, err := secretmem.Slots()
 	if err != nil {
@@ -140,7 +153,7 @@ func Digest(_ context.Context, args []string, stdout, _ io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("making the digest of %s: %w", name, err)
 		}
-		digests[digestPrefix+strings.TrimPrefix(name, slots[bundle.Egress])] = digest
+		digests[digestPrefix+strings.TrimPrefix(name, tokenPrefix)] = digest
 	}
 	return json.NewEncoder(stdout).Encode(digests)
 }

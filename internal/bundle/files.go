@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"airlock/internal/config"
+	"airlock/internal/hostkey"
 	"airlock/internal/policy"
 )
 
@@ -217,11 +218,12 @@ type GitListen struct {
 
 // Repo is one mirror.
 type Repo struct {
-	URL      string `yaml:"url"`                // ssh:// or https://
-	Identity string `yaml:"identity,omitempty"` // ssh: file of the private key
-	HostKey  string `yaml:"host_key,omitempty"` // ssh: pinned; without it nothing is fetched
-	Token    string `yaml:"token,omitempty"`    // https: slot
-	Push     *bool  `yaml:"push,omitempty"`     // default true
+	URL        string `yaml:"url"`                  // ssh:// or https://
+	Identity   string `yaml:"identity,omitempty"`   // ssh: file of the private key
+	Passphrase string `yaml:"passphrase,omitempty"` // ssh: slot; of an identity that is encrypted
+	HostKey    string `yaml:"host_key,omitempty"`   // ssh: pinned; without it nothing is fetched
+	Token      string `yaml:"token,omitempty"`      // https: slot
+	Push       *bool  `yaml:"push,omitempty"`       // default true
 }
 
 // MayPush tells whether pushes are forwarded at all.
@@ -279,16 +281,34 @@ func (r Repo) validate(at string) error {
 	if _, err := policy.ParseAuthority(u.Host, 22); err != nil {
 		errs = append(errs, config.At(at+".url", "%v", err))
 	}
+	errs = append(errs, r.validateHostKey(at+".host_key", u))
+	if r.Passphrase != "" && !slotName.MatchString(r.Passphrase) {
+		errs = append(errs, config.At(at+".passphrase", "the name of a slot like GIT_PASS_0 was wanted, never a value"))
+	}
+	if r.Passphrase != "" && r.Identity == "" {
+		errs = append(errs, config.At(at+".passphrase", "it opens an identity, and there is none"))
+	}
 	if u.Scheme == "ssh" && r.Token != "" {
 		errs = append(errs, config.At(at+".token", "a token is for https; ssh takes identity and host_key"))
 	}
-	if u.Scheme == "https" && (r.Identity != "" || r.HostKey != "") {
+	if u.Scheme == "https" && (r.Identity != "" || r.HostKey != "" || r.Passphrase != "") {
 		errs = append(errs, config.At(at, "identity and host_key are for ssh; https takes token"))
 	}
 	if r.Token != "" && !slotName.MatchString(r.Token) {
 		errs = append(errs, config.At(at+".token", "the name of a slot like GIT_TOKEN_0 was wanted, never a value"))
 	}
 	return errors.Join(errs...)
+}
+
+func (r Repo) validateHostKey(at string, u *url.URL) error {
+	keys, err := hostkey.Parse(r.HostKey)
+	if err != nil {
+		return config.At(at, "%v", err)
+	}
+	if len(keys) > 0 && !slices.ContainsFunc(keys, func(k hostkey.Key) bool { return !k.Revoked && k.For(u.Hostname(), u.Port()) }) {
+		return config.At(at, "none of the lines is about %s", u.Host)
+	}
+	return nil
 }
 
 // SuperviseFile is supervise.yaml: the MCP server through which the agent asks.

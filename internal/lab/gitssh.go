@@ -63,12 +63,7 @@ func (s *GitSSH) keys() error {
 		return err
 	}
 	s.identity = pemText
-	s.config = &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		if string(key.Marshal()) != string(client.PublicKey().Marshal()) {
-			return nil, errors.New("unknown key")
-		}
-		return nil, nil
-	}}
+	s.config = &ssh.ServerConfig{PublicKeyCallback: admit(client.PublicKey())}
 	host, _, err := newKey()
 	if err != nil {
 		return err
@@ -98,6 +93,24 @@ func (s *GitSSH) AddHostKey(key ssh.Signer) {
 	changed := *s.config
 	changed.AddHostKey(key)
 	s.config = &changed
+}
+
+// Admit lets in another key instead.
+func (s *GitSSH) Admit(client ssh.PublicKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := *s.config
+	changed.PublicKeyCallback = admit(client)
+	s.config = &changed
+}
+
+func admit(client ssh.PublicKey) func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+	return func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if string(key.Marshal()) != string(client.Marshal()) {
+			return nil, errors.New("unknown key")
+		}
+		return nil, nil
+	}
 }
 
 // Identity is the private key of the one client that may come in, in OpenSSH's PEM.

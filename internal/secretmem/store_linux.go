@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -240,4 +241,21 @@ func Slots() (func(name string) string, error) {
 		}
 		return os.Getenv(name)
 	}, nil
+}
+
+// Names lists, sorted, the slots that Slots can look up.
+func Names() ([]string, error) {
+	s, err := inherited()
+	if err != nil {
+		return nil, err
+	}
+	names := maps.Clone(s.values)
+	if names == nil {
+		names = map[string]string{}
+	}
+	for _, line := range os.Environ() {
+		name, _, _ := strings.Cut(line, "=")
+		names[name] = ""
+	}
+	return slices.Sorted(maps.Keys(names)), nil
 }
