@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,9 +28,11 @@ type mirror struct {
 
 	turn chan struct{} // holds the right to talk upstream and to move references
 
+	reach *objects.Reach
+
 	mu    sync.Mutex
 	now   *snapshot
-	past  *snapshot // the one before: stateless clients may still want its tips
+	past  []stale   // those before: stateless clients may still want what they were told of
 	began time.Time // of the last refresh that ended
 	err   error     // of that refresh
 }
@@ -43,7 +46,7 @@ type times struct {
 
 // openMirror opens the repository in dir, or makes it, and removes what an interrupted push has left.
 func openMirror(name, dir string, up transport, limits objects.Limits, t times) (*mirror, error) {
-	m := &mirror{name: name, dir: dir, up: up, limits: limits, times: t, turn: make(chan struct{}, 1)}
+	m := &mirror{name: name, dir: dir, up: up, limits: limits, times: t, turn: make(chan struct{}, 1), reach: objects.NewReach()}
 	m.hide = func(s string) string { return s }
 	for _, sub := range []string{"refs/heads", "refs/tags", "objects/info", "quarantine"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -64,7 +67,6 @@ func openMirror(name, dir string, up transport, limits objects.Limits, t times) 
 	if m.now, err = m.load(); err != nil {
 		return nil, fmt.Errorf("opening mirror %s: %w", name, err)
 	}
-	m.past = m.now
 	return m, nil
 }
 
@@ -120,18 +122,51 @@ func (m *mirror) current() *snapshot {
 	return m.now
 }
 
-// offered tells whether a client may have been told of an object by the current snapshot or the one before.
-func (m *mirror) offered(h objects.Hash) bool {
+// stale is a snapshot that is no longer the current one.
+type stale struct {
+	*snapshot
+	until time.Time
+}
+
+// How long, and how many, old snapshots are remembered for clients that were told of them.
+const (
+	staleFor  = 10 * time.Minute
+	maxStales = 16
+)
+
+// snapshots are the current one and those that a client may still work with.
+func (m *mirror) snapshots() []*snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range []*snapshot{m.now, m.past} {
-		for _, r := range s.refs {
-			if r.hash == h || r.peeled == h {
-				return true
-			}
+	all := []*snapshot{m.now}
+	for _, s := range m.past {
+		if time.Now().Before(s.until) {
+			all = append(all, s.snapshot)
 		}
 	}
-	return false
+	return all
+}
+
+// offers tells whether a client may have an object: what a reference leads to, now or a short while ago. What merely lies in the store is not
+// offered: upstream may have taken it away, or never have accepted it.
+func (m *mirror) offers(ctx context.Context, set objects.Set, h objects.Hash) (bool, error) {
+	all := m.snapshots()
+	if slices.ContainsFunc(all, func(s *snapshot) bool { return s.names(h) }) {
+		return true, nil
+	}
+	if !set.Has(h) {
+		return false, nil
+	}
+	for _, s := range all {
+		reached, err := m.reach.From(ctx, set, s.tips())
+		if err != nil {
+			return false, err
+		}
+		if reached.Has(h) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // lock waits for the turn.
@@ -195,6 +230,9 @@ func (m *mirror) fetch(ctx context.Context) (*snapshot, error) {
 	s, err := m.fetchFrom(ctx, dog)
 	if err != nil {
 		return nil, m.explain(ctx, err)
+	}
+	if now := m.current(); s.same(now) {
+		return now, nil
 	}
 	return s, m.move(s)
 }
@@ -287,10 +325,17 @@ func (m *mirror) adopt(ctx context.Context, pack *objects.Pack, wants []objects.
 			return errors.New("upstream's pack lacks what it advertises")
 		}
 	}
-	if err := pack.Closed(ctx, others); err != nil {
+	all, err := pack.Closed(ctx, others, wants)
+	if err != nil {
 		return fmt.Errorf("upstream's pack is not whole: %w", err)
 	}
-	return m.store.Adopt(pack)
+	if err := m.store.Adopt(pack); err != nil {
+		return err
+	}
+	if packs := m.store.Packs(); all && len(packs) == 1 {
+		m.reach.Learn(packs[0], wants)
+	}
+	return nil
 }
 
 // wantList is the request: no thin packs, so that every pack stands on its own.
@@ -324,7 +369,8 @@ func (m *mirror) move(next *snapshot) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.past, m.now = m.now, next
+	m.past = append([]stale{{m.now, time.Now().Add(staleFor)}}, m.past[:min(len(m.past), maxStales-1)]...)
+	m.now = next
 	return nil
 }
 
@@ -343,14 +389,18 @@ func (m *mirror) save(s *snapshot) error {
 	if err := replace(filepath.Join(m.dir, "packed-refs"), b.String()); err != nil {
 		return err
 	}
-	return replace(filepath.Join(m.dir, "HEAD"), "ref: "+s.head+"\n")
+	head := "ref: " + s.head + "\n"
+	if s.head == "" {
+		head = s.headAt.String() + "\n"
+	}
+	return replace(filepath.Join(m.dir, "HEAD"), head)
 }
 
 // load reads what save wrote; an empty mirror has nothing yet.
 func (m *mirror) load() (*snapshot, error) {
 	s := &snapshot{head: "refs/heads/main"}
 	if head, err := os.ReadFile(filepath.Join(m.dir, "HEAD")); err == nil {
-		s.head = strings.TrimSpace(strings.TrimPrefix(string(head), "ref: "))
+		s.setHead(strings.TrimSpace(string(head)))
 	}
 	text, err := os.ReadFile(filepath.Join(m.dir, "packed-refs"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -364,6 +414,17 @@ func (m *mirror) load() (*snapshot, error) {
 		s.addPacked(strings.TrimSuffix(line, "\n"), packs)
 	}
 	return s, nil
+}
+
+// setHead reads what stands in a file HEAD.
+func (s *snapshot) setHead(text string) {
+	if branch, ok := strings.CutPrefix(text, "ref: "); ok {
+		s.head = strings.TrimSpace(branch)
+		return
+	}
+	if h, err := objects.ParseHash(text); err == nil {
+		s.head, s.headAt = "", h
+	}
 }
 
 // addPacked leaves out what has no object: the next refresh brings it again.

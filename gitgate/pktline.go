@@ -14,10 +14,11 @@ import (
 // maxPkt is the longest packet, its four digits included.
 const maxPkt = 65520
 
-// errFlush is a flush packet where a line was wanted; errDelim is one of protocol v2's markers.
+// errFlush is a flush packet where a line was wanted; errDelim is protocol v2's delimiter, errEnd the end of an answer.
 var (
 	errFlush = errors.New("flush packet")
-	errDelim = errors.New("unexpected packet")
+	errDelim = errors.New("delimiter packet")
+	errEnd   = errors.New("response-end packet")
 )
 
 // readPkt reads one packet; errFlush says that it was a flush. io.EOF comes only before the first byte.
@@ -32,8 +33,12 @@ func readPkt(r *bufio.Reader) ([]byte, error) {
 		return nil, errors.New("malformed packet length")
 	case n == 0:
 		return nil, errFlush
-	case n < 4:
+	case n == 1:
 		return nil, errDelim
+	case n == 2:
+		return nil, errEnd
+	case n == 3:
+		return nil, errors.New("malformed packet length")
 	}
 	data := make([]byte, n-4)
 	if _, err := io.ReadFull(r, data); err != nil {
@@ -58,6 +63,11 @@ func writePktf(w io.Writer, format string, args ...any) error {
 	return writePkt(w, fmt.Sprintf(format, args...))
 }
 
+func writeDelim(w io.Writer) error {
+	_, err := io.WriteString(w, "0001")
+	return err
+}
+
 func writeFlush(w io.Writer) error {
 	_, err := io.WriteString(w, "0000")
 	return err
@@ -75,13 +85,26 @@ type band struct {
 	mu   sync.Mutex
 	w    *bufio.Writer
 	wide bool // the client speaks side-band-64k
+
+	narrow bool // it speaks side-band, with packets of 1,000 bytes
+}
+
+// most is how much goes into one packet; 0 without a side band.
+func (b *band) most() int {
+	switch {
+	case b.wide:
+		return maxPkt - 5
+	case b.narrow:
+		return 1000 - 5
+	}
+	return 0
 }
 
 // Write sends data.
 func (b *band) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.wide {
+	if b.most() == 0 {
 		return b.w.Write(p)
 	}
 	return len(p), b.send(bandData, p)
@@ -89,7 +112,7 @@ func (b *band) Write(p []byte) (int, error) {
 
 func (b *band) send(channel byte, p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), maxPkt-5)
+		n := min(len(p), b.most())
 		if _, err := fmt.Fprintf(b.w, "%04x%c", n+5, channel); err != nil {
 			return err
 		}
@@ -105,7 +128,7 @@ func (b *band) send(channel byte, p []byte) error {
 func (b *band) Say(format string, args ...any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.wide {
+	if b.most() == 0 {
 		return nil
 	}
 	if err := b.send(bandMessage, []byte(fmt.Sprintf(format, args...))); err != nil {
@@ -118,6 +141,9 @@ func (b *band) Say(format string, args ...any) error {
 func (b *band) Fail(why string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.most() == 0 {
+		return errors.New("no side band to say why on")
+	}
 	if err := b.send(bandError, []byte(why)); err != nil {
 		return err
 	}
@@ -128,7 +154,7 @@ func (b *band) Fail(why string) error {
 func (b *band) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.wide {
+	if b.most() > 0 {
 		if err := writeFlush(b.w); err != nil {
 			return err
 		}
@@ -157,7 +183,7 @@ func (b *band) KeepAlive(interval time.Duration) (stop func()) {
 func (b *band) beat() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.wide {
+	if b.most() > 0 {
 		fmt.Fprintf(b.w, "0005%c", bandMessage)
 		b.w.Flush()
 	}

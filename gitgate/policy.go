@@ -19,16 +19,29 @@ const (
 type request struct {
 	service string
 	repo    string // the configured name
+	version int    // of the protocol, as far as the client speaks it
 }
 
-// parseRequest reads the first line of git://: "git-upload-pack /app.git\0host=…\0…".
+// method is how the audit calls it.
+func (q request) method() string {
+	if q.service == receivePack {
+		return "push"
+	}
+	return "fetch"
+}
+
+// parseRequest reads the first line of git://: "git-upload-pack /app.git\0host=…\0\0version=2\0".
 func parseRequest(line string) (request, error) {
-	head, _, _ := strings.Cut(line, "\x00")
+	head, rest, _ := strings.Cut(line, "\x00")
 	service, path, ok := strings.Cut(strings.TrimSuffix(head, "\n"), " ")
 	if !ok || (service != uploadPack && service != receivePack) {
 		return request{}, fmt.Errorf("no such service; %s and %s are here", uploadPack, receivePack)
 	}
-	return request{service, repoName(path)}, nil
+	version := 0
+	if _, extra, ok := strings.Cut(rest, "\x00\x00"); ok {
+		version = versionOf(strings.ReplaceAll(extra, "\x00", ":"))
+	}
+	return request{service, repoName(path), version}, nil
 }
 
 // repoName takes "/app.git", "/app" or either with a slash behind it for "app". Whatever else comes is no name of a repository,

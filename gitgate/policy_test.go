@@ -24,13 +24,13 @@ func TestOpen(t *testing.T) {
 	no := false
 	r := rules{repos: map[string]bundle.Repo{"app": {}, "lib": {Push: &no}}}
 	cases := map[request]policy.Verdict{
-		{uploadPack, "app"}:     {Allow: true, Rule: "repos.app"},
-		{receivePack, "app"}:    {Allow: true, Rule: "repos.app"},
-		{uploadPack, "lib"}:     {Allow: true, Rule: "repos.lib"},
-		{receivePack, "lib"}:    {Rule: "repos.lib.push", Why: "this mirror is read-only: push is false"},
-		{uploadPack, ""}:        {Rule: "repos", Why: "there is no repository of that name here"},
-		{uploadPack, "APP"}:     {Rule: "repos", Why: "there is no repository of that name here"},
-		{receivePack, "../app"}: {Rule: "repos", Why: "there is no repository of that name here"},
+		{uploadPack, "app", 0}:     {Allow: true, Rule: "repos.app"},
+		{receivePack, "app", 0}:    {Allow: true, Rule: "repos.app"},
+		{uploadPack, "lib", 0}:     {Allow: true, Rule: "repos.lib"},
+		{receivePack, "lib", 0}:    {Rule: "repos.lib.push", Why: "this mirror is read-only: push is false"},
+		{uploadPack, "", 0}:        {Rule: "repos", Why: "there is no repository of that name here"},
+		{uploadPack, "APP", 0}:     {Rule: "repos", Why: "there is no repository of that name here"},
+		{receivePack, "../app", 0}: {Rule: "repos", Why: "there is no repository of that name here"},
 	}
 	for q, want := range cases {
 		if got := r.open(q); got != want {
@@ -85,11 +85,11 @@ func TestValidRef(t *testing.T) {
 
 func TestParseRequest(t *testing.T) {
 	for line, want := range map[string]request{
-		"git-upload-pack /app.git\x00host=git-gate\x00":              {uploadPack, "app"},
-		"git-upload-pack /app\x00host=git-gate\x00\x00version=2\x00": {uploadPack, "app"},
-		"git-receive-pack app.git":                                   {receivePack, "app"},
-		"git-upload-pack /app.git/../..\x00":                         {uploadPack, "app.git/../.."},
-		"git-upload-pack /../../etc\x00":                             {uploadPack, "../../etc"},
+		"git-upload-pack /app.git\x00host=git-gate\x00":              {uploadPack, "app", 0},
+		"git-upload-pack /app\x00host=git-gate\x00\x00version=2\x00": {uploadPack, "app", 2},
+		"git-receive-pack app.git":                                   {receivePack, "app", 0},
+		"git-upload-pack /app.git/../..\x00":                         {uploadPack, "app.git/../..", 0},
+		"git-upload-pack /../../etc\x00":                             {uploadPack, "../../etc", 0},
 		"git-upload-archive /app.git\x00":                            {},
 		"git-upload-pack":                                            {},
 		"":                                                           {},
@@ -212,7 +212,7 @@ func FuzzReport(f *testing.F) {
 
 func FuzzAdvertisement(f *testing.F) {
 	var b bytes.Buffer
-	_ = advertiseFetch(&b, &snapshot{head: "refs/heads/main", refs: []ref{{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")}}})
+	_ = advertiseFetch(&b, &snapshot{head: "refs/heads/main", refs: []ref{{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")}}}, nil, false)
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := readAdvertisement(bufio.NewReader(bytes.NewReader(data)))
@@ -232,7 +232,7 @@ func TestAdvertisementRoundTrip(t *testing.T) {
 		{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/notes/commits", id("c"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")},
 	}}
 	var b bytes.Buffer
-	if err := advertiseFetch(&b, want); err != nil {
+	if err := advertiseFetch(&b, want, nil, true); err != nil {
 		t.Fatal(err)
 	}
 	a, err := readAdvertisement(bufio.NewReader(&b))

@@ -23,7 +23,7 @@ func advertisePush(w io.Writer, s *snapshot) error {
 	for _, r := range s.refs {
 		l.add(r.hash, r.name)
 	}
-	return l.end()
+	return l.end(nil)
 }
 
 // pushing is one client that pushes.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"airlock/gitgate/objects"
 )
@@ -20,8 +21,48 @@ type ref struct {
 
 // snapshot is the state of all references at one time. It is immutable.
 type snapshot struct {
-	refs []ref  // sorted by name
-	head string // the branch HEAD points at; it may not exist yet
+	refs   []ref        // sorted by name
+	head   string       // the branch HEAD points at, which may not exist yet; "" when it is none
+	headAt objects.Hash // where HEAD stands when it is on no branch
+
+	once  sync.Once
+	named map[objects.Hash]bool // see names
+}
+
+// headHash is what HEAD means; zero when its branch does not exist yet.
+func (s *snapshot) headHash() objects.Hash {
+	if s.head == "" {
+		return s.headAt
+	}
+	return s.get(s.head)
+}
+
+// expand finds what a short name means, by git's rules; ok only when that is one thing.
+func (s *snapshot) expand(name string) (found objects.Hash, ok bool) {
+	n := 0
+	for _, full := range []string{name, "refs/" + name, "refs/tags/" + name, "refs/heads/" + name, "refs/remotes/" + name, "refs/remotes/" + name + "/HEAD"} {
+		h := s.get(full)
+		if full == "HEAD" {
+			h = s.headHash()
+		}
+		if !h.IsZero() {
+			found = h
+			n++
+		}
+	}
+	return found, n == 1
+}
+
+// names tells whether an object is advertised.
+func (s *snapshot) names(h objects.Hash) bool {
+	s.once.Do(func() {
+		s.named = map[objects.Hash]bool{s.headHash(): true}
+		for _, r := range s.refs {
+			s.named[r.hash], s.named[r.peeled] = true, true
+		}
+		delete(s.named, objects.Hash{})
+	})
+	return s.named[h]
 }
 
 // get returns what a reference points at; zero when there is none.
@@ -33,10 +74,19 @@ func (s *snapshot) get(name string) objects.Hash {
 	return s.refs[i].hash
 }
 
-// tips are the distinct objects that references point at.
+// same tells whether nothing has changed.
+func (s *snapshot) same(o *snapshot) bool {
+	return s.head == o.head && (s.head != "" || s.headAt == o.headAt) && slices.Equal(s.refs, o.refs)
+}
+
+// tips are the distinct objects that references and HEAD point at.
 func (s *snapshot) tips() []objects.Hash {
 	seen := map[objects.Hash]bool{}
 	var tips []objects.Hash
+	if s.head == "" && !s.headAt.IsZero() {
+		seen[s.headAt] = true
+		tips = append(tips, s.headAt)
+	}
 	for _, r := range s.refs {
 		if !seen[r.hash] {
 			seen[r.hash] = true
@@ -59,7 +109,7 @@ func (s *snapshot) with(updates []update, peel func(objects.Hash) objects.Hash) 
 		}
 		byName[u.ref] = ref{u.ref, u.new, peel(u.new)}
 	}
-	next := &snapshot{head: s.head}
+	next := &snapshot{head: s.head, headAt: s.headAt}
 	for _, r := range byName {
 		next.refs = append(next.refs, r)
 	}
@@ -67,15 +117,8 @@ func (s *snapshot) with(updates []update, peel func(objects.Hash) objects.Hash) 
 	return next
 }
 
-// mirrored tells the names that the mirror follows: branches, tags and notes.
-func mirrored(name string) bool {
-	for _, space := range []string{"refs/heads/", "refs/tags/", "refs/notes/"} {
-		if strings.HasPrefix(name, space) {
-			return validRef(name)
-		}
-	}
-	return false
-}
+// mirrored tells the names that the mirror follows: all that upstream shows.
+func mirrored(name string) bool { return validRef(name) }
 
 // validRef is git's check-ref-format.
 func validRef(name string) bool {
@@ -180,28 +223,19 @@ func (a *advertisement) snapshot() *snapshot {
 		}
 	}
 	slices.SortFunc(s.refs, func(a, b ref) int { return strings.Compare(a.name, b.name) })
-	s.head = a.headBranch(s)
+	s.head, s.headAt = a.symref(), a.head
+	if s.head == "" && a.head.IsZero() {
+		s.head = "refs/heads/main" // upstream does not tell, and HEAD must be something
+	}
 	return s
 }
 
-// headBranch follows the symref capability or, with older servers, the branch that HEAD agrees with.
-func (a *advertisement) headBranch(s *snapshot) string {
+// symref is the branch that upstream's HEAD is on; "" when it is on none, or upstream does not say.
+func (a *advertisement) symref() string {
 	for _, c := range a.caps {
 		if target, ok := strings.CutPrefix(c, "symref=HEAD:"); ok && validRef(target) {
 			return target
 		}
 	}
-	if !a.head.IsZero() {
-		for _, name := range []string{"refs/heads/main", "refs/heads/master"} {
-			if s.get(name) == a.head {
-				return name
-			}
-		}
-		for _, r := range s.refs {
-			if r.hash == a.head && strings.HasPrefix(r.name, "refs/heads/") {
-				return r.name
-			}
-		}
-	}
-	return "refs/heads/main"
+	return ""
 }

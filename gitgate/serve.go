@@ -100,7 +100,7 @@ func (g *gate) survive(protocol string) {
 	}
 }
 
-// daemon speaks git://: a request line, then the service. A client that asks for a newer protocol is answered in v0.
+// daemon speaks git://: a request line, then the service.
 func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) error {
 	line, err := readPkt(in)
 	if err != nil {
@@ -110,52 +110,97 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 	if err != nil {
 		return errRefused(err.Error())
 	}
-	m, snap, err := g.begin(ctx, q)
+	m, err := g.admit(q)
 	if err != nil {
 		return err
 	}
-	if q.service == uploadPack {
-		if err := errors.Join(advertiseFetch(out, snap), out.Flush()); err != nil {
+	if q.service == uploadPack && q.version == 2 {
+		if err := errors.Join(advertiseV2(out), out.Flush()); err != nil {
 			return err
 		}
-		return g.fetch(ctx, m, snap, in, out, false)
+		return g.speaker(m, in, out, true).serve(ctx, false)
 	}
-	if err := errors.Join(advertisePush(out, snap), out.Flush()); err != nil {
+	snap, err := g.update(ctx, m, q)
+	if err != nil {
 		return err
+	}
+	if err := errors.Join(advertise(out, q, snap, false), out.Flush()); err != nil {
+		return err
+	}
+	if q.service == uploadPack {
+		f := &fetching{source: m.source(snap), in: in, out: out}
+		return f.run(ctx)
 	}
 	return (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
 }
 
-// begin decides, writes the verdict down, and brings the mirror up to date: what upstream has now, or no answer.
-func (g *gate) begin(ctx context.Context, q request) (*mirror, *snapshot, error) {
-	v := g.rules.open(q)
-	method := "fetch"
-	if q.service == receivePack {
-		method = "push"
+// advertise is the first word of protocols v0 and v1.
+func advertise(w io.Writer, q request, snap *snapshot, stateless bool) error {
+	if q.version > 0 { // who pushes in v2 is answered in v1
+		if err := writePkt(w, "version 1\n"); err != nil {
+			return err
+		}
 	}
-	if !v.Allow || method == "fetch" {
-		if err := g.record(v, method, clean(q.repo), ""); err != nil {
-			return nil, nil, errRefused("the audit cannot be written: nothing is served")
+	if q.service == receivePack {
+		return advertisePush(w, snap)
+	}
+	return advertiseFetch(w, snap, nil, stateless)
+}
+
+// admit decides, and writes the verdict down.
+func (g *gate) admit(q request) (*mirror, error) {
+	v := g.rules.open(q)
+	if !v.Allow || q.method() == "fetch" {
+		if err := g.record(v, q.method(), clean(q.repo), ""); err != nil {
+			return nil, errNoAudit
 		}
 	}
 	if !v.Allow {
-		return nil, nil, errRefused(v.Why)
+		return nil, errRefused(v.Why)
 	}
-	m := g.mirrors[q.repo]
-	snap, err := m.refresh(ctx)
-	if err != nil {
-		g.log.Warn("upstream failed", "repo", q.repo, "error", clean(err.Error()))
-		if err := g.record(policy.Denied("upstream", clean(err.Error())), method, q.repo, ""); err != nil {
-			return nil, nil, errRefused("the audit cannot be written: nothing is served")
-		}
-		return nil, nil, errRefused("upstream failed, and nothing stale is served: " + clean(err.Error()))
-	}
-	return m, snap, nil
+	return g.mirrors[q.repo], nil
 }
 
-func (g *gate) fetch(ctx context.Context, m *mirror, snap *snapshot, in *bufio.Reader, out *bufio.Writer, stateless bool) error {
-	f := &fetching{set: m.store.Packs(), offered: m.offered, snap: snap, in: in, out: out, stateless: stateless}
-	return f.run(ctx)
+// errNoAudit is told to whoever comes while nothing can be written down.
+const errNoAudit = errRefused("the audit cannot be written: nothing is served")
+
+// update brings a mirror up to date: what upstream has now, or no answer.
+func (g *gate) update(ctx context.Context, m *mirror, q request) (*snapshot, error) {
+	snap, err := m.refresh(ctx)
+	if err == nil {
+		return snap, nil
+	}
+	g.log.Warn("upstream failed", "repo", m.name, "error", clean(err.Error()))
+	if err := g.record(policy.Denied("upstream", clean(err.Error())), q.method(), m.name, ""); err != nil {
+		return nil, errNoAudit
+	}
+	return nil, errRefused("upstream failed, and nothing stale is served: " + clean(err.Error()))
+}
+
+// speaker serves a mirror in protocol v2, to a client that was admitted or is so with its first look at the references.
+func (g *gate) speaker(m *mirror, in *bufio.Reader, out *bufio.Writer, admitted bool) *speaker {
+	q := request{service: uploadPack, repo: m.name, version: 2}
+	list := func(ctx context.Context) (source, error) {
+		if !admitted {
+			if _, err := g.admit(q); err != nil {
+				return source{}, err
+			}
+		}
+		snap, err := g.update(ctx, m, q)
+		return m.source(snap), err
+	}
+	recent := func(ctx context.Context) (source, error) {
+		if m.fresh(freshEnough) {
+			return m.source(m.current()), nil
+		}
+		return list(ctx)
+	}
+	return &speaker{in: in, out: out, list: list, recent: recent}
+}
+
+// source is the mirror as a client sees it who was shown a snapshot. Whatever becomes of the mirror meanwhile, it can be read to the end.
+func (m *mirror) source(snap *snapshot) source {
+	return source{snap: snap, set: m.store.Packs(), reach: m.reach, offers: m.offers}
 }
 
 // web speaks smart HTTP. Errors are plain text, which git shows to the person. A push that has been read goes on until ctx
@@ -196,14 +241,14 @@ func (g *gate) status(q request) int {
 
 // route takes the three URLs apart; the repository's name is looked up, never used as a path.
 func route(r *http.Request) (q request, greeting, ok bool) {
-	path := r.URL.Path
+	path, version := r.URL.Path, versionOf(r.Header.Get("Git-Protocol"))
 	if repo, found := strings.CutSuffix(path, "/info/refs"); found && r.Method == http.MethodGet {
 		service := r.URL.Query().Get("service")
-		return request{service, repoName(repo)}, true, service == uploadPack || service == receivePack
+		return request{service, repoName(repo), version}, true, service == uploadPack || service == receivePack
 	}
 	for _, service := range []string{uploadPack, receivePack} {
 		if repo, found := strings.CutSuffix(path, "/"+service); found && r.Method == http.MethodPost {
-			return request{service, repoName(repo)}, false, r.Header.Get("Content-Type") == "application/x-"+service+"-request"
+			return request{service, repoName(repo), version}, false, r.Header.Get("Content-Type") == "application/x-"+service+"-request"
 		}
 	}
 	return q, false, false
@@ -211,27 +256,37 @@ func route(r *http.Request) (q request, greeting, ok bool) {
 
 // greet answers info/refs.
 func (g *gate) greet(w http.ResponseWriter, r *http.Request, q request) error {
-	_, snap, err := g.begin(r.Context(), q)
+	out := bufio.NewWriter(w)
+	kind := "application/x-" + q.service + "-advertisement"
+	if q.service == uploadPack && q.version == 2 && g.rules.open(q).Allow { // nothing of the repository is told yet: ls-refs is the fetch
+		w.Header().Set("Content-Type", kind)
+		return errors.Join(advertiseV2(out), out.Flush())
+	}
+	m, err := g.admit(q)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/x-"+q.service+"-advertisement")
-	out := bufio.NewWriter(w)
-	advertise := advertiseFetch
-	if q.service == receivePack {
-		advertise = advertisePush
+	snap, err := g.update(r.Context(), m, q)
+	if err != nil {
+		return err
 	}
-	return errors.Join(writePkt(out, "# service="+q.service+"\n"), writeFlush(out), advertise(out, snap), out.Flush())
+	w.Header().Set("Content-Type", kind)
+	return errors.Join(writePkt(out, "# service="+q.service+"\n"), writeFlush(out), advertise(out, q, snap, true), out.Flush())
 }
 
 // answer runs a service on a request's body.
 func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Request, q request) error {
 	if v := g.rules.open(q); !v.Allow {
-		return errRefused(v.Why)
+		_, err := g.admit(q)
+		return err
 	}
 	m := g.mirrors[q.repo]
-	if !m.fresh(freshEnough) {
-		if _, _, err := g.begin(r.Context(), q); err != nil {
+	inV2 := q.service == uploadPack && q.version == 2
+	if !inV2 && !m.fresh(freshEnough) {
+		if _, err := g.admit(q); err != nil {
+			return err
+		}
+		if _, err := g.update(r.Context(), m, q); err != nil {
 			return err
 		}
 	}
@@ -242,10 +297,13 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	}
 	w.Header().Set("Content-Type", "application/x-"+q.service+"-result")
 	out := bufio.NewWriterSize(flushing{w, control, g.idle}, 64<<10)
-	if q.service == receivePack {
+	switch {
+	case q.service == receivePack:
 		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
-	} else {
-		err = g.fetch(r.Context(), m, m.current(), in, out, true)
+	case inV2:
+		err = g.speaker(m, in, out, false).serve(r.Context(), true)
+	default:
+		err = (&fetching{source: m.source(m.current()), in: in, out: out, stateless: true}).run(r.Context())
 	}
 	var refused errRefused
 	if errors.As(err, &refused) { // some of the answer may be on its way, so the protocol carries the reason

@@ -91,7 +91,7 @@ func TestGzipBodies(t *testing.T) {
 	if answer := post(strings.Repeat("\x00", 50<<20)); !strings.Contains(answer, "airlock") && len(answer) > 100 {
 		t.Errorf("%.100q", answer)
 	}
-	if answer := post(strings.Replace(b.String(), head, strings.Repeat("1", 40), 1)); !strings.Contains(answer, "ERR not our ref") {
+	if answer := post(strings.Replace(b.String(), head, strings.Repeat("1", 40), 1)); !strings.Contains(answer, "not our ref") {
 		t.Errorf("%.100q", answer)
 	}
 }

@@ -8,20 +8,34 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"airlock/gitgate/objects"
 )
 
 const agentName = "agent=airlock"
 
-// advertiseFetch is what a client that fetches is told first.
-func advertiseFetch(w io.Writer, s *snapshot) error {
-	caps := "multi_ack_detailed side-band-64k ofs-delta shallow no-progress include-tag"
-	head := s.get(s.head)
-	if !head.IsZero() {
+// source is a repository as clients who fetch see it.
+type source struct {
+	snap   *snapshot
+	set    objects.Set
+	reach  *objects.Reach
+	cut    []objects.Hash                                                 // commits whose parents the repository itself lacks
+	offers func(context.Context, objects.Set, objects.Hash) (bool, error) // whether a client may ask for an object
+}
+
+// advertiseFetch is what a client of protocol v0 or v1 that fetches is told first. A stateless one may skip a round trip (no-done).
+func advertiseFetch(w io.Writer, s *snapshot, cut []objects.Hash, stateless bool) error {
+	caps := "multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative no-progress include-tag " +
+		"multi_ack_detailed allow-tip-sha1-in-want allow-reachable-sha1-in-want"
+	if stateless {
+		caps += " no-done"
+	}
+	head := s.headHash()
+	if !head.IsZero() && s.head != "" {
 		caps += " symref=HEAD:" + s.head
 	}
-	l := &refLines{w: w, caps: caps + " object-format=sha1 " + agentName}
+	l := &refLines{w: w, caps: caps + " filter object-format=sha1 " + agentName}
 	if !head.IsZero() {
 		l.add(head, "HEAD")
 	}
@@ -31,7 +45,7 @@ func advertiseFetch(w io.Writer, s *snapshot) error {
 			l.add(r.peeled, r.name+"^{}")
 		}
 	}
-	return l.end()
+	return l.end(cut)
 }
 
 // refLines writes an advertisement: the capabilities go behind the first line.
@@ -50,9 +64,12 @@ func (l *refLines) add(h objects.Hash, name string) {
 	}
 }
 
-func (l *refLines) end() error {
+func (l *refLines) end(cut []objects.Hash) error {
 	if l.caps != "" {
 		l.add(objects.Hash{}, "capabilities^{}")
+	}
+	for _, h := range cut {
+		l.err = errors.Join(l.err, writePktf(l.w, "shallow %s\n", h))
 	}
 	if l.err != nil {
 		return l.err
@@ -62,21 +79,22 @@ func (l *refLines) end() error {
 
 // fetching is one client that fetches, from its wants to its pack.
 type fetching struct {
-	set       objects.Set
-	offered   func(objects.Hash) bool
-	snap      *snapshot
+	source
 	in        *bufio.Reader
 	out       *bufio.Writer
 	stateless bool // smart HTTP: every round of haves is a request of its own
 
 	caps   capabilities
 	wants  []objects.Hash
-	cut    map[objects.Hash]bool // commits whose parents the client lacks
-	depth  int                   // how much of the histories is wanted; 0 is all
-	bounds objects.Shallow
+	deepen deepening
+	filter objects.Filter
+	edges  []objects.Hash // commits that the client has, whose parents it gets now
+	ask    objects.Ask
+	haves  int
 	common []objects.Hash
 	seen   map[objects.Hash]bool
-	ready  bool
+	other  bool // the client has named something that is not here
+	ready  bool // it was told that it has named enough
 }
 
 // errRefused carries a reason that the client may see.
@@ -84,18 +102,18 @@ type errRefused string
 
 func (e errRefused) Error() string { return string(e) }
 
-// maxWants bounds what one request asks for.
-const maxWants = 100_000
+// maxWants bounds what one request asks for: a partial clone names every file of a checkout.
+const maxWants = 2_000_000
 
-// run talks to the client until it has its pack, or wants nothing.
+// run talks to a client of protocol v0 until it has its pack, or wants nothing.
 func (f *fetching) run(ctx context.Context) error {
-	if err := f.readWants(); err != nil || len(f.wants) == 0 {
+	if err := f.readWants(ctx); err != nil || len(f.wants) == 0 {
+		return err
+	}
+	if err := f.tellBounds(ctx); err != nil {
 		return err
 	}
 	f.seen = map[objects.Hash]bool{}
-	if err := f.bound(ctx); err != nil {
-		return err
-	}
 	done, err := f.negotiate(ctx)
 	if err != nil || !done {
 		return errors.Join(err, f.out.Flush())
@@ -103,9 +121,8 @@ func (f *fetching) run(ctx context.Context) error {
 	return f.send(ctx)
 }
 
-func (f *fetching) readWants() error {
-	f.cut = map[objects.Hash]bool{}
-	for {
+func (f *fetching) readWants(ctx context.Context) error {
+	for n := 0; ; n++ {
 		line, err := readLine(f.in)
 		if err == errFlush || err == io.EOF && len(f.wants) == 0 {
 			return nil
@@ -113,83 +130,103 @@ func (f *fetching) readWants() error {
 		if err != nil {
 			return fmt.Errorf("reading wants: %w", unexpectedEOF(err))
 		}
-		if err := f.want(line); err != nil {
+		if err := f.want(ctx, line); err != nil {
 			return err
 		}
-		if len(f.wants)+len(f.cut) > maxWants {
+		if n > maxWants {
 			return errRefused("too many wants")
 		}
 	}
 }
 
-// want reads one line of the request.
-func (f *fetching) want(line string) error {
+// want reads one line of a request in v0; only the first want brings capabilities.
+func (f *fetching) want(ctx context.Context, line string) error {
 	word, rest, _ := strings.Cut(line, " ")
-	id, caps, _ := strings.Cut(rest, " ")
-	h, err := objects.ParseHash(id)
-	switch {
-	case word == "deepen":
-		f.depth, err = strconv.Atoi(rest)
-		if err != nil || f.depth < 1 {
-			return errRefused("deepen wants a number")
-		}
-	case word == "shallow" && err == nil:
-		f.cut[h] = f.set.Has(h)
-	case word == "want" && err == nil && f.offered(h):
+	if word == "want" {
+		id, caps, _ := strings.Cut(rest, " ")
 		if len(f.wants) == 0 {
 			f.caps = strings.Fields(caps)
+			f.deepen.relative = f.caps.has("deepen-relative")
 		}
-		f.wants = append(f.wants, h)
-	case word == "want":
-		return errRefused("not our ref " + clean(id))
-	default:
-		return errRefused("neither want nor shallow nor deepen: " + clean(word))
+		return f.addWant(ctx, id)
 	}
-	return nil
+	ok, err := f.option(word, rest)
+	if !ok && err == nil {
+		return errRefused("neither want nor shallow nor deepen nor filter: " + clean(word))
+	}
+	return err
 }
 
-// bound works out where the histories are cut, and tells the client what changes for it.
-func (f *fetching) bound(ctx context.Context) error {
-	f.bounds = objects.Shallow{Client: f.cut, Border: f.cut}
-	if f.depth == 0 {
-		return nil
+func (f *fetching) addWant(ctx context.Context, id string) error {
+	h, err := objects.ParseHash(id)
+	if err != nil {
+		return errRefused("want without an object name: 40 hexadecimal digits were wanted")
 	}
-	border, within, err := f.set.Border(ctx, f.wants, f.depth)
+	ok, err := f.offers(ctx, f.set, h)
 	if err != nil {
 		return err
 	}
-	f.bounds.Border = border
-	for h := range border {
-		if !f.cut[h] {
-			if err := writePktf(f.out, "shallow %s", h); err != nil {
-				return err
-			}
-		}
+	if !ok || !f.set.Has(h) {
+		return errRefused("upload-pack: not our ref " + id)
 	}
-	var opened []objects.Hash
-	for h, known := range f.cut {
-		if known && within[h] {
-			opened = append(opened, h)
-			if err := writePktf(f.out, "unshallow %s", h); err != nil {
-				return err
-			}
+	f.wants = append(f.wants, h)
+	return nil
+}
+
+// option reads what both protocols say in the same words.
+func (f *fetching) option(word, rest string) (ok bool, err error) {
+	switch word {
+	case "shallow":
+		h, err := objects.ParseHash(rest)
+		if err != nil {
+			return true, errRefused("shallow without an object name: 40 hexadecimal digits were wanted")
 		}
+		if f.set.Has(h) {
+			f.deepen.have(h)
+		}
+	case "deepen":
+		f.deepen.depth, err = strconv.Atoi(rest)
+		if err != nil || f.deepen.depth < 1 {
+			return true, errRefused("deepen wants a number above 0")
+		}
+	case "deepen-since":
+		f.deepen.since, err = strconv.ParseInt(rest, 10, 64)
+		if err != nil || f.deepen.since < 1 {
+			return true, errRefused("deepen-since wants seconds since 1970")
+		}
+	case "deepen-not":
+		h, ok := f.snap.expand(rest)
+		if !ok {
+			return true, errRefused("ambiguous deepen-not: " + clean(rest))
+		}
+		f.deepen.not = append(f.deepen.not, h)
+	case "filter":
+		if f.filter, err = objects.ParseFilter(rest); err != nil {
+			return true, errRefused("filter '" + clean(rest) + "' is not served: " + err.Error())
+		}
+	default:
+		return false, nil
 	}
-	// The client has these commits, but lacks what is behind them.
-	parents, err := f.set.Parents(opened)
-	f.wants = append(f.wants, parents...)
-	return errors.Join(err, writeFlush(f.out), f.out.Flush())
+	return true, nil
+}
+
+// tellBounds tells a client of v0 where its history will end.
+func (f *fetching) tellBounds(ctx context.Context) error {
+	shallow, opened, err := f.bound(ctx)
+	if err != nil || !f.deepen.asked() {
+		return err
+	}
+	return errors.Join(writeBounds(f.out, shallow, opened), writeFlush(f.out), f.out.Flush())
 }
 
 // negotiate reads haves until both sides know enough: done, or the end of a stateless request.
 func (f *fetching) negotiate(ctx context.Context) (done bool, err error) {
-	detailed := f.caps.has("multi_ack_detailed")
 	for {
 		line, err := readLine(f.in)
 		switch {
 		case err == errFlush:
-			if err := f.round(ctx, detailed); err != nil || f.stateless {
-				return false, err
+			if done, err := f.round(ctx); done || err != nil || f.stateless {
+				return done, err
 			}
 			if err := f.out.Flush(); err != nil {
 				return false, err
@@ -204,87 +241,179 @@ func (f *fetching) negotiate(ctx context.Context) (done bool, err error) {
 		}
 		h, err := objects.ParseHash(strings.TrimPrefix(line, "have "))
 		if err != nil {
-			return false, errRefused("neither have nor done")
+			return false, errRefused("neither have nor done: " + clean(line))
 		}
-		if err := f.have(h, detailed); err != nil {
+		if err := f.have(ctx, h); err != nil {
 			return false, err
 		}
 	}
 }
 
-// have notes what the client has, if it is known here.
-func (f *fetching) have(h objects.Hash, detailed bool) error {
-	if !f.set.Has(h) || f.seen[h] {
-		return nil
+// maxHaves bounds what a client may name; git itself stops at some hundreds that lead nowhere.
+const maxHaves = 1_000_000
+
+// note remembers what the client has, if it is known here.
+func (f *fetching) note(h objects.Hash) (known bool, err error) {
+	if f.haves++; f.haves > maxHaves {
+		return false, errRefused("too many haves")
 	}
-	f.seen[h] = true
-	f.common = append(f.common, h)
+	if !f.set.Has(h) {
+		f.other = true
+		return false, nil
+	}
+	if !f.seen[h] {
+		f.seen[h] = true
+		f.common = append(f.common, h)
+	}
+	return true, nil
+}
+
+// have answers one line.
+func (f *fetching) have(ctx context.Context, h objects.Hash) error {
+	known, err := f.note(h)
+	if err != nil {
+		return err
+	}
+	detailed, multi := f.caps.has("multi_ack_detailed"), f.caps.has("multi_ack")
 	switch {
+	case !known && (detailed || multi):
+		// What we lack means that the client is past what we share: it need not go on if that is enough.
+		if enough, err := f.enough(ctx); !enough || err != nil {
+			return err
+		}
+		if detailed {
+			f.ready = true
+			return writePktf(f.out, "ACK %s ready\n", h)
+		}
+		return writePktf(f.out, "ACK %s continue\n", h)
+	case !known:
+		return nil
 	case detailed:
 		return writePktf(f.out, "ACK %s common\n", h)
+	case multi:
+		return writePktf(f.out, "ACK %s continue\n", h)
 	case len(f.common) == 1:
 		return writePktf(f.out, "ACK %s\n", h)
 	}
 	return nil
 }
 
+// enough tells whether every want leads to something that the client has.
+func (f *fetching) enough(ctx context.Context) (bool, error) {
+	if f.ready || len(f.common) == 0 {
+		return f.ready, nil
+	}
+	return f.set.Reaches(ctx, f.wants, f.seen)
+}
+
 // round ends a batch of haves.
-func (f *fetching) round(ctx context.Context, detailed bool) error {
-	if detailed && !f.ready && len(f.common) > 0 {
-		enough, err := f.set.Reaches(ctx, f.wants, f.seen)
-		if err != nil {
-			return err
+func (f *fetching) round(ctx context.Context) (done bool, err error) {
+	detailed, multi := f.caps.has("multi_ack_detailed"), f.caps.has("multi_ack")
+	if detailed && !f.other && len(f.common) > 0 {
+		if f.ready, err = f.enough(ctx); err != nil {
+			return false, err
 		}
-		if f.ready = enough; enough {
-			if err := writePktf(f.out, "ACK %s ready\n", f.common[len(f.common)-1]); err != nil {
-				return err
+		if f.ready {
+			if err := writePktf(f.out, "ACK %s ready\n", f.last()); err != nil {
+				return false, err
 			}
 		}
 	}
-	if detailed || len(f.common) == 0 {
-		return writePkt(f.out, "NAK\n")
+	if detailed || multi || len(f.common) == 0 {
+		if err := writePkt(f.out, "NAK\n"); err != nil {
+			return false, err
+		}
 	}
-	return nil
+	f.other = false
+	if f.ready && f.stateless && f.caps.has("no-done") {
+		return true, writePktf(f.out, "ACK %s\n", f.last())
+	}
+	return false, nil
 }
+
+func (f *fetching) last() objects.Hash { return f.common[len(f.common)-1] }
 
 // acknowledge answers the client's "done".
 func (f *fetching) acknowledge() error {
 	switch {
 	case len(f.common) == 0:
 		return writePkt(f.out, "NAK\n")
-	case f.caps.has("multi_ack_detailed"):
-		return writePktf(f.out, "ACK %s\n", f.common[len(f.common)-1])
+	case f.caps.has("multi_ack_detailed"), f.caps.has("multi_ack"):
+		return writePktf(f.out, "ACK %s\n", f.last())
 	}
 	return nil
 }
 
 // send packs what the client lacks.
 func (f *fetching) send(ctx context.Context) error {
-	wanted, err := f.set.Missing(ctx, f.wants, f.common, f.bounds)
+	b := &band{w: f.out, wide: f.caps.has("side-band-64k"), narrow: f.caps.has("side-band")}
+	stop := b.KeepAlive(5 * time.Second)
+	wanted, form, err := f.pick(ctx)
+	stop()
 	if err != nil {
-		return err
+		return f.broken(b, err)
 	}
-	if f.caps.has("include-tag") {
-		f.includeTags(wanted)
-	}
-	b := &band{w: f.out, wide: f.caps.has("side-band-64k")}
 	if !f.caps.has("no-progress") {
-		if err := b.Say("airlock: %d objects\n", len(wanted)); err != nil {
+		if err := b.Say("airlock: %d objects\n", wanted.Len()); err != nil {
 			return err
 		}
 	}
 	chunks := bufio.NewWriterSize(b, maxPkt-5)
-	if err := f.set.WritePack(ctx, chunks, wanted, f.caps.has("ofs-delta")); err != nil {
-		return err
+	if err := wanted.WritePack(ctx, chunks, form); err != nil {
+		return f.broken(b, err)
 	}
 	return errors.Join(chunks.Flush(), b.Close())
 }
 
+// broken tells the client that no pack comes. Why is for the log: it says more of the store than a client need know.
+func (f *fetching) broken(b *band, err error) error {
+	if b.wide || b.narrow {
+		_ = b.Fail("the pack cannot be made")
+	}
+	return err
+}
+
+// pick selects what is sent.
+func (f *fetching) pick(ctx context.Context) (*objects.Objects, objects.Form, error) {
+	form := objects.Form{Offsets: f.caps.has("ofs-delta")}
+	wanted, theirs, err := f.missing(ctx)
+	if err != nil {
+		return nil, form, err
+	}
+	if f.caps.has("thin-pack") && !f.filter.On() { // of what a filter left out, the client has only the name
+		form.Theirs = theirs
+	}
+	if f.caps.has("include-tag") {
+		wanted, err = f.includeTags(wanted)
+	}
+	return wanted, form, err
+}
+
+// missing takes the short way when all is wanted: what can be reached is remembered.
+func (f *fetching) missing(ctx context.Context) (wanted, theirs *objects.Objects, err error) {
+	if len(f.common) == 0 && !f.deepen.on() && len(f.cut) == 0 && !f.filter.On() {
+		wanted, err = f.reach.From(ctx, f.set, f.wants)
+		return wanted, nil, err
+	}
+	f.ask.Wants, f.ask.Filter = f.wants, f.filter
+	f.ask.Haves = append(f.common, f.edges...)
+	return f.set.Missing(ctx, f.ask)
+}
+
 // includeTags adds the tags of what is sent anyway.
-func (f *fetching) includeTags(wanted map[objects.Hash]bool) {
+func (f *fetching) includeTags(wanted *objects.Objects) (*objects.Objects, error) {
+	more := wanted.Clone()
 	for _, r := range f.snap.refs {
-		if !r.peeled.IsZero() && wanted[r.peeled] && f.set.Has(r.hash) {
-			wanted[r.hash] = true
+		if r.peeled.IsZero() || !wanted.Has(r.peeled) {
+			continue
+		}
+		chain, err := f.set.Tags(r.hash)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range chain {
+			more.Add(h)
 		}
 	}
+	return more, nil
 }

@@ -6,6 +6,7 @@ package objects
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -55,25 +56,34 @@ func ParseCommit(data []byte) (c Commit, err error) {
 	if !ok || len(rest) < 41 {
 		return c, fmt.Errorf("%w: commit without a tree", ErrCorrupt)
 	}
-	if c.Tree, err = ParseHash(string(rest[:40])); err != nil {
+	if c.Tree, err = parseHash(rest[:40]); err != nil {
 		return c, fmt.Errorf("%w: commit with a bad tree", ErrCorrupt)
 	}
-	for line := range bytes.Lines(rest[41:]) {
-		key, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
-		switch key {
-		case "":
-			return c, nil
-		case "parent":
-			p, err := ParseHash(value)
+	for rest = rest[41:]; len(rest) > 0 && rest[0] != '\n'; {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		if id, ok := bytes.CutPrefix(line, []byte("parent ")); ok {
+			p, err := parseHash(id)
 			if err != nil {
 				return c, fmt.Errorf("%w: commit with a bad parent", ErrCorrupt)
 			}
 			c.Parents = append(c.Parents, p)
-		case "committer":
-			c.Time = stamp(value)
+		}
+		if ident, ok := bytes.CutPrefix(line, []byte("committer ")); ok {
+			c.Time = stamp(string(ident))
+			break
 		}
 	}
 	return c, nil
+}
+
+// parseHash is ParseHash without making a string.
+func parseHash(digits []byte) (h Hash, err error) {
+	if len(digits) != 40 || bytes.ContainsAny(digits, "ABCDEF") {
+		return h, errors.New("not an object name")
+	}
+	_, err = hex.Decode(h[:], digits)
+	return h, err
 }
 
 // stamp takes the seconds out of "Name <mail> seconds zone"; 0 when they are not there.
@@ -103,54 +113,86 @@ type Entry struct {
 }
 
 // IsTree tells a folder.
-func (e Entry) IsTree() bool { return e.Mode&0o170000 == 0o040000 }
+func (e Entry) IsTree() bool { return isTree(e.Mode) }
 
 // IsLink tells a submodule, whose commit lives elsewhere.
-func (e Entry) IsLink() bool { return e.Mode&0o170000 == 0o160000 }
+func (e Entry) IsLink() bool { return isLink(e.Mode) }
+
+func isTree(mode uint32) bool { return mode&0o170000 == 0o040000 }
+func isLink(mode uint32) bool { return mode&0o170000 == 0o160000 }
 
 // ParseTree reads a tree.
 func ParseTree(data []byte) ([]Entry, error) {
 	var entries []Entry
 	for len(data) > 0 {
-		space := bytes.IndexByte(data, ' ')
-		nul := bytes.IndexByte(data, 0)
-		if space < 1 || nul < space || len(data) < nul+21 {
-			return nil, fmt.Errorf("%w: malformed tree", ErrCorrupt)
-		}
-		mode, err := strconv.ParseUint(string(data[:space]), 8, 32)
+		mode, name, h, rest, err := nextEntry(data)
 		if err != nil {
-			return nil, fmt.Errorf("%w: malformed mode in a tree", ErrCorrupt)
+			return nil, err
 		}
-		e := Entry{Name: string(data[space+1 : nul]), Mode: uint32(mode)}
-		copy(e.Hash[:], data[nul+1:nul+21])
-		entries = append(entries, e)
-		data = data[nul+21:]
+		entries = append(entries, Entry{Name: string(name), Mode: mode, Hash: h})
+		data = rest
 	}
 	return entries, nil
 }
 
-// References lists what an object points at, submodules left out.
-func References(o Object) ([]Hash, error) {
-	switch o.Type {
-	case plumbing.CommitObject:
-		c, err := ParseCommit(o.Data)
-		return append(c.Parents, c.Tree), err
-	case plumbing.TagObject:
-		h, err := TagTarget(o.Data)
-		return []Hash{h}, err
-	case plumbing.TreeObject:
-		return treeReferences(o.Data)
+// nextEntry reads one line of a tree; name stays part of data.
+func nextEntry(data []byte) (mode uint32, name []byte, h Hash, rest []byte, err error) {
+	i := 0
+	for ; i < len(data) && data[i] >= '0' && data[i] <= '7' && i < 11; i++ {
+		mode = mode<<3 | uint32(data[i]-'0')
 	}
-	return nil, nil
+	if i == 0 || i >= len(data) || data[i] != ' ' {
+		return 0, nil, h, nil, fmt.Errorf("%w: malformed mode in a tree", ErrCorrupt)
+	}
+	data = data[i+1:]
+	nul := bytes.IndexByte(data, 0)
+	if nul < 0 || len(data) < nul+21 {
+		return 0, nil, h, nil, fmt.Errorf("%w: malformed tree", ErrCorrupt)
+	}
+	copy(h[:], data[nul+1:])
+	return mode, data[:nul], h, data[nul+21:], nil
 }
 
-func treeReferences(data []byte) ([]Hash, error) {
-	entries, err := ParseTree(data)
-	var refs []Hash
-	for _, e := range entries {
-		if !e.IsLink() {
-			refs = append(refs, e.Hash)
+// References lists what an object points at, submodules left out.
+func References(o Object) (refs []Hash, err error) {
+	err = eachReference(o.Type, o.Data, func(h Hash) error {
+		refs = append(refs, h)
+		return nil
+	})
+	return refs, err
+}
+
+// eachReference calls f for everything that an object points at, submodules left out.
+func eachReference(typ Type, data []byte, f func(Hash) error) error {
+	switch typ {
+	case plumbing.CommitObject:
+		c, err := ParseCommit(data)
+		for i := 0; i < len(c.Parents) && err == nil; i++ {
+			err = f(c.Parents[i])
+		}
+		if err != nil {
+			return err
+		}
+		return f(c.Tree)
+	case plumbing.TagObject:
+		h, err := TagTarget(data)
+		if err != nil {
+			return err
+		}
+		return f(h)
+	case plumbing.TreeObject:
+		for len(data) > 0 {
+			mode, _, h, rest, err := nextEntry(data)
+			if err != nil {
+				return err
+			}
+			if data = rest; isLink(mode) {
+				continue
+			}
+			if err := f(h); err != nil {
+				return err
+			}
 		}
 	}
-	return refs, err
+	return nil
 }

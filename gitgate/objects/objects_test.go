@@ -159,9 +159,13 @@ func TestMissingAndWriteAgreeWithGit(t *testing.T) {
 				haves = append(haves, named(t, repo, h))
 				revs = append(revs, "^"+h)
 			}
-			got, err := set.Missing(t.Context(), wants, haves, Shallow{})
+			send, _, err := set.Missing(t.Context(), Ask{Wants: wants, Haves: haves})
 			if err != nil {
 				t.Fatal(err)
+			}
+			got := map[Hash]bool{}
+			for h := range send.All() {
+				got[h] = true
 			}
 			want := map[Hash]bool{}
 			for _, line := range strings.Fields(git(t, repo, "", revs...)) {
@@ -357,11 +361,14 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if err := p.Closed(t.Context(), nil); !errors.Is(err, ErrCorrupt) {
+	if _, err := p.Closed(t.Context(), nil, nil); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("alone: %v", err)
 	}
-	if err := p.Closed(t.Context(), storeOf(t, repo)); err != nil {
-		t.Errorf("with the rest: %v", err)
+	for rev, want := range map[string]bool{"main": true, "main~1": false} {
+		all, err := p.Closed(t.Context(), storeOf(t, repo), []Hash{named(t, repo, rev)})
+		if err != nil || all != want {
+			t.Errorf("with the rest, from %s: %v, %v", rev, all, err)
+		}
 	}
 }
 

@@ -4,14 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha1"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"sort"
-	"strings"
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -23,21 +19,21 @@ const maxDepth = 4095
 
 // Pack is an indexed pack. It is immutable and safe for concurrent use.
 type Pack struct {
-	base    string // path without .pack
-	file    *os.File
-	size    int64
-	hashes  []Hash  // sorted
-	offsets []int64 // of hashes
-	order   func() []int64
-	locate  func(Hash) (int64, bool)
-	cache   *cache
-	limit   int64 // bytes of one object
-	spend   func(int64) error
+	base   string // path without .pack
+	file   *os.File
+	size   int64
+	index  index
+	order  func() []uint32 // the objects by offset
+	locate func(Hash) (int64, bool)
+	cache  *cache
+	limit  int64 // bytes of one object
+	spend  func(int64) error
+	cut    map[Hash]bool // commits whose parents the repository lacks
 }
 
 // OpenPack opens base.pack with base.idx.
 func OpenPack(base string) (*Pack, error) {
-	hashes, offsets, err := readIndex(base + ".idx")
+	index, err := readIndex(base + ".idx")
 	if err != nil {
 		return nil, fmt.Errorf("reading %s.idx: %w", base, err)
 	}
@@ -50,18 +46,22 @@ func OpenPack(base string) (*Pack, error) {
 		f.Close()
 		return nil, fmt.Errorf("opening pack: %w", err)
 	}
-	p := &Pack{base: base, file: f, size: info.Size(), hashes: hashes, offsets: offsets, cache: newCache(), limit: 1 << 31}
+	return newPack(base, f, info.Size(), index), nil
+}
+
+func newPack(base string, f *os.File, size int64, x index) *Pack {
+	p := &Pack{base: base, file: f, size: size, index: x, cache: newCache(), limit: 1 << 31}
 	p.spend = func(int64) error { return nil }
 	p.locate = p.find
-	p.order = sync.OnceValue(func() []int64 { return slices.Sorted(slices.Values(p.offsets)) })
-	return p, nil
+	p.order = sync.OnceValue(p.index.byOffset)
+	return p
 }
 
 // Close closes the file.
 func (p *Pack) Close() error { return p.file.Close() }
 
 // Len is how many objects the pack has.
-func (p *Pack) Len() int { return len(p.hashes) }
+func (p *Pack) Len() int { return p.index.n }
 
 // File is the path of the pack's bytes.
 func (p *Pack) File() string { return p.base + ".pack" }
@@ -73,11 +73,11 @@ func (p *Pack) Has(h Hash) bool {
 }
 
 func (p *Pack) find(h Hash) (int64, bool) {
-	i, ok := slices.BinarySearchFunc(p.hashes, h, compare)
+	i, ok := p.index.find(h)
 	if !ok {
 		return 0, false
 	}
-	return p.offsets[i], true
+	return p.index.offset(i), true
 }
 
 func compare(a, b Hash) int { return bytes.Compare(a[:], b[:]) }
@@ -94,12 +94,11 @@ func (p *Pack) Get(h Hash) (Object, error) {
 
 // Hashes lists the objects in the order of the pack, so that reading them one by one meets every base before its deltas.
 func (p *Pack) Hashes() []Hash {
-	all := slices.Clone(p.hashes)
-	at := make(map[Hash]int64, len(all))
-	for i, h := range p.hashes {
-		at[h] = p.offsets[i]
+	order := p.order()
+	all := make([]Hash, len(order))
+	for i, at := range order {
+		all[i] = p.index.hash(int(at))
 	}
-	slices.SortFunc(all, func(a, b Hash) int { return int(min(max(at[a]-at[b], -1), 1)) })
 	return all
 }
 
@@ -285,53 +284,68 @@ func drained(z io.Reader) error {
 	return nil
 }
 
-// raw returns the compressed bytes of the entry at an offset, without its head.
-func (p *Pack) raw(h head, at int64) *io.SectionReader {
-	order := p.order()
-	i := sort.Search(len(order), func(i int) bool { return order[i] > at })
-	end := p.size - sha1.Size
-	if i < len(order) {
-		end = order[i]
+// Closed checks that everything that the pack's commits, trees and tags point at is in the pack or in others. It tells whether
+// all of the pack can be reached from the given objects: since no object can point at itself, not even through others, that is so when each
+// is pointed at or given.
+func (p *Pack) Closed(ctx context.Context, others Set, from []Hash) (all bool, err error) {
+	known := newBits(p.Len())
+	for _, h := range from {
+		if i, ok := p.index.find(h); ok {
+			known.add(i)
+		}
 	}
-	return io.NewSectionReader(p.file, h.data, end-h.data)
-}
-
-// Closed checks that everything that the pack's commits, trees and tags point at is in the pack or in others.
-func (p *Pack) Closed(ctx context.Context, others Set) error {
-	for _, h := range p.Hashes() {
-		at, _ := p.find(h)
+	for n, i := range p.order() {
+		at := p.index.offset(int(i))
 		typ, err := p.typeAt(at)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if typ == plumbing.BlobObject {
 			continue
 		}
-		if err := p.closed(h, others); err != nil {
-			return err
+		if err := p.closed(at, others, known); err != nil {
+			return false, err
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		if n%256 == 0 && ctx.Err() != nil {
+			return false, ctx.Err()
 		}
 	}
-	return nil
+	return known.count() == p.Len(), nil
 }
 
-func (p *Pack) closed(h Hash, others Set) error {
-	o, err := p.Get(h)
+func (p *Pack) closed(at int64, others Set, known bitset) error {
+	typ, data, err := p.read(at)
 	if err != nil {
 		return err
 	}
-	refs, err := References(o)
-	if err != nil {
-		return err
-	}
-	for _, r := range refs {
-		if !p.Has(r) && !others.Has(r) {
-			return fmt.Errorf("%w: %s %.8s points at an object that did not come along", ErrCorrupt, o.Type, h.String())
+	return eachReference(typ, data, func(h Hash) error {
+		if i, ok := p.index.find(h); ok {
+			known.add(i)
+			return nil
 		}
+		if !others.Has(h) {
+			return fmt.Errorf("%w: a %s points at %.8s, which did not come along", ErrCorrupt, typ, h.String())
+		}
+		return nil
+	})
+}
+
+// sizeAt is the size of an object, for which at most the head of a delta is inflated.
+func (p *Pack) sizeAt(at int64) (int64, error) {
+	h, err := p.head(at)
+	if err != nil || !h.typ.IsDelta() {
+		return h.size, err
 	}
-	return nil
+	z, err := inflater(bufio.NewReaderSize(io.NewSectionReader(p.file, h.data, min(1<<10, p.size-h.data)), 1<<10))
+	if err != nil {
+		return 0, fmt.Errorf("%w: %v", ErrCorrupt, err)
+	}
+	defer inflaters.Put(z)
+	start := make([]byte, min(24, h.size))
+	if _, err := io.ReadFull(z, start); err != nil {
+		return 0, fmt.Errorf("%w: %v", ErrCorrupt, err)
+	}
+	return deltaTarget(start)
 }
 
 // typeAt follows a chain of deltas without inflating anything.
@@ -346,39 +360,4 @@ func (p *Pack) typeAt(at int64) (Type, error) {
 		}
 	}
 	return 0, fmt.Errorf("%w: chain of deltas", ErrLimit)
-}
-
-// readIndex reads a version 2 index.
-func readIndex(path string) ([]Hash, []int64, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(raw) < 8+1024+40 || !strings.HasPrefix(string(raw), "\xfftOc\x00\x00\x00\x02") {
-		return nil, nil, ErrCorrupt
-	}
-	if sum := sha1.Sum(raw[:len(raw)-20]); !bytes.Equal(sum[:], raw[len(raw)-20:]) {
-		return nil, nil, ErrCorrupt
-	}
-	be := binary.BigEndian
-	n := int(be.Uint32(raw[8+255*4:]))
-	names := raw[8+1024:]
-	if len(names) < n*28+40 {
-		return nil, nil, ErrCorrupt
-	}
-	small, large := names[n*24:], names[n*28:]
-	hashes, offsets := make([]Hash, n), make([]int64, n)
-	for i := range n {
-		copy(hashes[i][:], names[i*20:])
-		o := be.Uint32(small[i*4:])
-		offsets[i] = int64(o)
-		if o&(1<<31) != 0 {
-			at := int(o&^(1<<31)) * 8
-			if at+8 > len(large)-40 {
-				return nil, nil, ErrCorrupt
-			}
-			offsets[i] = int64(be.Uint64(large[at:]))
-		}
-	}
-	return hashes, offsets, nil
 }

@@ -8,176 +8,58 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 )
 
-// Peel follows tags to what they mean in the end.
-func (s Set) Peel(h Hash) (Object, error) {
-	for range 100 {
-		o, err := s.Get(h)
-		if err != nil || o.Type != plumbing.TagObject {
-			return o, err
-		}
-		if h, err = TagTarget(o.Data); err != nil {
-			return o, err
-		}
-	}
-	return Object{}, fmt.Errorf("%w: tags upon tags", ErrLimit)
+// Ask is what a client wants, and what it has.
+type Ask struct {
+	Wants, Haves []Hash
+	Client       map[Hash]bool // commits that the client has without their parents
+	Border       map[Hash]bool // commits behind which nothing is wanted
+	Filter       Filter
 }
 
-func (s Set) commit(h Hash) (Commit, error) {
-	o, err := s.Get(h)
-	if err != nil {
-		return Commit{}, err
-	}
-	if o.Type != plumbing.CommitObject {
-		return Commit{}, fmt.Errorf("%w: %s is a %s where a commit belongs", ErrCorrupt, h, o.Type)
-	}
-	return ParseCommit(o.Data)
-}
-
-// IsAncestor tells whether old can be reached from new.
-func (s Set) IsAncestor(ctx context.Context, old, new Hash) (bool, error) {
-	return s.search(ctx, new, func(h Hash) bool { return h == old })
-}
-
-// search walks the history of a commit, newest first, until found says yes.
-func (s Set) search(ctx context.Context, from Hash, found func(Hash) bool) (bool, error) {
-	seen := map[Hash]bool{from: true}
-	for todo := []Hash{from}; len(todo) > 0; {
-		h := todo[0]
-		todo = todo[1:]
-		if found(h) {
-			return true, nil
-		}
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		c, err := s.commit(h)
-		if err != nil {
-			return false, err
-		}
-		for _, p := range c.Parents {
-			if !seen[p] {
-				seen[p] = true
-				todo = append(todo, p)
-			}
-		}
-	}
-	return false, nil
-}
-
-// Reaches tells whether every want has one of the haves in its history.
-func (s Set) Reaches(ctx context.Context, wants []Hash, haves map[Hash]bool) (bool, error) {
-	for _, w := range wants {
-		ok, err := s.reaches(ctx, w, haves)
-		if !ok || err != nil {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-func (s Set) reaches(ctx context.Context, want Hash, haves map[Hash]bool) (bool, error) {
-	o, err := s.Peel(want)
-	if err != nil || o.Type != plumbing.CommitObject {
-		return false, err
-	}
-	return s.search(ctx, o.Hash, func(h Hash) bool { return haves[h] })
-}
-
-// Shallow says where histories end: commits whose parents the client lacks, and commits whose parents it does not want.
-type Shallow struct {
-	Client map[Hash]bool
-	Border map[Hash]bool
-}
-
-// Border lists the commits that stand depth steps behind the wants (the wants themselves are the first step), and the commits before
-// them.
-func (s Set) Border(ctx context.Context, wants []Hash, depth int) (border, within map[Hash]bool, err error) {
-	border, within = map[Hash]bool{}, map[Hash]bool{}
-	var level []Hash
-	for _, h := range wants {
-		o, err := s.Peel(h)
-		if err != nil {
-			return nil, nil, err
-		}
-		if o.Type == plumbing.CommitObject {
-			level = append(level, o.Hash)
-		}
-	}
-	for ; len(level) > 0; depth-- {
-		var next []Hash
-		for _, h := range level {
-			if border[h] || within[h] {
-				continue
-			}
-			if depth <= 1 {
-				border[h] = true
-				continue
-			}
-			within[h] = true
-			c, err := s.commit(h)
-			if err != nil {
-				return nil, nil, err
-			}
-			next = append(next, c.Parents...)
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		level = next
-	}
-	return border, within, nil
-}
-
-// Parents lists the parents of some commits.
-func (s Set) Parents(commits []Hash) (parents []Hash, err error) {
-	for _, h := range commits {
-		c, err := s.commit(h)
-		if err != nil {
-			return nil, err
-		}
-		parents = append(parents, c.Parents...)
-	}
-	return parents, nil
-}
-
-// Missing lists what somebody who has everything behind haves lacks of everything behind wants.
-func (s Set) Missing(ctx context.Context, wants, haves []Hash, shallow Shallow) (map[Hash]bool, error) {
-	w := &walk{ctx: ctx, set: s, shallow: shallow, send: map[Hash]bool{}, skip: map[Hash]bool{}, commits: map[Hash]*node{}}
-	for _, h := range haves {
+// Missing selects what the client lacks of everything behind its wants. Theirs is what it is known to have: not all of it, but
+// enough not to send the same again, and each a base that a delta may stand upon.
+func (s Set) Missing(ctx context.Context, ask Ask) (send, theirs *Objects, err error) {
+	w := &walk{ctx: ctx, ask: ask, commits: map[int]*node{}, seen: map[int]int{}}
+	send, theirs = s.None(), s.None()
+	w.numbers, w.send, w.theirs = send.numbers, send.bits, theirs.bits
+	for _, h := range ask.Haves {
 		if err := w.have(h); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	var others []Hash
-	for _, h := range wants {
-		other, err := w.want(h)
-		if err != nil {
-			return nil, err
+	for _, h := range ask.Wants {
+		if err := w.want(h); err != nil {
+			return nil, nil, err
 		}
-		others = append(others, other...)
 	}
 	if err := w.history(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return w.send, w.contents(others)
+	return send, theirs, w.contents()
 }
 
-// walk paints commits: what the client has is uninteresting, the rest is sent.
+// walk paints commits: what the client has is dull, the rest is sent.
 type walk struct {
+	numbers
 	ctx     context.Context
-	set     Set
-	shallow Shallow
-	send    map[Hash]bool
-	skip    map[Hash]bool // trees and blobs at the border
-	commits map[Hash]*node
+	ask     Ask
+	send    bitset
+	theirs  bitset
+	commits map[int]*node
 	queue   byTime
-	open    int // interesting commits in the queue
+	open    int         // interesting commits in the queue
+	given   []int       // trees and blobs that are wanted by name
+	known   []int       // trees of commits that the client has, where that cannot be told from histories
+	seen    map[int]int // with a filter: trees, and how far below a root they were looked into
+	steps   int
 }
 
 type node struct {
-	hash   Hash
+	number int
 	commit Commit
+	hash   Hash
 	dull   bool
+	given  bool // wanted by name
 	queued bool
 }
 
@@ -195,62 +77,109 @@ func (q *byTime) Pop() any {
 	return last
 }
 
-// have marks the commit behind h; a tag is marked too.
-func (w *walk) have(h Hash) error {
-	w.skip[h] = true
-	o, err := w.set.Peel(h)
-	if err != nil || o.Type != plumbing.CommitObject {
-		return err
+// alive ends the walk with its context. Asking each time would cost more than the steps do.
+func (w *walk) alive() error {
+	if w.steps++; w.steps%64 == 0 {
+		return w.ctx.Err()
 	}
-	if len(w.shallow.Border)+len(w.shallow.Client) > 0 {
-		// Where histories are cut, what the client has may be nobody's parent.
-		c, err := ParseCommit(o.Data)
-		if err != nil {
-			return err
-		}
-		if err := w.tree(c.Tree, w.skip, nil); err != nil {
-			return err
-		}
-	}
-	return w.visit(o.Hash, true)
+	return nil
 }
 
-// want queues the commit behind h and returns trees and blobs that are wanted by name.
-func (w *walk) want(h Hash) (others []Hash, err error) {
+// have marks the commit behind h; tags on the way are marked too.
+func (w *walk) have(h Hash) error {
 	for range 100 {
-		o, err := w.set.Get(h)
+		i, err := w.must(h)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		switch o.Type {
-		case plumbing.CommitObject:
-			return nil, w.visit(h, false)
-		case plumbing.TagObject:
-			if !w.skip[h] {
-				w.send[h] = true
+		w.theirs.add(i)
+		typ, data, err := w.read(i)
+		if err != nil {
+			return err
+		}
+		if typ == plumbing.TagObject {
+			if h, err = TagTarget(data); err != nil {
+				return err
 			}
-			if h, err = TagTarget(o.Data); err != nil {
-				return nil, err
+			continue
+		}
+		if typ != plumbing.CommitObject {
+			return nil
+		}
+		if len(w.ask.Border)+len(w.ask.Client) > 0 {
+			// Where histories are cut, what the client has may be nobody's parent.
+			c, err := ParseCommit(data)
+			if err != nil {
+				return err
+			}
+			tree, err := w.must(c.Tree)
+			if err != nil {
+				return err
+			}
+			w.known = append(w.known, tree)
+		}
+		_, err = w.visit(h, true)
+		return err
+	}
+	return fmt.Errorf("%w: tags upon tags", ErrLimit)
+}
+
+// want queues the commit behind h, and notes trees and blobs that are wanted by name.
+func (w *walk) want(h Hash) error {
+	for range 100 {
+		i, err := w.must(h)
+		if err != nil {
+			return err
+		}
+		p, at := w.where(i)
+		typ, err := p.typeAt(p.index.offset(at))
+		if err != nil {
+			return err
+		}
+		switch typ {
+		case plumbing.CommitObject:
+			n, err := w.visit(h, false)
+			if err != nil {
+				return err
+			}
+			n.given = true
+			return nil
+		case plumbing.TagObject:
+			if !w.theirs.has(i) {
+				w.send.add(i)
+			}
+			_, data, err := w.read(i)
+			if err != nil {
+				return err
+			}
+			if h, err = TagTarget(data); err != nil {
+				return err
 			}
 		default:
-			return []Hash{h}, nil
+			w.given = append(w.given, i)
+			return nil
 		}
 	}
-	return nil, fmt.Errorf("%w: tags upon tags", ErrLimit)
+	return fmt.Errorf("%w: tags upon tags", ErrLimit)
 }
 
 // visit queues a commit; one that turns out to be dull later goes through the queue again.
-func (w *walk) visit(h Hash, dull bool) error {
-	n, ok := w.commits[h]
+func (w *walk) visit(h Hash, dull bool) (*node, error) {
+	i, err := w.must(h)
+	if err != nil {
+		return nil, err
+	}
+	n, ok := w.commits[i]
 	if !ok {
-		c, err := w.set.commit(h)
+		p, at := w.where(i)
+		c, err := p.commit(h, p.index.offset(at))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		n = &node{hash: h, commit: c, dull: dull}
-		w.commits[h] = n
+		n = &node{number: i, hash: h, commit: c, dull: dull}
+		w.commits[i] = n
 		w.push(n)
-		return nil
+		return n, nil
 	}
 	if dull && !n.dull {
 		if n.queued {
@@ -261,7 +190,7 @@ func (w *walk) visit(h Hash, dull bool) error {
 			w.push(n)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 func (w *walk) push(n *node) {
@@ -275,7 +204,7 @@ func (w *walk) push(n *node) {
 // history runs until nothing interesting is left to follow.
 func (w *walk) history() error {
 	for w.open > 0 {
-		if err := w.ctx.Err(); err != nil {
+		if err := w.alive(); err != nil {
 			return err
 		}
 		n := heap.Pop(&w.queue).(*node)
@@ -284,7 +213,7 @@ func (w *walk) history() error {
 			w.open--
 		}
 		for _, p := range w.parents(n) {
-			if err := w.visit(p, n.dull); err != nil {
+			if _, err := w.visit(p, n.dull); err != nil {
 				return err
 			}
 		}
@@ -294,83 +223,223 @@ func (w *walk) history() error {
 
 // parents leaves out those behind a cut.
 func (w *walk) parents(n *node) []Hash {
-	if n.dull && w.shallow.Client[n.hash] || !n.dull && w.shallow.Border[n.hash] {
+	if n.dull && w.ask.Client[n.hash] || !n.dull && w.ask.Border[n.hash] {
 		return nil
 	}
 	return n.commit.Parents
 }
 
-// contents collects the trees of the interesting commits, without what the border has.
-func (w *walk) contents(others []Hash) error {
-	for _, n := range w.commits {
-		if n.dull {
-			continue
-		}
-		for _, p := range n.commit.Parents {
-			if b := w.commits[p]; b != nil && b.dull {
-				if err := w.tree(b.commit.Tree, w.skip, nil); err != nil {
-					return err
-				}
-			}
-		}
+// contents collects what the interesting commits hold, without what the client has.
+func (w *walk) contents() error {
+	if err := w.border(); err != nil {
+		return err
 	}
 	for _, n := range w.commits {
 		if n.dull {
 			continue
 		}
-		w.send[n.hash] = true
-		if err := w.tree(n.commit.Tree, w.send, w.skip); err != nil {
+		if n.given || !w.ask.Filter.drops(plumbing.CommitObject) {
+			w.send.add(n.number)
+		}
+		tree, err := w.must(n.commit.Tree)
+		if err != nil {
+			return err
+		}
+		if err := w.tree(tree, 0); err != nil {
 			return err
 		}
 	}
-	for _, h := range others {
-		if err := w.other(h); err != nil {
+	for _, i := range w.given {
+		if err := w.wanted(i); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walk) other(h Hash) error {
-	o, err := w.set.Get(h)
+// border marks what the client has in trees beside those that are sent.
+func (w *walk) border() error {
+	dull, fresh := w.known, []int(nil)
+	for _, n := range w.commits {
+		if n.dull {
+			continue
+		}
+		tree, err := w.must(n.commit.Tree)
+		if err != nil {
+			return err
+		}
+		before := len(dull)
+		for _, p := range n.commit.Parents {
+			i, ok := w.of(p)
+			if b := w.commits[i]; ok && b != nil && b.dull {
+				old, err := w.must(b.commit.Tree)
+				if err != nil {
+					return err
+				}
+				dull = append(dull, old)
+			}
+		}
+		if len(dull) > before || len(w.known) > 0 {
+			fresh = append(fresh, tree)
+		}
+	}
+	if len(dull) == 0 {
+		return nil
+	}
+	return w.beside(dull, fresh)
+}
+
+// beside marks what trees that the client has hold, and goes down only where trees of the same path differ.
+func (w *walk) beside(dull, fresh []int) error {
+	for _, i := range dull {
+		w.theirs.add(i)
+	}
+	old, err := w.kids(dull, true)
 	if err != nil {
 		return err
 	}
-	if o.Type == plumbing.TreeObject {
-		return w.tree(h, w.send, w.skip)
+	young, err := w.kids(fresh, false)
+	if err != nil {
+		return err
 	}
-	w.send[h] = true
-	return nil
-}
-
-// tree adds a tree and everything below to into, except what is in without.
-func (w *walk) tree(h Hash, into, without map[Hash]bool) error {
-	for todo := []Hash{h}; len(todo) > 0; {
-		h := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if into[h] || without[h] {
-			continue
-		}
-		if err := w.ctx.Err(); err != nil {
-			return err
-		}
-		into[h] = true
-		o, err := w.set.Get(h)
-		if err != nil {
-			return err
-		}
-		entries, err := ParseTree(o.Data)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			switch {
-			case e.IsTree():
-				todo = append(todo, e.Hash)
-			case !e.IsLink() && !without[e.Hash]:
-				into[e.Hash] = true
+	for name, trees := range young {
+		if older := old[name]; len(older) > 0 {
+			if err := w.beside(older, trees); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// kids lists the folders in some trees by name. Of the client's own trees, all is marked.
+func (w *walk) kids(trees []int, own bool) (map[string][]int, error) {
+	kids := map[string][]int{}
+	seen := map[int]bool{}
+	for _, t := range trees {
+		if seen[t] || !own && w.theirs.has(t) {
+			continue
+		}
+		seen[t] = true
+		if err := w.alive(); err != nil {
+			return nil, err
+		}
+		typ, data, err := w.read(t)
+		if err != nil {
+			return nil, err
+		}
+		if typ != plumbing.TreeObject {
+			return nil, fmt.Errorf("%w: %s where a tree belongs", ErrCorrupt, typ)
+		}
+		for len(data) > 0 {
+			mode, name, h, rest, err := nextEntry(data)
+			if err != nil {
+				return nil, err
+			}
+			data = rest
+			i, ok := w.of(h)
+			if !ok || isLink(mode) {
+				continue
+			}
+			if isTree(mode) && !seen[i] {
+				seen[i] = true
+				kids[string(name)] = append(kids[string(name)], i)
+			}
+			if own {
+				w.theirs.add(i)
+			}
+		}
+	}
+	return kids, nil
+}
+
+// wanted adds what was asked for by its own name, and what is below it.
+func (w *walk) wanted(i int) error {
+	w.send.add(i)
+	typ, data, err := w.read(i)
+	if err != nil || typ != plumbing.TreeObject {
+		return err
+	}
+	return w.entries(data, 0)
+}
+
+// tree adds a tree and everything below, except what the client has.
+func (w *walk) tree(i, depth int) error {
+	if w.theirs.has(i) || w.ask.Filter.below(depth) {
+		return nil
+	}
+	if w.ask.Filter.On() {
+		if before, ok := w.seen[i]; ok && before <= depth {
+			return nil
+		}
+		w.seen[i] = depth
+		if !w.ask.Filter.drops(plumbing.TreeObject) {
+			w.send.add(i)
+		}
+	} else {
+		if w.send.has(i) {
+			return nil
+		}
+		w.send.add(i)
+	}
+	if err := w.alive(); err != nil {
+		return err
+	}
+	typ, data, err := w.read(i)
+	if err != nil {
+		return err
+	}
+	if typ != plumbing.TreeObject {
+		return fmt.Errorf("%w: %s where a tree belongs", ErrCorrupt, typ)
+	}
+	if depth > maxTreeDepth {
+		return fmt.Errorf("%w: folders in folders", ErrLimit)
+	}
+	return w.entries(data, depth+1)
+}
+
+// maxTreeDepth bounds the folders inside each other; git's own bound is 2048.
+const maxTreeDepth = 2048
+
+func (w *walk) entries(data []byte, depth int) error {
+	if w.ask.Filter.below(depth) {
+		return nil
+	}
+	for len(data) > 0 {
+		mode, _, h, rest, err := nextEntry(data)
+		if err != nil {
+			return err
+		}
+		data = rest
+		if isLink(mode) {
+			continue
+		}
+		i, err := w.must(h)
+		if err != nil {
+			return err
+		}
+		if isTree(mode) {
+			err = w.tree(i, depth)
+		} else {
+			err = w.blob(i)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *walk) blob(i int) error {
+	if w.theirs.has(i) || w.send.has(i) {
+		return nil
+	}
+	out, err := w.ask.Filter.blob(func() (int64, error) {
+		p, at := w.where(i)
+		return p.sizeAt(p.index.offset(at))
+	})
+	if !out && err == nil {
+		w.send.add(i)
+	}
+	return err
 }

@@ -2,7 +2,6 @@ package objects
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/binary"
@@ -10,134 +9,174 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"sort"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/klauspost/compress/zlib"
 )
 
-// WritePack writes the named objects as one pack. Entries are copied as they are stored; a delta whose base does not
-// go along is rebuilt. With offsets, deltas name their base by offset (the client's ofs-delta).
+// Form is how a pack is written.
+type Form struct {
+	Offsets bool     // deltas may name their base by offset (the client's ofs-delta)
+	Theirs  *Objects // what the client has: deltas may stand upon it (thin-pack); nil: the pack stands on its own
+}
+
+// WritePack writes the named objects as one pack that stands on its own.
 func (s Set) WritePack(ctx context.Context, w io.Writer, wanted map[Hash]bool, offsets bool) error {
-	o := &packer{ctx: ctx, set: s, offsets: offsets, sum: sha1.New(), written: make(map[Hash]int64, len(wanted)), names: map[placeKey]Hash{}}
-	o.out = io.MultiWriter(w, o.sum)
-	plan, err := s.places(wanted)
-	if err != nil {
-		return err
-	}
-	for _, p := range plan {
-		o.names[placeKey{p.pack, p.at}] = p.hash
-	}
-	header := binary.BigEndian.AppendUint32([]byte("PACK\x00\x00\x00\x02"), uint32(len(plan)))
-	if err := o.write(header); err != nil {
-		return err
-	}
-	for _, p := range plan {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := o.object(p, wanted); err != nil {
-			return fmt.Errorf("writing pack: %w", err)
+	o := s.None()
+	for h := range wanted {
+		if !o.Add(h) {
+			return fmt.Errorf("writing pack: %w: %s", ErrNotFound, h)
 		}
 	}
-	_, err = w.Write(o.sum.Sum(nil))
+	return o.WritePack(ctx, w, Form{Offsets: offsets})
+}
+
+// WritePack writes the objects as one pack. Entries are copied as they are stored; a delta whose base neither goes along nor
+// is the client's is rebuilt.
+func (o *Objects) WritePack(ctx context.Context, w io.Writer, form Form) error {
+	if pack := o.whole(); pack != nil && form.Offsets {
+		_, err := io.Copy(w, io.NewSectionReader(pack.file, 0, pack.size))
+		return err
+	}
+	k := &packer{ctx: ctx, Objects: o, form: form, sum: sha1.New(), out: w, written: make([][]int64, len(o.set))}
+	if err := k.run(); err != nil {
+		return fmt.Errorf("writing pack: %w", err)
+	}
+	_, err := w.Write(k.sum.Sum(nil))
 	return err
 }
 
-// place is where an object is copied from.
-type place struct {
-	hash Hash
-	pack int
-	at   int64
-}
-
-type placeKey struct {
-	pack int
-	at   int64
-}
-
-// places orders the objects by pack and offset. Since every object comes from the first pack that has it, and a base
-// stands in the same pack as its delta or an earlier one, deltas can never form a ring.
-func (s Set) places(wanted map[Hash]bool) ([]place, error) {
-	plan := make([]place, 0, len(wanted))
-	for h := range wanted {
-		found := false
-		for i, p := range s {
-			if at, ok := p.find(h); ok {
-				plan = append(plan, place{h, i, at})
-				found = true
-				break
-			}
+// whole returns the pack that holds these objects and no others.
+func (o *Objects) whole() *Pack {
+	n := o.Len()
+	for i, p := range o.set {
+		if p.Len() != n {
+			continue
 		}
-		if !found {
-			return nil, fmt.Errorf("%w: %s", ErrNotFound, h)
+		inside := true
+		for at := o.base[i]; at < o.base[i+1] && inside; at++ {
+			inside = o.bits.has(at)
+		}
+		if inside {
+			return p
 		}
 	}
-	slices.SortFunc(plan, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.at, b.at))
-	})
-	return plan, nil
+	return nil
 }
 
+// packer copies objects pack by pack, each in the pack's own order. Since every object comes from the first pack that has it, and a base stands
+// in the same pack as its delta or an earlier one, deltas can never form a ring.
 type packer struct {
+	*Objects
 	ctx     context.Context
-	set     Set
-	offsets bool
+	form    Form
 	out     io.Writer
 	sum     hash.Hash
-	n       int64
-	written map[Hash]int64
-	names   map[placeKey]Hash
+	n       int64     // bytes written
+	written [][]int64 // by pack and place in its order: where the object begins in what is written; 0 is not there
+	window  window
 }
 
-func (o *packer) write(b []byte) error {
-	n, err := o.out.Write(b)
-	o.n += int64(n)
+func (k *packer) write(b []byte) error {
+	k.sum.Write(b)
+	n, err := k.out.Write(b)
+	k.n += int64(n)
 	return err
 }
 
-func (o *packer) object(p place, wanted map[Hash]bool) error {
-	pack := o.set[p.pack]
-	h, err := pack.head(p.at)
+func (k *packer) run() error {
+	header := binary.BigEndian.AppendUint32([]byte("PACK\x00\x00\x00\x02"), uint32(k.Len()))
+	if err := k.write(header); err != nil {
+		return err
+	}
+	for i := range k.set {
+		if err := k.pack(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pack writes the objects that come from one pack.
+func (k *packer) pack(i int) error {
+	p := k.set[i]
+	order := p.order()
+	k.written[i] = make([]int64, len(order))
+	k.window = window{file: p.file, size: p.size}
+	for n, at := range order {
+		if !k.bits.has(k.base[i] + int(at)) {
+			continue
+		}
+		if n%256 == 0 {
+			if err := k.ctx.Err(); err != nil {
+				return err
+			}
+		}
+		end := p.size - sha1.Size
+		if n+1 < len(order) {
+			end = p.index.offset(int(order[n+1]))
+		}
+		k.written[i][n] = k.n
+		if err := k.object(i, p.index.offset(int(at)), end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// object writes the entry that stands between two offsets of a pack.
+func (k *packer) object(pack int, at, end int64) error {
+	h, err := k.window.head(at)
 	if err != nil {
 		return err
 	}
-	start := o.n
-	o.written[p.hash] = start
-	if !h.typ.IsDelta() {
-		return o.copy(pack, p.at, h, entryHead(h.typ, h.size))
+	start, ok := k.start(pack, h)
+	if !ok {
+		return k.rebuilt(k.set[pack], at)
 	}
-	base, ok := o.base(p.pack, h)
-	if !ok || !wanted[base] {
-		return o.rebuilt(pack, p)
-	}
-	if at, ok := o.written[base]; ok && o.offsets {
-		return o.copy(pack, p.at, h, append(entryHead(plumbing.OFSDeltaObject, h.size), backwards(start-at)...))
-	}
-	return o.copy(pack, p.at, h, append(entryHead(plumbing.REFDeltaObject, h.size), base[:]...))
-}
-
-// base names a delta's base, if it is among the objects that are sent from the same pack, or named by the delta itself.
-func (o *packer) base(pack int, h head) (Hash, bool) {
-	if h.typ == plumbing.REFDeltaObject {
-		return h.baseHash, true
-	}
-	if name, ok := o.names[placeKey{pack, h.baseAt}]; ok {
-		return name, true
-	}
-	return Hash{}, false
-}
-
-func (o *packer) copy(pack *Pack, at int64, h head, start []byte) error {
-	if err := o.write(start); err != nil {
+	if err := k.write(start); err != nil {
 		return err
 	}
-	n, err := io.Copy(o.out, pack.raw(h, at))
-	o.n += n
-	return err
+	for from := h.data; from < end; {
+		part, err := k.window.bytes(from, end-from)
+		if err != nil {
+			return err
+		}
+		if err := k.write(part); err != nil {
+			return err
+		}
+		from += int64(len(part))
+	}
+	return nil
 }
 
-func (o *packer) rebuilt(pack *Pack, p place) error {
-	typ, data, err := pack.read(p.at)
+// start makes the new head of an entry, if what it stands upon will be there.
+func (k *packer) start(pack int, h head) ([]byte, bool) {
+	if !h.typ.IsDelta() {
+		return entryHead(h.typ, h.size), true
+	}
+	p := k.set[pack]
+	base := h.baseHash
+	if h.typ == plumbing.OFSDeltaObject {
+		order := p.order()
+		i := sort.Search(len(order), func(i int) bool { return p.index.offset(int(order[i])) >= h.baseAt })
+		if i == len(order) || p.index.offset(int(order[i])) != h.baseAt {
+			return nil, false
+		}
+		if at := k.written[pack][i]; at > 0 && k.form.Offsets {
+			return append(entryHead(plumbing.OFSDeltaObject, h.size), backwards(k.n-at)...), true
+		}
+		base = p.index.hash(int(order[i]))
+	}
+	if !k.Has(base) && (k.form.Theirs == nil || !k.form.Theirs.Has(base)) {
+		return nil, false
+	}
+	return append(entryHead(plumbing.REFDeltaObject, h.size), base[:]...), true
+}
+
+func (k *packer) rebuilt(pack *Pack, at int64) error {
+	typ, data, err := pack.read(at)
 	if err != nil {
 		return err
 	}
@@ -149,12 +188,73 @@ func (o *packer) rebuilt(pack *Pack, p place) error {
 	if err := z.Close(); err != nil {
 		return err
 	}
-	return o.write(append(entryHead(typ, int64(len(data))), b.Bytes()...))
+	return k.write(append(entryHead(typ, int64(len(data))), b.Bytes()...))
+}
+
+// window is the part of a pack that is being copied.
+type window struct {
+	file io.ReaderAt
+	size int64
+	buf  []byte
+	from int64 // where buf stands in the file
+}
+
+// Sizes of a window: what follows the one before is worth reading ahead, what does not is most often one small object.
+const (
+	nearWindow = 256 << 10
+	farWindow  = 4 << 10
+)
+
+// bytes returns what stands at an offset: at least one byte, at most n.
+func (w *window) bytes(at, n int64) ([]byte, error) {
+	if at < w.from || at >= w.from+int64(len(w.buf)) {
+		if err := w.move(at); err != nil {
+			return nil, err
+		}
+	}
+	part := w.buf[at-w.from:]
+	return part[:min(int64(len(part)), n)], nil
+}
+
+func (w *window) move(at int64) error {
+	length := int64(farWindow)
+	if at >= w.from && at <= w.from+int64(len(w.buf))+farWindow {
+		length = nearWindow
+	}
+	if length = min(length, w.size-at); length <= 0 {
+		return fmt.Errorf("%w: no entry at %d", ErrCorrupt, at)
+	}
+	w.buf = slices.Grow(w.buf[:0], int(length))[:length]
+	w.from = at
+	n, err := w.file.ReadAt(w.buf, at)
+	w.buf = w.buf[:n]
+	if n == 0 {
+		return fmt.Errorf("reading pack: %w", err)
+	}
+	return nil
+}
+
+// head reads the beginning of an entry.
+func (w *window) head(at int64) (head, error) {
+	const longest = 64
+	if at < w.from || at+longest > w.from+int64(len(w.buf)) && w.from+int64(len(w.buf)) < w.size {
+		if err := w.move(at); err != nil {
+			return head{}, err
+		}
+	}
+	part, err := w.bytes(at, longest)
+	if err != nil {
+		return head{}, err
+	}
+	r := bytes.NewReader(part)
+	h, err := readHead(r, at)
+	h.data = at + int64(len(part)-r.Len())
+	return h, err
 }
 
 // entryHead is the type and size in front of an entry.
 func entryHead(typ Type, size int64) []byte {
-	b := []byte{byte(typ)<<4 | byte(size&15)}
+	b := append(make([]byte, 0, 32), byte(typ)<<4|byte(size&15))
 	for size >>= 4; size > 0; size >>= 7 {
 		b[len(b)-1] |= 0x80
 		b = append(b, byte(size&0x7f))

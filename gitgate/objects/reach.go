@@ -1,0 +1,189 @@
+package objects
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// Reach remembers what can be reached from sets of objects, so that the work of one clone serves the next. It is safe for concurrent use.
+type Reach struct {
+	turn   chan struct{}
+	recent []closure // the one used last first
+}
+
+// closure is everything that can be reached from some objects.
+type closure struct {
+	tips []Hash // sorted
+	all  *Objects
+}
+
+// maxClosures bounds how many are remembered, at a bit for each object of the set.
+const maxClosures = 6
+
+// NewReach remembers nothing yet.
+func NewReach() *Reach { return &Reach{turn: make(chan struct{}, 1)} }
+
+// From selects everything that can be reached from the tips. The selection is shared: it must not be changed.
+func (r *Reach) From(ctx context.Context, s Set, tips []Hash) (*Objects, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	tips = sorted(tips)
+	for _, c := range r.recent {
+		if slices.Equal(c.tips, tips) && slices.Equal(c.all.set, s) {
+			r.remember(c)
+			return c.all, nil
+		}
+	}
+	all, err := r.grow(ctx, s, tips)
+	if err != nil {
+		return nil, err
+	}
+	r.remember(closure{tips, all})
+	return all, nil
+}
+
+// Learn notes that a pack is all that can be reached from the tips, in a set that holds nothing else.
+func (r *Reach) Learn(p *Pack, tips []Hash) {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	all := Set{p}.None()
+	for i := range p.Len() {
+		all.bits.add(i)
+	}
+	r.remember(closure{sorted(tips), all})
+}
+
+func sorted(tips []Hash) []Hash {
+	tips = slices.Clone(tips)
+	slices.SortFunc(tips, compare)
+	return slices.Compact(tips)
+}
+
+// remember puts a closure in front; of those with the same tips the last one counts.
+func (r *Reach) remember(c closure) {
+	rest := slices.DeleteFunc(slices.Clone(r.recent), func(o closure) bool { return slices.Equal(o.tips, c.tips) })
+	r.recent = append([]closure{c}, rest[:min(len(rest), maxClosures-1)]...)
+}
+
+// grow starts from what is remembered of the same history, if something is.
+func (r *Reach) grow(ctx context.Context, s Set, tips []Hash) (*Objects, error) {
+	for _, c := range r.recent {
+		all := c.all.within(s)
+		if all == nil {
+			continue
+		}
+		ok, err := covers(ctx, s, tips, c.tips)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			return all, all.reach(ctx, tips)
+		}
+	}
+	all := s.None()
+	return all, all.reach(ctx, tips)
+}
+
+// covers tells whether every old tip can be reached from the new ones. A no may be wrong.
+func covers(ctx context.Context, s Set, tips, old []Hash) (bool, error) {
+	gone := map[Hash]bool{}
+	for _, h := range old {
+		if _, still := slices.BinarySearchFunc(tips, h, compare); !still {
+			gone[h] = true
+		}
+	}
+	if len(gone) == 0 {
+		return true, nil
+	}
+	found, err := s.Behind(ctx, tips, gone)
+	return len(found) == len(gone), err
+}
+
+// reach adds what can be reached from the tips. What is there already is taken to be there with everything behind it.
+func (o *Objects) reach(ctx context.Context, tips []Hash) error {
+	var todo []int
+	add := func(h Hash) error {
+		i, err := o.must(h)
+		if err == nil && !o.bits.has(i) {
+			o.bits.add(i)
+			todo = append(todo, i)
+		}
+		return err
+	}
+	for _, h := range tips {
+		if err := add(h); err != nil {
+			return err
+		}
+	}
+	for n := 0; len(todo) > 0; n++ {
+		if n%64 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if err := o.references(i, add); err != nil {
+			return fmt.Errorf("reading %.8s: %w", o.hash(i).String(), err)
+		}
+	}
+	return nil
+}
+
+// references adds what an object points at; blobs are not looked into.
+func (o *Objects) references(i int, add func(Hash) error) error {
+	p, at := o.where(i)
+	typ, err := p.typeAt(p.index.offset(at))
+	if err != nil || typ == plumbing.BlobObject {
+		return err
+	}
+	if typ == plumbing.CommitObject {
+		h := p.index.hash(at)
+		c, err := p.commit(h, p.index.offset(at))
+		for j := 0; j < len(c.Parents) && err == nil; j++ {
+			err = add(c.Parents[j])
+		}
+		if err != nil {
+			return err
+		}
+		return add(c.Tree)
+	}
+	_, data, err := p.read(p.index.offset(at))
+	if err != nil || typ == plumbing.TagObject {
+		if err != nil {
+			return err
+		}
+		return eachReference(typ, data, add)
+	}
+	return o.entries(data, add)
+}
+
+// entries marks the blobs of a tree and adds its folders.
+func (o *Objects) entries(data []byte, add func(Hash) error) error {
+	for len(data) > 0 {
+		mode, _, h, rest, err := nextEntry(data)
+		if err != nil {
+			return err
+		}
+		data = rest
+		switch {
+		case isLink(mode):
+		case isTree(mode):
+			err = add(h)
+		default:
+			var i int
+			if i, err = o.must(h); err == nil {
+				o.bits.add(i)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
