@@ -143,6 +143,9 @@ func TestMatrix(t *testing.T) {
 	versions(t, func(t *testing.T, protocol, version string) {
 		t.Parallel()
 		for name, commands := range matrix {
+			if version == "1" && name != "clone" && name != "unshallow" {
+				continue // v0 with one line in front
+			}
 			t.Run(name, func(t *testing.T) {
 				r := r.in(t)
 				ours, theirs := t.TempDir(), t.TempDir()
