@@ -109,6 +109,8 @@ type gate struct {
 	rules      rules
 	mirrors    map[string]*mirror
 	scanner    *secrets.Scanner
+	own        map[string]bool // rules that are slots: the bundle's own credentials
+	seal       seal
 	audit      *audit.Log
 	log        *slog.Logger
 	pushLimits objects.Limits
@@ -188,7 +190,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 
 func newGate(c Config) (*gate, error) {
 	g := &gate{
-		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000)},
+		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000), allow: c.File.Scan.Allow},
 		mirrors:  map[string]*mirror{},
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
@@ -202,8 +204,18 @@ func newGate(c Config) (*gate, error) {
 		Objects:     2_000_000,
 	}
 	g.pushLimits.TotalBytes = 16*g.pushLimits.PackBytes + 1<<30
-	var err error
-	if g.scanner, err = newScanner(c); err != nil {
+	known, err := c.known()
+	if err != nil {
+		return nil, err
+	}
+	g.own = map[string]bool{}
+	for name := range known {
+		g.own[name] = true
+	}
+	if g.scanner, err = newScanner(c, known); err != nil {
+		return nil, err
+	}
+	if g.seal, err = openSeal(c.root()); err != nil {
 		return nil, err
 	}
 	if g.audit, err = audit.Open(c.Dirs.Audit(bundle.GitGate), bundle.GitGate, c.Pair); err != nil {
@@ -218,11 +230,7 @@ func newGate(c Config) (*gate, error) {
 }
 
 // newScanner reads the operator's rules, if there are any, and looks for the credentials of the bundle too.
-func newScanner(c Config) (*secrets.Scanner, error) {
-	known, err := c.known()
-	if err != nil {
-		return nil, err
-	}
+func newScanner(c Config, known map[string]secrets.Digest) (*secrets.Scanner, error) {
 	opts := secrets.Options{ArchiveDepth: 6, Known: known}
 	if c.File.Scan.Config != "" {
 		toml, err := os.ReadFile(c.Dirs.Path(c.File.Scan.Config))
@@ -293,11 +301,15 @@ func digest(token string) (secrets.Digest, error) {
 	return secrets.ParseDigest(text)
 }
 
-func (g *gate) openMirrors(c Config) error {
-	root := filepath.Join(c.Dirs.State, "git")
+// root is the folder of the mirrors.
+func (c Config) root() string {
 	if c.File.Root != "" {
-		root = c.Dirs.Path(c.File.Root)
+		return c.Dirs.Path(c.File.Root)
 	}
+	return filepath.Join(c.Dirs.State, "git")
+}
+
+func (g *gate) openMirrors(c Config) error {
 	t := times{
 		answer:   cmp.Or(c.Answer, 20*time.Second),
 		report:   cmp.Or(c.Report, 2*time.Minute),
@@ -310,7 +322,7 @@ func (g *gate) openMirrors(c Config) error {
 			return fmt.Errorf("repos.%s: %w", name, err)
 		}
 		// The name was checked with the configuration: it holds no slash and does not begin with a dot.
-		if g.mirrors[name], err = openMirror(name, filepath.Join(root, name+".git"), up, limits, t); err != nil {
+		if g.mirrors[name], err = openMirror(name, filepath.Join(c.root(), name+".git"), up, limits, t); err != nil {
 			return err
 		}
 		g.mirrors[name].hide = redactor(c.slot(repo.Token))

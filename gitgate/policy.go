@@ -56,6 +56,7 @@ type rules struct {
 	repos   map[string]bundle.Repo
 	protect []string
 	refs    int // most references in one push
+	allow   []bundle.GitAllowed
 }
 
 // open decides whether a service of a repository may be used at all.

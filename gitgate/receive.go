@@ -39,6 +39,7 @@ type pushing struct {
 	band   *band
 	pack   *objects.Pack
 	calm   func() // ends the signs of life
+	says   string // the agent's words to the operator
 }
 
 // keepAlive is how often a client hears that the push is still being looked at, unless the configuration says otherwise.
@@ -55,6 +56,7 @@ func (p *pushing) run(ctx context.Context) (err error) {
 		return nil
 	}
 	p.said, p.unpack, p.calm = map[string]told{}, "ok", func() {}
+	p.options, p.says = takeReason(p.options)
 	err = p.handle(ctx)
 	p.calm()
 	if err != nil {
@@ -118,7 +120,7 @@ func (p *pushing) set() objects.Set {
 func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
 	defer cancel()
-	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: p.options, upstream: p.mirror.store.Packs()}
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: append(slices.Clone(p.options), p.says), upstream: p.mirror.store.Packs(), value: p.value}
 	hits, err := s.run(ctx)
 	if err != nil {
 		return false, err
@@ -126,7 +128,7 @@ func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	if len(hits) == 0 {
 		return false, nil
 	}
-	p.band.Say("%s", explainHits(hits))
+	p.band.Say("%s", explainHits(hits, p.ask(ctx, hits)))
 	why := "secret found: " + hits[0].String()
 	for _, u := range p.updates {
 		ref := u.ref
@@ -139,6 +141,15 @@ func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// value tells of what a rule has found how it can be let in, and whether it is.
+func (p *pushing) value(rule string, value []byte) (digest string, excused bool) {
+	if p.gate.own[rule] {
+		return "", false
+	}
+	digest = p.gate.seal.digest(p.mirror.name, rule, value)
+	return digest, p.gate.rules.excused(p.mirror.name, rule, digest, time.Now())
 }
 
 // judge applies the rules to each reference and writes the verdicts down.
@@ -180,7 +191,7 @@ func (p *pushing) forward(ctx context.Context) error {
 		return nil
 	}
 	said, err := p.mirror.forward(ctx, order{
-		updates: updates, pack: p.pack, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: p.caps.has("push-options"),
+		updates: updates, pack: p.pack, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: len(p.options) > 0,
 		say: func(text string) { p.band.Say("%s", text) },
 	})
 	if errors.Is(err, errUnsettled) {

@@ -99,10 +99,7 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	case proposal.Leak:
 		return c.release(ctx, b, card.Plan, p, note, g)
 	}
-	if err := mayVouch(card.Plan, p.URL); err != nil {
-		return err
-	}
-	changes, err := plan(card.Plan, p, g)
+	changes, err := planned(card.Plan, p, note, g)
 	if err != nil {
 		return err
 	}
@@ -118,6 +115,17 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	}
 	fmt.Fprint(c.out, added(changes))
 	return nil
+}
+
+// planned says how the files shall be when a proposal is approved.
+func planned(p pair.Plan, prop proposal.Proposal, note string, g grant) ([]change, error) {
+	if prop.Kind == proposal.GitAllow {
+		return planGitAllow(p, prop, note, g, time.Now())
+	}
+	if err := mayVouch(p, prop.URL); err != nil {
+		return nil, err
+	}
+	return plan(p, prop, g)
 }
 
 // mayVouch refuses a grant that could not take effect: the authority of the

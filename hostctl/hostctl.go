@@ -353,6 +353,14 @@ func (c *controller) show(p open) {
 		if p.State == proposal.Pending {
 			fmt.Fprintf(c.out, "  the request waits for a moment: hostctl approve %s lets this one pass, hostctl deny %s refuses it\n", p.ID, p.ID)
 		}
+	case proposal.GitAllow:
+		fmt.Fprintf(c.out, "  pushed: %s in %q, repository %s\n", p.Rule, p.Place, p.Repo)
+		if p.Why != "" {
+			fmt.Fprintf(c.out, "  says:   %q\n", p.Why)
+		}
+		if p.State == proposal.Pending {
+			fmt.Fprintf(c.out, "  no secret? hostctl approve %s lets this value into this repository   or   hostctl deny %s\n", p.ID, p.ID)
+		}
 	case proposal.Question:
 		fmt.Fprintf(c.out, "  asks:  %q %q\n", p.Question, p.Choices)
 		if p.State == proposal.Pending {

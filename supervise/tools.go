@@ -166,6 +166,10 @@ func result(p proposal.Proposal) *mcp.CallToolResult {
 			a.Next = "that one request has passed; the next one like it is asked about again"
 			break
 		}
+		if p.Kind == proposal.GitAllow {
+			a.Next = "the value is let into that repository: push again"
+			break
+		}
 		a.Next = "the rule is in force: repeat the request"
 	case proposal.Denied:
 		a.Next = "the operator said no: do it another way, and do not ask for the same again"

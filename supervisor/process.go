@@ -63,8 +63,11 @@ func (s *supervisor) equip(daemon string) (g gear, err error) {
 		return g, err
 	}
 	_ = give(end, nil)
-	if daemon == bundle.Pipelock {
+	switch daemon {
+	case bundle.Pipelock:
 		g.link.Takes(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
+	case bundle.GitGate:
+		g.link.Takes(s.askToAllow, func(f func()) { s.readers.Go(f) })
 	}
 	purse, err := s.secrets.Share(func(name string) bool { return gets(daemon, name) })
 	if purse != nil {

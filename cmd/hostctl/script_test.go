@@ -5,8 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"airlock/internal/lab"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -17,6 +19,18 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// gitssh starts an ssh server on the bare repositories in the folder of the script. In the file that it is given it puts its own URL and host key
+// for UPSTREAM and HOSTKEY; the client's key is written to "key".
+func gitssh(ts *testscript.TestScript, _ bool, args []string) {
+	server, err := lab.NewGitSSH(ts.MkAbs("."))
+	ts.Check(err)
+	ts.Defer(func() { server.Close() })
+	ts.Check(os.WriteFile(ts.MkAbs("key"), server.Identity(), 0o600))
+	text := strings.NewReplacer("UPSTREAM", server.URL("git.example.com", "app"), "HOSTKEY", server.HostKey()).Replace(ts.ReadFile(args[0]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	ts.Setenv("UPSTREAM", server.URL("git.example.com", "app"))
 }
 
 // TestScripts speaks with the binary as people do, on the local backend.
@@ -35,7 +49,8 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:  "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"gitssh": gitssh},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(filepath.Dir(env.WorkDir), filepath.Base(env.WorkDir)+"-state"))
 			env.Setenv("PATH", fmt.Sprintf("%s:%s", bin, env.Getenv("PATH")))

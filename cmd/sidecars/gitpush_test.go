@@ -14,6 +14,7 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/lab"
+	"airlock/internal/proposal"
 )
 
 // pusher is an agent's working copy behind a bundle's git-gate.
@@ -117,5 +118,71 @@ func TestPushOfTheBundlesCredentials(t *testing.T) {
 	work := p.clone("app")
 	if out, err := p.push(work, "conf.txt", "nothing of the kind\n"); err != nil {
 		t.Errorf("an ordinary push: %v, %s", err, out)
+	}
+}
+
+// TestGitAllow: a false alarm goes to the operator, by a digest; a grant lets that value into that repository, and nothing else.
+func TestGitAllow(t *testing.T) {
+	b := prepare(t, nil)
+	p := b.withApps("", "app", "lib")
+	b.run()
+	k, other := varied(), varied()
+	work := p.clone("app")
+	out, err := p.push(work, "conf.txt", "a\nkey "+k+"\n")
+	if err == nil || strings.Contains(out, k) {
+		t.Fatalf("%v, %s", err, out)
+	}
+	q := b.pending()
+	if q.Kind != proposal.GitAllow || q.Repo != "app" || q.Rule == "" || len(q.Digest) != 64 || !strings.HasPrefix(q.Place, "conf.txt:2, object ") || q.Daemon != bundle.GitGate {
+		t.Errorf("%+v", q)
+	}
+	if !strings.Contains(out, q.ID) || strings.Contains(fmt.Sprintf("%+v", q), k) {
+		t.Errorf("%s\n%+v", out, q)
+	}
+	// The same again, in another place and with a reason: the same question.
+	again := p.clone("app")
+	must(t, os.WriteFile(again+"/other.txt", []byte("x = "+k), 0o600))
+	p.git(again, "add", "-A")
+	p.git(again, "commit", "-q", "-m", "change")
+	if out, err := p.try(again, "push", "-o", "airlock-reason=it is a test vector", "origin", "HEAD:refs/heads/again"); err == nil || !strings.Contains(out, q.ID) {
+		t.Errorf("%v, %s", err, out)
+	}
+	if all := b.proposals(); len(all) != 1 {
+		t.Errorf("%+v", all)
+	}
+	// A yes without a change of the file changes nothing.
+	if out, err := p.try(work, "push", "origin", "HEAD"); err == nil {
+		t.Errorf("it went through: %s", out)
+	}
+	text, err := os.ReadFile(b.dirs.File(bundle.GitGate))
+	must(t, err)
+	grant := fmt.Sprintf("scan:\n  config: \"\"\n  allow:\n    - {repo: app, rule: %s, digest: %s, reason: a test vector}\n", q.Rule, q.Digest)
+	b.write("git-gate.yaml", string(text)+grant)
+	must(t, b.ctl.Do(t.Context(), "POST", "/restart", url.Values{"daemon": {bundle.GitGate}}, nil, nil))
+	b.decide(q.ID, proposal.Approved)
+	p.git(work, "remote", "set-url", "origin", p.remote("app"))
+	p.git(work, "push", "origin", "HEAD")
+	p.git(again, "remote", "set-url", "origin", p.remote("app"))
+	p.git(again, "push", "-o", "airlock-reason=it is a test vector", "origin", "HEAD:refs/heads/again")
+	if out, err := p.push(work, "more.txt", "key "+other); err == nil {
+		t.Errorf("another value went through: %s", out)
+	}
+	lib := p.clone("lib")
+	if out, err := p.push(lib, "conf.txt", "a\nkey "+k+"\n"); err == nil {
+		t.Errorf("it went into another repository: %s", out)
+	}
+	for _, q := range b.proposals() {
+		if q.State == proposal.Pending {
+			b.decide(q.ID, proposal.Denied)
+		}
+	}
+	if out, err := p.try(lib, "push", "origin", "HEAD"); err == nil || !strings.Contains(out, "the operator has said no") {
+		t.Errorf("%v, %s", err, out)
+	}
+	if all := b.proposals(); len(all) != 3 {
+		t.Errorf("%+v", all)
+	}
+	if kept := b.audits(); strings.Contains(kept, k) || strings.Contains(kept, other) {
+		t.Error("the audit holds a value")
 	}
 }

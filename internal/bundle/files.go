@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"airlock/internal/config"
 	"airlock/internal/hostkey"
@@ -236,10 +237,37 @@ type GitLimits struct {
 	Refs        int          `yaml:"refs,omitempty"`         // 1000
 }
 
-// GitScan names the rules of the scan.
+// GitScan names the rules of the scan, and what they find in vain.
 type GitScan struct {
-	Config string `yaml:"config"` // a gitleaks TOML of the operator's; empty: the built-in rules
+	Config string       `yaml:"config"`          // a gitleaks TOML of the operator's; empty: the built-in rules
+	Allow  []GitAllowed `yaml:"allow,omitempty"` // values that an operator has looked at and that are no secrets
 }
+
+// GitAllowed is one value in one repository. hostctl approve writes it: the
+// digest is git-gate's own, and means nothing to anybody else.
+type GitAllowed struct {
+	Repo    string    `yaml:"repo"`
+	Rule    string    `yaml:"rule"`
+	Digest  string    `yaml:"digest"` // HMAC-SHA256 in hexadecimal digits
+	Reason  string    `yaml:"reason,omitempty"`
+	Expires time.Time `yaml:"expires,omitempty"` // zero: never
+}
+
+func (a GitAllowed) validate(at string, repos map[string]Repo) error {
+	var errs []error
+	if _, ok := repos[a.Repo]; !ok {
+		errs = append(errs, config.At(at+".repo", "%q is none of the repositories here", a.Repo))
+	}
+	if a.Rule == "" || slotName.MatchString(a.Rule) {
+		errs = append(errs, config.At(at+".rule", "%q: the name of a rule like github-pat was wanted; a credential of the bundle is never let through", a.Rule))
+	}
+	if !allowDigest.MatchString(a.Digest) {
+		errs = append(errs, config.At(at+".digest", "64 hexadecimal digits were wanted, as a proposal of git-gate's has them"))
+	}
+	return errors.Join(errs...)
+}
+
+var allowDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 var repoName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 
@@ -265,6 +293,9 @@ func (f GitGateFile) Validate() error {
 	}
 	if f.Limits.Refs < 0 {
 		errs = append(errs, config.At("limits.refs", "a number above zero was wanted"))
+	}
+	for i, a := range f.Scan.Allow {
+		errs = append(errs, a.validate(fmt.Sprintf("scan.allow[%d]", i), f.Repos))
 	}
 	return errors.Join(errs...)
 }

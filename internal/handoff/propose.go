@@ -61,7 +61,8 @@ func Propose(ctx context.Context, question any) (*Proposed, error) {
 	return l.propose(ctx, question)
 }
 
-func (l *link) propose(ctx context.Context, question any) (*Proposed, error) {
+// ask sends a question.
+func (l *link) ask(question any) (*Proposed, error) {
 	text, err := json.Marshal(question)
 	if err != nil {
 		return nil, fmt.Errorf("asking over the link: %w", err)
@@ -79,6 +80,14 @@ func (l *link) propose(ctx context.Context, question any) (*Proposed, error) {
 		p.forget()
 		return nil, fmt.Errorf("asking the supervisor: %w", err)
 	}
+	return p, nil
+}
+
+func (l *link) propose(ctx context.Context, question any) (*Proposed, error) {
+	p, err := l.ask(question)
+	if err != nil {
+		return nil, err
+	}
 	select {
 	case p.ID = <-p.id:
 		return p, nil
@@ -91,6 +100,35 @@ func (l *link) propose(ctx context.Context, question any) (*Proposed, error) {
 	case <-ctx.Done():
 		p.Withdraw("the client has left")
 		return nil, ctx.Err()
+	}
+}
+
+// Submit leaves a proposal with the supervisor, for a person who may answer at any time, and returns its id. Nobody waits for the answer:
+// it comes as a change of the policy.
+func Submit(ctx context.Context, question any) (id string, err error) {
+	l := ownLink()
+	if l == nil || l.socket == nil {
+		return "", ErrNobody
+	}
+	return l.submit(ctx, question)
+}
+
+func (l *link) submit(ctx context.Context, question any) (id string, err error) {
+	p, err := l.ask(question)
+	if err != nil {
+		return "", err
+	}
+	defer p.forget()
+	select {
+	case d := <-p.decided:
+		if d.Error != "" {
+			return "", errors.New(d.Error)
+		}
+		return d.Answer, nil
+	case <-l.gone:
+		return "", errHungUp
+	case <-ctx.Done():
+		return "", ctx.Err()
 	}
 }
 

@@ -29,6 +29,8 @@ const (
 	Question = "question" // a text, perhaps choices
 	Fault    = "fault"    // a daemon that stays down: the supervisor asks, not the agent
 	Leak     = "leak"     // one request in which a secret was found and which waits: pipelock asks
+	// GitAllow is a value in a push that looks like a secret and may be none: git-gate asks whether to let it in from now on.
+	GitAllow = "git-allow"
 )
 
 // States of a proposal.
@@ -57,6 +59,11 @@ type Proposal struct {
 	Question string    `json:"question,omitempty"`
 	Choices  []string  `json:"choices,omitempty"`
 	Daemon   string    `json:"daemon,omitempty"`
+	// Of git-allow: the repository, and the value by the rule that found it and a digest that only git-gate can make.
+	Repo   string `json:"repo,omitempty"`
+	Rule   string `json:"rule,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	Place  string `json:"place,omitempty"` // where it stood: file and line, object
 
 	State    string    `json:"state"`
 	Answer   string    `json:"answer,omitempty"` // the operator's words
@@ -66,7 +73,8 @@ type Proposal struct {
 // same tells whether two proposals ask for the same. Two requests are never
 // the same: who lets one pass has not seen the other.
 func (p Proposal) same(q Proposal) bool {
-	return p.Kind != Leak && p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question && p.Daemon == q.Daemon
+	return p.Kind != Leak && p.Kind == q.Kind && p.URL == q.URL && slices.Equal(p.Methods, q.Methods) && p.Question == q.Question && p.Daemon == q.Daemon &&
+		p.Repo == q.Repo && p.Rule == q.Rule && p.Digest == q.Digest
 }
 
 // Store is a folder of proposals.
@@ -86,6 +94,17 @@ const lockWithin = 5 * time.Second
 var idForm = regexp.MustCompile(`^p-[a-z2-7]{8}$`)
 
 func (s *Store) file(id string) string { return filepath.Join(s.dir, id+".json") }
+
+// Refused returns the proposal for the same that a person has denied last, if there is one.
+func (s *Store) Refused(p Proposal) (Proposal, bool, error) {
+	all, err := s.List()
+	for _, q := range slices.Backward(all) {
+		if p.same(q) && q.State != Pending {
+			return q, q.State == Denied, err
+		}
+	}
+	return Proposal{}, false, err
+}
 
 // Create keeps a new proposal, or returns the open one that asks for the same.
 // At most limit may be open.
