@@ -101,17 +101,19 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	if err != nil {
 		return nil, err
 	}
-	runs := runsOf(text, isB64, minRun)
+	s.survey = newSurvey(text)
+	runs := s.survey.runs(ofB64, minRun)
 	views := made(s, runs)
+	packed, err := r.packed(s, runs, archives)
+	s.survey.release()
+	if err != nil {
+		return nil, err
+	}
 	if depth == 0 {
 		r.nested = r.nested || slices.ContainsFunc(views, encoded)
 		views = nil
 	}
 	found, err := r.into(views, len(text), depth, archives, how)
-	if err != nil {
-		return nil, err
-	}
-	packed, err := r.packed(s, runs, archives)
 	return append(append(spans, found...), packed...), err
 }
 
@@ -137,7 +139,7 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 			next = joined
 		}
 		before := r.open
-		found, err := r.look(sight{v.text, v}, depth-1, archives, next)
+		found, err := r.look(sight{text: v.text, is: v}, depth-1, archives, next)
 		if err != nil {
 			return nil, err
 		}
@@ -301,6 +303,8 @@ func (r *run) reach(i int, how manner) *reach {
 
 // stretch is a part of a text.
 type stretch struct{ start, end int }
+
+func (s stretch) size() int { return s.end - s.start }
 
 // join adds a stretch, in one with those that it touches. Keywords come nearly in order of their starts.
 func join(all []stretch, next stretch) []stretch {

@@ -70,7 +70,7 @@ func TestUndo(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			for _, v := range made(sight{text: c.text}, runsOf(c.text, isB64, minRun)) {
+			for _, v := range made(surveyed(c.text)) {
 				got = append(got, v.text)
 			}
 			found := slices.ContainsFunc(got, func(text string) bool { return strings.Contains(text, c.want) })
@@ -93,4 +93,10 @@ func TestFloodsOfKeywords(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// surveyed is a text and its runs, as look has them.
+func surveyed(text string) (sight, []stretch) {
+	s := sight{text: text, survey: newSurvey(text)}
+	return s, s.survey.runs(ofB64, minRun)
 }

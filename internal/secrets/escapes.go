@@ -14,15 +14,32 @@ import (
 // (quoted-printable), +AEE- (UTF-7).
 func unescape(s sight) []view {
 	var edits []edit
-	for _, kind := range []struct {
-		sign string
-		undo func(s string) (value string, length int)
-	}{{"%", percentEscape}, {`\`, backslash}, {"&", entity}, {"U+", codePoint}, {"=", quotedPrintable}, {"+A", utf7}} {
-		edits = undoAll(edits, s.text, kind.sign, kind.undo)
+	text, soft := s.text, false
+	for at := s.survey.next(ofSign, 0); at < len(text); at = s.survey.next(ofSign, at) {
+		value, n := "", 0
+		switch rest := text[at:]; rest[0] {
+		case '%':
+			value, n = percentEscape(rest)
+		case '\\':
+			value, n = backslash(rest)
+		case '&':
+			value, n = entity(rest)
+		case 'U':
+			value, n = codePoint(rest)
+		case '+':
+			value, n = utf7(rest)
+		case '=':
+			value, n = quotedPrintable(rest)
+			soft = soft || softly(rest)
+		}
+		if n > 0 {
+			edits = append(edits, edit{at, at + n, value})
+		}
+		at += max(n, 1)
 	}
-	edits = append(edits, unquoted(s.text)...)
-	if strings.Contains(s.text, "=\n") || strings.Contains(s.text, "=\r\n") {
-		edits = undoAll(edits, s.text, "=", softBreak)
+	edits = append(edits, unquoted(s)...)
+	if soft {
+		edits = append(edits, softBreaks(s)...)
 	}
 	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	return s.weave(edits, false)
@@ -30,11 +47,12 @@ func unescape(s sight) []view {
 
 // unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
 // these, and is left as it is.
-func unquoted(text string) (edits []edit) {
+func unquoted(s sight) (edits []edit) {
+	text := s.text
 	if !strings.Contains(text, `\"`) && !strings.Contains(text, `\\`) {
 		return nil
 	}
-	for _, p := range quoted(text, `"`) {
+	for _, p := range s.quoted(`"`) {
 		part := text[p.from:p.to]
 		if len(part) < min85 || len(part) > maxQuoted || strings.IndexByte(part, '\\') < 0 || strings.IndexByte(part, ' ') >= 0 {
 			continue
@@ -49,22 +67,6 @@ func unquoted(text string) (edits []edit) {
 
 // maxQuoted is the longest string without a space that is taken for something encoded, in bytes.
 const maxQuoted = 16 << 10
-
-// undoAll adds what undo makes of each place where sign stands.
-func undoAll(edits []edit, text, sign string, undo func(string) (string, int)) []edit {
-	for at := 0; ; {
-		i := strings.Index(text[at:], sign)
-		if i < 0 {
-			return edits
-		}
-		at += i
-		value, n := undo(text[at:])
-		if n > 0 {
-			edits = append(edits, edit{at, at + n, value})
-		}
-		at += max(n, 1)
-	}
-}
 
 // hexRune reads digits of a number.
 func hexRune(s string, digits int) (r rune, ok bool) {
@@ -160,6 +162,9 @@ func octal(s string) (string, int) {
 const maxEntity = 33
 
 func entity(s string) (string, int) {
+	if len(s) > 1 && s[1] != '#' && kindOf(s[1]) == 0 {
+		return "", 0
+	}
 	end := strings.IndexByte(s[:min(len(s), maxEntity)], ';')
 	if end < 3 {
 		if len(s) < 4 || s[1] != '#' { // a number need not end in a semicolon
@@ -178,6 +183,9 @@ func entity(s string) (string, int) {
 }
 
 func codePoint(s string) (string, int) {
+	if len(s) < 2 || s[1] != '+' {
+		return "", 0
+	}
 	r, ok := hexRune(s[2:], 4)
 	if !ok {
 		return "", 0
@@ -210,16 +218,30 @@ func quotedPrintable(s string) (string, int) {
 	return string(value), n
 }
 
-// softBreak reads what else there is of quoted-printable in a text that has its line breaks (RFC 2045 §6.7, rule 5).
+// softly tells whether a line is broken at an equals sign.
+func softly(s string) bool { return strings.HasPrefix(s, "=\n") || strings.HasPrefix(s, "=\r\n") }
+
+// softBreaks are what else there is of quoted-printable in a text that has its line breaks (RFC 2045 §6.7, rule 5).
+func softBreaks(s sight) (edits []edit) {
+	for at := s.survey.next(ofSign, 0); at < len(s.text); at = s.survey.next(ofSign, at) {
+		value, n := "", 0
+		if s.text[at] == '=' {
+			value, n = softBreak(s.text[at:])
+		}
+		if n > 0 {
+			edits = append(edits, edit{at, at + n, value})
+		}
+		at += max(n, 1)
+	}
+	return edits
+}
+
 func softBreak(s string) (string, int) {
 	if _, n := quotedPrintable(s); n > 0 {
 		return "", 0 // that has been read
 	}
-	if strings.HasPrefix(s, "=\n") {
-		return "", 2
-	}
-	if strings.HasPrefix(s, "=\r\n") {
-		return "", 3
+	if softly(s) {
+		return "", strings.IndexByte(s, '\n') + 1
 	}
 	if r, ok := hexRune(s[1:], 2); ok {
 		return string([]byte{byte(r)}), 3
@@ -229,6 +251,9 @@ func softBreak(s string) (string, int) {
 
 // utf7 reads a row of UTF-16 in base64 (RFC 2152), as far as it is ASCII.
 func utf7(s string) (string, int) {
+	if len(s) < 2 || s[1] != 'A' {
+		return "", 0
+	}
 	end := 1
 	for end < len(s) && class[s[end]]&isB64 != 0 && s[end] != '-' && s[end] != '_' && s[end] != '+' {
 		end++

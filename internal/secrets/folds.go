@@ -86,75 +86,56 @@ func drawn(c rune) (string, bool) {
 	return plain, plain != "" && strings.TrimSpace(plain) != ""
 }
 
-// minPeriods is how often a separator must come back at the same distance, and maxPeriod the longest distance, in bytes.
+// A separator comes back at the same distance at least minPeriods times, over at least minPeriodic bytes; maxPeriod is the longest distance.
 const (
-	minPeriods = 4
-	maxPeriod  = 12
-	// maxTried is how many separators are tried at one place. Of something periodic, all but one or two of a group's bytes come back.
-	maxTried = 3
+	minPeriods  = 4
+	minPeriodic = 20
+	maxPeriod   = 12
 )
 
 // unspace takes out what stands between single characters, or small groups of them, at equal distances.
 func unspace(s sight) []view {
-	text := s.text
-	const step = 2 * maxPeriod
 	var edits []edit
-	for at, done := 0, 0; at < len(text); at += step {
-		e, ok := unspaceAt(text, at, done)
-		if ok {
-			edits = append(edits, e)
-		}
-		if e.to > 0 {
-			done = e.to
-			at = max(at, done-step)
+	done := 0
+	for i := range len(s.text)/64 + 1 {
+		for period, places := range s.survey.periods(i) {
+			for places &^= below(done - i<<6); places != 0; places &= places - 1 {
+				e, ok := periodic(s.text, i<<6+bits.TrailingZeros64(places), period, done)
+				if ok {
+					edits = append(edits, e)
+					done = e.to
+					break
+				}
+			}
 		}
 	}
 	return s.weave(edits, true)
 }
 
-// unspaceAt tries the first separators that stand behind a place. It is not ok when nothing comes of it.
-func unspaceAt(text string, at, least int) (e edit, ok bool) {
-	seps := 0 // one bit each
-	for i := range min(maxPeriod, len(text)-at) {
-		seps |= int(separator[text[at+i]]) << i
-	}
-	for tried := 0; seps != 0 && tried < maxTried; tried++ {
-		sep := at + bits.TrailingZeros(uint(seps))
-		seps &= seps - 1
-		if e, ok = recurring(text, sep, least); e.to > 0 {
-			return e, ok
+// periods has, for each distance, the bytes of a word from which on separators may come back often enough, with something else in between.
+func (s *survey) periods(i int) (all [maxPeriod + 1]uint64) {
+	low, high := s.letters(i), s.letters(i+1)
+	within := uint64(0)
+	for p := 2; p <= maxPeriod; p++ {
+		within |= low>>(p-1) | high<<(65-p)
+		if places := recur(^low, ^high, p, needed[p]) & within; places != 0 {
+			all[p] = places
 		}
 	}
-	return edit{}, false
+	return all
 }
 
-// recurring finds the distance at which the byte at sep comes back. It is not ok when nothing comes of it.
-func recurring(text string, sep, least int) (e edit, ok bool) {
-	period := nextSame(text, sep)
-	if period == 0 {
-		return e, false
+// needed is how many separators at a distance there must be.
+var needed = func() (n [maxPeriod + 1]int) {
+	for p := 2; p <= maxPeriod; p++ {
+		n[p] = 1 + max(minPeriods, (minPeriodic+p-1)/p)
 	}
-	c := text[sep]
-	if sep+2*period < len(text) && text[sep+2*period] == c || sep-period >= least && text[sep-period] == c {
-		return periodic(text, sep, period, least)
-	}
-	return e, false
-}
+	return n
+}()
 
-// nextSame is after how many bytes, two at least, the byte at a place comes back; 0: not within a period. It looks at eight at a time.
-func nextSame(text string, at int) int {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	if at+maxPeriod < len(text) {
-		same := ones * uint64(text[at])
-		for _, from := range [...]int{2, maxPeriod - 7} {
-			x := word(text[at+from:at+from+8]) ^ same
-			if zero := (x - ones) &^ x & tops; zero != 0 {
-				return from + bits.TrailingZeros64(zero)/8
-			}
-		}
-		return 0
-	}
-	return 1 + max(-1, strings.IndexByte(text[at+1:], text[at]))
+// letters has the letters and digits of a word.
+func (s *survey) letters(i int) uint64 {
+	return s.lanes[ofLower][i] | s.lanes[ofUpper][i] | s.lanes[ofDigit][i]
 }
 
 // separates tells whether a byte is none that tokens are mostly made of.
@@ -178,12 +159,8 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	for from-period >= least && text[from-period] == text[sep] {
 		from -= period
 	}
-	if (to-from)/period < minPeriods {
+	if (to-from)/period < minPeriods || to-from < minPeriodic {
 		return e, false
-	}
-	middle := from + (to-from)/period/2*period
-	if shorter := nextSame(text, middle); shorter > 1 && shorter < period && period%shorter == 0 { // by chance, it stands before that, too
-		return periodic(text, middle, shorter, least)
 	}
 	var always [maxPeriod]bool // what separates, by its place in the period
 	letters := false

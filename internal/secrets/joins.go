@@ -18,7 +18,7 @@ func rejoin(s sight) (views []view) {
 	if s.is != nil && s.is.loose {
 		return nil
 	}
-	for _, pieces := range [][]piece{quoted(s.text, `"`), quoted(s.text, `\"`), quoted(s.text, "'"), quoted(s.text, "`"), pairs(s.text)} {
+	for _, pieces := range [][]piece{s.quoted(`"`), s.quoted(`\"`), s.quoted("'"), s.quoted("`"), s.pairs()} {
 		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.fresh(p.from, p.to) }) {
 			continue
 		}
@@ -40,15 +40,12 @@ type piece struct {
 const asKey = "\x00"
 
 // quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and of most languages.
-func quoted(text, quote string) (all []piece) {
-	first := strings.Index(text, quote)
-	if first < 0 {
-		return nil
-	}
-	key := ""
-	for at := first + len(quote); ; {
-		end := closing(text, quote, at)
-		if end < 0 {
+func (s sight) quoted(quote string) (all []piece) {
+	text, key := s.text, ""
+	for at := s.quote(quote, 0); at < len(text); {
+		at += len(quote)
+		end := s.closing(quote, at)
+		if end == len(text) {
 			return all
 		}
 		p := piece{at, end, key}
@@ -60,33 +57,40 @@ func quoted(text, quote string) (all []piece) {
 			key, p.key = text[at:end], asKey
 		}
 		all = append(all, p)
-		i := strings.Index(text[end+len(quote):], quote)
-		if i < 0 {
-			return all
+		at = s.quote(quote, end+len(quote))
+	}
+	return all
+}
+
+// quote is where the next quote of a kind begins, or the length of the text.
+func (s sight) quote(quote string, at int) int {
+	mark := quote[len(quote)-1]
+	for from := at + len(quote) - 1; ; from++ {
+		if from >= len(s.text) {
+			return len(s.text)
 		}
-		at = end + len(quote) + i + len(quote)
+		if from = s.survey.next(ofQuote, from); from == len(s.text) {
+			return from
+		}
+		if s.text[from] == mark && (len(quote) == 1 || s.text[from-1] == quote[0]) {
+			return from - len(quote) + 1
+		}
 	}
 }
 
-// closing is where the quote is that ends the string that begins at.
-func closing(text, quote string, at int) int {
-	for from := at; ; {
-		i := strings.Index(text[from:], quote)
-		if i < 0 {
-			return -1
+// closing is where the quote is that ends the string that begins at, or the length of the text.
+func (s sight) closing(quote string, at int) int {
+	for end := s.quote(quote, at); ; end = s.quote(quote, end+1) {
+		if end == len(s.text) || quote == `\"` {
+			return end
 		}
-		if quote == `\"` {
-			return from + i
-		}
-		end := from + i
 		back := 0
-		for end-back > at && text[end-back-1] == '\\' {
+		for end-back > at && s.text[end-back-1] == '\\' {
 			back++
 		}
 		if back%2 == 0 {
 			return end
 		}
-		from = end + 1
 	}
 }
 
@@ -94,15 +98,15 @@ func closing(text, quote string, at int) int {
 const maxName = 64
 
 // pairs lists the values of a query or a form, or of cookies. Other text may stand before the first and behind the last.
-func pairs(text string) (all []piece) {
-	sep := byte('&')
+func (s sight) pairs() (all []piece) {
+	text, sep := s.text, byte('&')
 	if strings.IndexByte(text, sep) < 0 {
 		sep = ';'
 	}
 	for at := 0; at < len(text); {
-		end := len(text)
-		if i := strings.IndexByte(text[at:], sep); i >= 0 {
-			end = at + i
+		end := s.survey.next(ofParam, at)
+		for end < len(text) && text[end] != sep {
+			end = s.survey.next(ofParam, end+1)
 		}
 		if from, name := parameter(text[at:end], at == 0); name != "" {
 			all = append(all, piece{at + from, end, name})
@@ -221,42 +225,41 @@ const (
 // behind the last, if the lines are base64 or the like.
 func unfold(s sight) (views []view) {
 	for _, sep := range []string{"\n", `\n`} {
-		views = append(views, s.weave(unfolded(s.text, sep), false)...)
+		views = append(views, s.weave(s.unfolded(sep), false)...)
 	}
 	return views
 }
 
-func unfolded(text, sep string) (edits []edit) {
+func (s sight) unfolded(sep string) (edits []edit) {
+	text := s.text
+	if s.lineEnd(sep, 0) == len(text) {
+		return nil
+	}
 	var before stretch // what the line before ends with, if that may go on
 	whole := false     // that is all of the line
 	for from := 0; from <= len(text); {
-		end := len(text)
-		if i := strings.Index(text[from:], sep); i >= 0 {
-			end = from + i
-		} else if from == 0 {
-			return nil
-		}
+		end := s.lineEnd(sep, from)
 		line := trimmed(text, from, end)
 		head := line
-		if !solid(text, line) {
+		if !s.solid(line) {
 			head.end = line.start
-			for n := before.end - before.start; n > 0 && head.end < line.end && head.end-head.start <= n && class[text[head.end]]&isB64 != 0; {
+			for n := before.size(); n > 0 && head.end < line.end && head.size() <= n && class[text[head.end]]&isB64 != 0; {
 				head.end++
 			}
 		}
-		n := before.end - before.start
-		joined := n >= minLine && head.end > head.start && head.end-head.start <= n &&
+		n := before.size()
+		joined := n >= minLine && head.size() > 0 && head.size() <= n &&
 			(n >= minRun || head == line && (whole || class[text[head.start]]&isB64 != 0))
 		if joined {
 			edits = append(edits, edit{from: before.end, to: head.start})
 		}
 		switch {
-		case head == line && joined && line.end-line.start < n: // the last one
+		case head == line && joined && line.size() < n: // the last one
 			before = stretch{}
-		case head == line && wrapped(text[line.start:line.end]):
+		case head == line && line.size() > 0 && s.wrapped(line):
 			before = line
 		default:
-			before = tailRun(text, line)
+			before = s.tailRun(line)
 		}
 		whole = before == line
 		from = end + len(sep)
@@ -264,16 +267,23 @@ func unfolded(text, sep string) (edits []edit) {
 	return edits
 }
 
-// wrapped tells whether a line may be one of several that were one: encoded, and no code.
-func wrapped(line string) bool {
-	if len(line) < minHex {
-		for i := range len(line) {
-			if class[line[i]]&isB64 == 0 {
-				return false
-			}
-		}
+// lineEnd is where the next line ends, or the length of the text.
+func (s sight) lineEnd(sep string, at int) int {
+	if at >= len(s.text) {
+		return len(s.text)
 	}
-	return !wordy(line, 25)
+	if len(sep) == 1 {
+		return s.survey.next(ofLine, at)
+	}
+	for at = s.survey.next(ofSign, at); at < len(s.text) && !strings.HasPrefix(s.text[at:], sep); {
+		at = s.survey.next(ofSign, at+1)
+	}
+	return at
+}
+
+// wrapped tells whether a line may be one of several that were one: encoded, and no code.
+func (s sight) wrapped(line stretch) bool {
+	return (line.size() >= minHex || s.survey.end(ofB64, line.start) >= line.end) && !s.survey.wordy(line, 25)
 }
 
 // trimmed is a line without what indents it and ends it.
@@ -291,27 +301,18 @@ func trimmed(text string, from, end int) stretch {
 }
 
 // solid tells whether a line is one run.
-func solid(text string, line stretch) bool {
-	n := line.end - line.start
-	if n == 0 || n > maxLine || strings.IndexByte(text[line.start:line.end], ' ') >= 0 {
-		return false
-	}
-	for i := line.start; i < line.end; i++ {
-		if class[text[i]]&isGraph == 0 || text[i] == '"' || text[i] == '\'' || text[i] == '`' {
-			return false
-		}
-	}
-	return true
+func (s sight) solid(line stretch) bool {
+	return line.size() > 0 && line.size() <= maxLine && s.survey.end(ofSolid, line.start) >= line.end
 }
 
 // tailRun is the run of base64 with which a line ends, if it is no word.
-func tailRun(text string, line stretch) stretch {
+func (s sight) tailRun(line stretch) stretch {
 	at := line.end
-	for at > max(line.start, line.end-maxLine) && class[text[at-1]]&isB64 != 0 {
+	for at > max(line.start, line.end-maxLine) && class[s.text[at-1]]&isB64 != 0 {
 		at--
 	}
-	if line.end-at < minLine || wordy(text[at:line.end], 25) {
-		return stretch{}
+	if run := (stretch{at, line.end}); run.size() >= minLine && !s.survey.wordy(run, 25) {
+		return run
 	}
-	return stretch{at, line.end}
+	return stretch{}
 }

@@ -20,7 +20,7 @@ func (s *Scanner) Pieces(ctx context.Context, pieces [][]byte) ([]Finding, error
 	}
 	v.text = string(all)
 	return s.run(ctx, "", all, func(r *run) ([]span, error) {
-		spans, err := r.look(sight{v.text, &v}, decodeDepth, s.opts.ArchiveDepth, joined)
+		spans, err := r.look(sight{text: v.text, is: &v}, decodeDepth, s.opts.ArchiveDepth, joined)
 		return slices.DeleteFunc(spans, func(s span) bool { return !v.fresh(s) }), err
 	})
 }

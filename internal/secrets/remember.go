@@ -109,15 +109,17 @@ type seen struct {
 
 // rest looks at a text of which some blocks are known.
 func (r *run) rest(text string, blocks []seen, archives int) ([]span, error) {
-	whole := sight{text: text}
+	whole := sight{text: text, survey: newSurvey(text)}
+	runs := whole.survey.runs(ofB64, minRun)
 	spans, err := r.into(rejoin(whole), len(text), decodeDepth, archives, asWritten)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := r.packed(whole, runsOf(text, isB64, minRun), archives)
+	packed, err := r.packed(whole, runs, archives)
 	if err != nil {
 		return nil, err
 	}
+	whole.survey.release()
 	spans = append(spans, packed...)
 	for i := 0; i < len(blocks); i++ {
 		if blocks[i].known {

@@ -1,6 +1,8 @@
 package secrets
 
-import "strings"
+import (
+	"strings"
+)
 
 const (
 	// minRun is the shortest run of base64 that is tried, minHex that of hex and base32, and minText how many printable characters in a row make
@@ -99,29 +101,28 @@ func inside(text string, runs []stretch, of uint16, n int) (all []stretch) {
 func unwrap(s sight, runs []stretch) (views []view) {
 	text := s.text
 	add := func(edits []edit) { views = append(views, s.weave(edits, false)...) }
-	mixed := varied(text, runs, 25)
+	mixed := s.survey.varied(runs, 25)
+	plain := sift(mixed, s.survey.decodes)
 	for shift := range 4 {
-		add(decodeRuns(text, mixed, &base64Code, shift))
+		add(decodeRuns(text, plain, &base64Code, shift))
 	}
-	add(backwards(text, mixed))
-	long := inside(text, runs, isHex, minHex)
-	for shift := range 2 {
-		add(decodeRuns(text, long, &hexCode, shift))
+	add(backwards(text, sift(mixed, func(r stretch) bool { return r.size() >= minHex && r.size() <= maxTurned })))
+	long := sift(runs, func(r stretch) bool { return r.size() >= minHex })
+	for shift, runs := 0, inside(text, long, isHex, minHex); shift < 2; shift++ {
+		add(decodeRuns(text, runs, &hexCode, shift))
 	}
 	for _, of := range []uint16{isUpper32, isLower32} {
-		long := inside(text, runs, of, minHex)
-		for shift := range 8 {
-			add(decodeRuns(text, long, &base32Code, shift))
+		for shift, runs := 0, inside(text, long, of, minHex); shift < 8; shift++ {
+			add(decodeRuns(text, runs, &base32Code, shift))
 		}
 	}
 	for _, of := range []uint16{isUpper32Hex, isLower32Hex} {
-		long := inside(text, runs, of, minHex)
-		for shift := range 8 {
-			add(decodeRuns(text, long, &base32HexCode, shift))
+		for shift, runs := 0, inside(text, long, of, minHex); shift < 8; shift++ {
+			add(decodeRuns(text, runs, &base32HexCode, shift))
 		}
 	}
-	for _, of := range []uint16{isA85, isB85} {
-		long := varied(text, runsOf(text, of, min85), 40)
+	for _, of := range []lane{ofA85, ofB85} {
+		long := s.survey.varied(s.survey.runs(of, min85), 40)
 		for i := range base85Codes {
 			c := &base85Codes[i]
 			if c.of != of {
@@ -135,12 +136,19 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	return views
 }
 
+// sift leaves the runs that are wanted.
+func sift(runs []stretch, wanted func(stretch) bool) (all []stretch) {
+	for _, r := range runs {
+		if wanted(r) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
 // backwards undoes base64 that was reversed, or of which the letters were turned by 13.
 func backwards(text string, runs []stretch) (edits []edit) {
 	for _, r := range runs {
-		if r.end-r.start < minHex || r.end-r.start > maxTurned {
-			continue
-		}
 		for _, turn := range turns {
 			turned := turn(text[r.start:r.end])
 			for shift := range 4 {
@@ -156,47 +164,10 @@ func backwards(text string, runs []stretch) (edits []edit) {
 // maxTurned is the longest run that is tried backwards, in bytes.
 const maxTurned = 4 << 10
 
-// varied leaves out the runs that are words: mostly in lower case, and fewer than so many percent of the bytes are of another kind than the one
-// before. In what was encoded more are.
-func varied(text string, runs []stretch, n int) (all []stretch) {
-	for _, r := range runs {
-		if r.end-r.start > maxVaried || !wordy(text[r.start:r.end], n) {
-			all = append(all, r)
-		}
-	}
-	return all
-}
-
-// wordy tells whether a run is made of words: see varied.
-func wordy(run string, percent int) bool {
-	changes, lower := 0, 0
-	for i := 1; i < len(run); i++ {
-		changes += int(change[kinds[run[i]]|kinds[run[i-1]]<<2])
-		lower += int(lowers[kinds[run[i]]])
-	}
-	return changes*100 < percent*len(run) && lower*2 >= len(run)
-}
-
-// maxVaried is the longest run that may be words, in bytes.
-const maxVaried = 96
-
 // kinds are 0 for what separates, 1 for lower case, 2 for upper case, 3 for digits.
 var kinds = func() (t [256]byte) {
 	for c := range 256 {
 		t[c] = byte(strings.IndexByte("\x00lud", kindOf(byte(c))))
-	}
-	return t
-}()
-
-// lowers counts the kind of lower case.
-var lowers = [4]byte{1: 1}
-
-// change tells of two kinds, in two bits each, whether they differ.
-var change = func() (t [16]byte) {
-	for i := range t {
-		if i&3 != i>>2 {
-			t[i] = 1
-		}
 	}
 	return t
 }()
@@ -232,7 +203,7 @@ type code struct {
 	// first is 1 for what may be the first character of a group of text.
 	first [256]byte
 	tail  string // what may follow as padding
-	of    uint16 // the class of its characters, where there are several such codes
+	of    lane   // the class of its characters, where there are several such codes
 }
 
 const bad = 255
@@ -290,16 +261,16 @@ var (
 		return bad
 	})
 	base85Codes = []code{
-		base85(isA85, "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu"),
-		base85(isB85, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"), // RFC 1924, Python's b85
-		base85(isB85, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"), // Z85
+		base85(ofA85, "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu"),
+		base85(ofB85, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"), // RFC 1924, Python's b85
+		base85(ofB85, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"), // Z85
 	}
 )
 
 // min85 is the shortest run of base85 that is tried.
 const min85 = 25
 
-func base85(of uint16, alphabet string) code {
+func base85(of lane, alphabet string) code {
 	c := newCode(5, 0, "", func(c byte) byte {
 		if i := strings.IndexByte(alphabet, c); i >= 0 {
 			return byte(i)

@@ -100,8 +100,9 @@ const (
 
 // sight is a text to make views of, and the view that it is itself: nil for one that somebody sent.
 type sight struct {
-	text string
-	is   *view
+	text   string
+	is     *view
+	survey *survey // of text
 }
 
 // fresh tells whether a place of the text, or what it stands beside, was made by the view. What was only copied into it has been undone already,

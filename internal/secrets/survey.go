@@ -1,0 +1,281 @@
+package secrets
+
+import (
+	"math/bits"
+	"strings"
+	"sync"
+)
+
+// survey tells of each byte of a text to which classes it belongs: a bit a byte, 64 in a word, for each class. All that looks for encodings asks it
+// where to look. It is made in one pass without a branch; what is asked of it costs a few steps for 64 bytes.
+type survey struct {
+	text  string
+	lanes [lanes][]uint64 // one word longer than the text needs, zeros behind its end
+}
+
+// lane is a class of bytes.
+type lane int
+
+const (
+	ofB64   lane = iota // base64, both alphabets; hex and base32 are made of the same bytes
+	ofHead0             // what the first character of a group of base64 may be when the three bytes are ASCII
+	ofHead1             // the second one
+	ofHead2             // the third one
+	ofLower
+	ofUpper
+	ofDigit
+	ofA85
+	ofB85
+	ofLine  // the line feed
+	ofSign  // what escapes begin with, and the U of U+0041
+	ofQuote // " ' `
+	ofSolid // what lines of something wrapped are made of: printable, no space and no quote
+	ofHigh  // beyond ASCII
+	ofZero  // NUL
+	ofParam // & and ;
+	lanes
+)
+
+// lanesOf has, for each byte, the lowest bit of one byte for each of eight lanes.
+var lanesOf = func() (t [lanes / 8][256]uint64) {
+	for c := range 256 {
+		b := byte(c)
+		for l, in := range [lanes]bool{
+			ofB64:   class[b]&isB64 != 0,
+			ofHead0: base64Code.head[0][b],
+			ofHead1: base64Code.head[1][b],
+			ofHead2: base64Code.head[2][b],
+			ofLower: kindOf(b) == 'l',
+			ofUpper: kindOf(b) == 'u',
+			ofDigit: kindOf(b) == 'd',
+			ofA85:   class[b]&isA85 != 0,
+			ofB85:   class[b]&isB85 != 0,
+			ofLine:  b == '\n',
+			ofSign:  strings.IndexByte(`%\&=+U`, b) >= 0,
+			ofQuote: strings.IndexByte("\"'`", b) >= 0,
+			ofSolid: class[b]&isGraph != 0 && strings.IndexByte("\"'`", b) < 0,
+			ofHigh:  b >= 0x80,
+			ofZero:  b == 0,
+			ofParam: b == '&' || b == ';',
+		} {
+			if in {
+				t[l/8][c] |= 1 << (l % 8 * 8)
+			}
+		}
+	}
+	return t
+}()
+
+var surveys = sync.Pool{New: func() any { return new(survey) }}
+
+// newSurvey looks at a text; release gives the room back.
+func newSurvey(text string) *survey {
+	s := surveys.Get().(*survey)
+	s.text = text
+	words := len(text)/64 + 2
+	if cap(s.lanes[0]) < words {
+		all := make([]uint64, words*int(lanes))
+		for l := range s.lanes {
+			s.lanes[l] = all[l*words : (l+1)*words : (l+1)*words]
+		}
+	}
+	for l := range s.lanes {
+		s.lanes[l] = s.lanes[l][:words]
+		s.lanes[l][words-1] = 0
+	}
+	whole := len(text) / 64
+	for i := range whole {
+		s.take(i, text[i*64:i*64+64])
+	}
+	var rest [64]byte
+	n := copy(rest[:], text[whole*64:])
+	s.take(whole, string(rest[:]))
+	for l := range s.lanes {
+		s.lanes[l][whole] &= 1<<n - 1
+	}
+	return s
+}
+
+func (s *survey) release() {
+	s.text = ""
+	if cap(s.lanes[0]) <= maxKept {
+		surveys.Put(s)
+	}
+}
+
+// maxKept is up to which size the room of a survey is kept, in words a lane.
+const maxKept = 1 << 20 / 64
+
+// take looks at 64 bytes: for each eight of them a word with a byte for each lane, then the eight by eight bytes are transposed.
+func (s *survey) take(i int, b string) {
+	for half := range lanesOf {
+		t := &lanesOf[half]
+		var w [8]uint64
+		for j := range w {
+			e := b[8*j : 8*j+8]
+			w[j] = t[e[0]] | t[e[1]]<<1 | t[e[2]]<<2 | t[e[3]]<<3 | t[e[4]]<<4 | t[e[5]]<<5 | t[e[6]]<<6 | t[e[7]]<<7
+		}
+		transpose(&w)
+		for j := range w {
+			s.lanes[half*8+j][i] = w[j]
+		}
+	}
+}
+
+// transpose makes byte j of word i byte i of word j.
+func transpose(w *[8]uint64) {
+	const one, two, four = 0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff
+	for i := 0; i < 8; i += 2 {
+		x, y := w[i], w[i+1]
+		w[i], w[i+1] = x&one|(y&one)<<8, x>>8&one|y&^one
+	}
+	for _, i := range [...]int{0, 1, 4, 5} {
+		x, y := w[i], w[i+2]
+		w[i], w[i+2] = x&two|(y&two)<<16, x>>16&two|y&^two
+	}
+	for i := range 4 {
+		x, y := w[i], w[i+4]
+		w[i], w[i+4] = x&four|y<<32, x>>32|y&^four
+	}
+}
+
+// is tells whether the byte at a place is of a class.
+func (s *survey) is(of lane, at int) bool { return s.lanes[of][at>>6]>>(at&63)&1 != 0 }
+
+// any tells whether a text has a byte of a class.
+func (s *survey) any(of lane) bool {
+	for _, w := range s.lanes[of] {
+		if w != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// next is the first place from at on with a byte of a class, or the length of the text.
+func (s *survey) next(of lane, at int) int {
+	m := s.lanes[of]
+	i := at >> 6
+	for w := m[i] &^ (1<<(at&63) - 1); ; w = m[i] {
+		if w != 0 {
+			return i<<6 + bits.TrailingZeros64(w)
+		}
+		if i++; i == len(m) {
+			return len(s.text)
+		}
+	}
+}
+
+// end is the first place from at on with a byte that is not of a class.
+func (s *survey) end(of lane, at int) int {
+	m := s.lanes[of]
+	i := at >> 6
+	for w := ^m[i] &^ (1<<(at&63) - 1); ; w = ^m[i] {
+		if w != 0 {
+			return i<<6 + bits.TrailingZeros64(w)
+		}
+		i++ // there are zeros behind the end
+	}
+}
+
+// runs lists the runs of bytes of a class that have at least n, which is 64 at most.
+func (s *survey) runs(of lane, n int) (all []stretch) {
+	m := s.lanes[of]
+	least := 0
+	for i := 0; i+1 < len(m); i++ {
+		e := m[i]
+		if e != 0 {
+			e = recur(e, m[i+1], 1, n)
+		}
+		for e &^= below(least - i<<6); e != 0; e &^= below(least - i<<6) {
+			at := i<<6 + bits.TrailingZeros64(e)
+			least = s.end(of, at+n)
+			all = append(all, stretch{at, least})
+		}
+	}
+	return all
+}
+
+// below has the lowest n bits.
+func below(n int) uint64 {
+	switch {
+	case n <= 0:
+		return 0
+	case n >= 64:
+		return ^uint64(0)
+	}
+	return 1<<n - 1
+}
+
+// recur has those bits of a word from which on n bits are set, each step behind the one before; high is the word behind it. n steps are 64 at most.
+func recur(low, high uint64, step, n int) uint64 {
+	for have := 1; have < n && low != 0; {
+		more := min(have, n-have)
+		k := more * step
+		low &= low>>k | high<<(64-k)
+		high &= high >> k
+		have += more
+	}
+	return low
+}
+
+// varied leaves out the runs that are words: mostly in lower case, and fewer than so many percent of the bytes are of another kind than the one
+// before. In what was encoded more are.
+func (s *survey) varied(runs []stretch, percent int) []stretch {
+	return sift(runs, func(r stretch) bool { return r.size() > maxVaried || !s.wordy(r, percent) })
+}
+
+// maxVaried is the longest run that may be words, in bytes.
+const maxVaried = 96
+
+// wordy tells whether a run is made of words: see varied.
+func (s *survey) wordy(r stretch, percent int) bool {
+	changes, lower := 0, 0
+	from := r.start + 1 // the first one is of no other kind than the one before it
+	for i := from >> 6; i<<6 < r.end; i++ {
+		in := below(r.end-i<<6) &^ below(from-i<<6)
+		changes += bits.OnesCount64(s.changes(i) & in)
+		lower += bits.OnesCount64(s.lanes[ofLower][i] & in)
+	}
+	return changes*100 < percent*r.size() && lower*2 >= r.size()
+}
+
+// changes has the bytes of a word that are of another kind than the one before.
+func (s *survey) changes(i int) (w uint64) {
+	for _, l := range [...]lane{ofLower, ofUpper, ofDigit} {
+		m := s.lanes[l]
+		before := m[i] << 1
+		if i > 0 {
+			before |= m[i-1] >> 63
+		}
+		w |= m[i] ^ before
+	}
+	return w
+}
+
+// decodes tells whether a run of base64 has enough groups in a row, in any phase, that can be ASCII text.
+func (s *survey) decodes(r stretch) bool {
+	last := r.end - base64Code.need()*base64Code.group // where the first of these groups may begin at most
+	for i := r.start >> 6; i<<6 <= last; i++ {
+		if low := s.groups(i); low != 0 {
+			high := uint64(0)
+			if i+2 < len(s.lanes[ofB64]) {
+				high = s.groups(i + 1)
+			}
+			if recur(low, high, base64Code.group, base64Code.need())&below(last+1-i<<6)&^below(r.start-i<<6) != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// groups has the bytes of a word at which a group of base64 may begin that stands for ASCII.
+func (s *survey) groups(i int) uint64 {
+	w := s.lanes[ofHead0][i]
+	for n, l := range [...]lane{ofHead1, ofHead2, ofB64} {
+		m := s.lanes[l]
+		w &= m[i]>>(n+1) | m[i+1]<<(63-n)
+	}
+	return w
+}
