@@ -86,11 +86,13 @@ func drawn(c rune) (string, bool) {
 	return plain, plain != "" && strings.TrimSpace(plain) != ""
 }
 
-// A separator comes back at the same distance at least minPeriods times, over at least minPeriodic bytes; maxPeriod is the longest distance.
+// A separator comes back at the same distance at least minPeriods times, over at least minPeriodic bytes; maxPeriod is the longest distance, and
+// maxPeriodic is how far one look goes.
 const (
 	minPeriods  = 4
 	minPeriodic = 20
 	maxPeriod   = 12
+	maxPeriodic = 2 << 10
 )
 
 // unspace takes out what stands between single characters, or small groups of them, at equal distances.
@@ -112,26 +114,21 @@ func unspace(s sight) []view {
 	return s.weave(edits, true)
 }
 
-// periods has, for each distance, the bytes of a word from which on separators may come back often enough, with something else in between.
+// periods has, for each distance, the bytes of a word from which on five separators may stand at that distance, with something else in between.
 func (s *survey) periods(i int) (all [maxPeriod + 1]uint64) {
-	low, high := s.letters(i), s.letters(i+1)
+	letters, behind := s.letters(i), s.letters(i+1)
+	low, high := ^letters, ^behind
 	within := uint64(0)
 	for p := 2; p <= maxPeriod; p++ {
-		within |= low>>(p-1) | high<<(65-p)
-		if places := recur(^low, ^high, p, needed[p]) & within; places != 0 {
-			all[p] = places
+		once, twice := uint(p)&63, uint(2*p)&63
+		within |= letters>>(once-1) | behind<<(65-once)
+		two, twoHigh := low&(low>>once|high<<(64-once)), high&(high>>once)
+		if four := two & (two>>twice | twoHigh<<(64-twice)); four&within != 0 {
+			all[p] = four & (low>>(4*once&63) | high<<(64-4*once&63)) & within
 		}
 	}
 	return all
 }
-
-// needed is how many separators at a distance there must be.
-var needed = func() (n [maxPeriod + 1]int) {
-	for p := 2; p <= maxPeriod; p++ {
-		n[p] = 1 + max(minPeriods, (minPeriodic+p-1)/p)
-	}
-	return n
-}()
 
 // letters has the letters and digits of a word.
 func (s *survey) letters(i int) uint64 {
@@ -153,23 +150,40 @@ var separator = func() (t [256]byte) {
 // periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	from, to := sep, sep
-	for to+period < len(text) && text[to+period] == text[sep] {
+	for to+period < len(text) && text[to+period] == text[sep] && to < sep+maxPeriodic {
 		to += period
 	}
-	for from-period >= least && text[from-period] == text[sep] {
+	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic {
 		from -= period
 	}
 	if (to-from)/period < minPeriods || to-from < minPeriodic {
 		return e, false
 	}
+	middle := from + (to-from)/period/2*period
+	if shorter := nextSame(text, middle); shorter > 1 && shorter < period && period%shorter == 0 { // by chance, it stands before that, too
+		return periodic(text, middle, shorter, least)
+	}
 	var always [maxPeriod]bool // what separates, by its place in the period
-	letters := false
 	for i := range period {
 		always[i] = separates(text[from+i])
 		for at := from + i; at < to && always[i]; at += period {
 			always[i] = text[at] == text[from+i]
 		}
-		letters = letters || !always[i]
+	}
+	// Something that was spread has no blanks of its own. At either end, other text may have one at the same distance by chance.
+	for from < to && blank(text[from:from+period], &always) {
+		from += period
+	}
+	for from < to && blank(text[to-period:to], &always) {
+		to -= period
+	}
+	if (to-from)/period < minPeriods {
+		return e, false
+	}
+	for at := from; at < to; at += period {
+		if blank(text[at:at+period], &always) {
+			return e, false
+		}
 	}
 	start := max(least, from-period)
 	end := min(len(text), to+period)
@@ -179,5 +193,23 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 			value = append(value, text[at])
 		}
 	}
-	return edit{start, end, string(value)}, letters && len(value) < end-start
+	return edit{start, end, string(value)}, len(value) < end-start
+}
+
+// blank tells whether a period has white space where it has no separator.
+func blank(text string, always *[maxPeriod]bool) bool {
+	for i := range len(text) {
+		if text[i] <= ' ' && !always[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// nextSame is after how many bytes, two at least, the byte at a place comes back; 0: not within a period.
+func nextSame(text string, at int) int {
+	if at+2 >= len(text) {
+		return 0
+	}
+	return 2 + max(-2, strings.IndexByte(text[at+2:min(len(text), at+maxPeriod+1)], text[at]))
 }

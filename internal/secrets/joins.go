@@ -248,7 +248,7 @@ func (s sight) unfolded(sep string) (edits []edit) {
 			}
 		}
 		n := before.size()
-		joined := n >= minLine && head.size() > 0 && head.size() <= n &&
+		joined := n >= minLine && head.size() > 0 && head.size() <= n && s.continues(before, head, head == line) &&
 			(n >= minRun || head == line && (whole || class[text[head.start]]&isB64 != 0))
 		if joined {
 			edits = append(edits, edit{from: before.end, to: head.start})
@@ -265,6 +265,14 @@ func (s sight) unfolded(sep string) (edits []edit) {
 		from = end + len(sep)
 	}
 	return edits
+}
+
+// continues tells whether what a line begins with may go on with what the one before ends with, by what the two are made of.
+func (s sight) continues(before, head stretch, all bool) bool {
+	if s.survey.end(ofB64, before.start) >= before.end {
+		return class[s.text[head.start]]&isB64 != 0 || s.text[head.start] == '='
+	}
+	return all && (head.size() == before.size() || head.size() >= minLine && !s.survey.wordy(head, 25))
 }
 
 // lineEnd is where the next line ends, or the length of the text.
