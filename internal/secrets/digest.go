@@ -231,24 +231,40 @@ func (m *matcher) find(text string, yield func(span) bool) {
 
 // next is the first place from at on whose tag is known, or -1.
 func (p *pass) next(text string, at int) int {
-	m, hit := p.mixer, &p.hit
 	if p.window == 16 {
-		for ; at+16 <= len(text); at++ {
-			// As in long, which is too long to be inlined.
-			x := word(text[at:at+8]) ^ bits.RotateLeft64(word(text[at+8:at+16]), 29) ^ m.a
-			if tag := x * m.b >> 48; hit[tag>>6]&(1<<(tag&63)) != 0 {
-				return at
-			}
-		}
-		return -1
+		return p.nextLong(text, at)
 	}
 	for ; at+8 <= len(text); at++ {
-		if tag := m.short(text[at:]); hit[tag>>6]>>(tag&63)&1 != 0 {
+		if p.has(p.mixer.short(text[at:])) {
 			return at
 		}
 	}
 	return -1
 }
+
+// nextLong is next for windows of 16 bytes, four at a time.
+func (p *pass) nextLong(text string, at int) int {
+	m, hit := p.mixer, &p.hit
+	for ; at+19 <= len(text); at += 4 {
+		t := text[at : at+19]
+		// As in long, which is too long to be inlined.
+		x0 := (word(t[0:8]) ^ bits.RotateLeft64(word(t[8:16]), 29) ^ m.a) * m.b
+		x1 := (word(t[1:9]) ^ bits.RotateLeft64(word(t[9:17]), 29) ^ m.a) * m.b
+		x2 := (word(t[2:10]) ^ bits.RotateLeft64(word(t[10:18]), 29) ^ m.a) * m.b
+		x3 := (word(t[3:11]) ^ bits.RotateLeft64(word(t[11:19]), 29) ^ m.a) * m.b
+		if (hit[x0>>54]>>(x0>>48&63)|hit[x1>>54]>>(x1>>48&63)|hit[x2>>54]>>(x2>>48&63)|hit[x3>>54]>>(x3>>48&63))&1 != 0 {
+			break
+		}
+	}
+	for ; at+16 <= len(text); at++ {
+		if p.has(p.mixer.long(text[at:])) {
+			return at
+		}
+	}
+	return -1
+}
+
+func (p *pass) has(tag uint16) bool { return p.hit[tag>>6]>>(tag&63)&1 != 0 }
 
 func (p *pass) is(f form, text string) bool {
 	return f.length <= len(text) && sum(p.key, []byte(text[:f.length])) == f.mac
