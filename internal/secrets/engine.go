@@ -267,7 +267,7 @@ func (r *run) places(text string, how manner, spans *[]span) *places {
 			if how == joined && end-start < minWord {
 				continue
 			}
-			if reach == nil || end+reach.right.bounded <= p.covered[i] {
+			if reach == nil || end+reach.right.bounded <= p.covered[i] || reach.within(text, start) {
 				continue
 			}
 			if reach.excluded(text, start, end) {

@@ -100,8 +100,9 @@ func unspace(s sight) []view {
 	var edits []edit
 	done := 0
 	for i := range len(s.text)/64 + 1 {
-		for period, places := range s.survey.periods(i) {
-			for places &^= below(done - i<<6); places != 0; places &= places - 1 {
+		gaps := s.survey.gaps(i)
+		for period := 2; period <= maxPeriod; period++ {
+			for places := gaps.recurring(period) &^ below(done-i<<6); places != 0; places &= places - 1 {
 				e, ok := periodic(s.text, i<<6+bits.TrailingZeros64(places), period, done)
 				if ok {
 					edits = append(edits, e)
@@ -114,20 +115,29 @@ func unspace(s sight) []view {
 	return s.weave(edits, true)
 }
 
-// periods has, for each distance, the bytes of a word from which on five separators may stand at that distance, with something else in between.
-func (s *survey) periods(i int) (all [maxPeriod + 1]uint64) {
+// gaps are the bytes of a word, and of the one behind it, that separate, and those that do not.
+type gaps struct {
+	low, high       uint64
+	letters, behind uint64
+	within          uint64 // what has a letter within the last distance
+}
+
+func (s *survey) gaps(i int) gaps {
 	letters, behind := s.letters(i), s.letters(i+1)
-	low, high := ^letters, ^behind
-	within := uint64(0)
-	for p := 2; p <= maxPeriod; p++ {
-		once, twice := uint(p)&63, uint(2*p)&63
-		within |= letters>>(once-1) | behind<<(65-once)
-		two, twoHigh := low&(low>>once|high<<(64-once)), high&(high>>once)
-		if four := two & (two>>twice | twoHigh<<(64-twice)); four&within != 0 {
-			all[p] = four & (low>>(4*once&63) | high<<(64-4*once&63)) & within
-		}
+	return gaps{low: ^letters, high: ^behind, letters: letters, behind: behind}
+}
+
+// recurring has the bytes from which on five separators may stand at that distance, with something else in between. It is asked for each distance
+// from two on.
+func (g *gaps) recurring(p int) uint64 {
+	once, twice, four := uint(p)&63, uint(2*p)&63, uint(4*p)&63
+	g.within |= g.letters>>(once-1) | g.behind<<(65-once)
+	two, high := g.low&(g.low>>once|g.high<<(64-once)), g.high&(g.high>>once)
+	all := two & (two>>twice | high<<(64-twice)) & g.within
+	if all == 0 {
+		return 0
 	}
-	return all
+	return all & (g.low>>four | g.high<<(64-four))
 }
 
 // letters has the letters and digits of a word.

@@ -8,7 +8,8 @@ import (
 )
 
 // opening tells whether a text may begin with what an expression matches: a deterministic automaton over bytes, whose states are made as texts
-// ask for them. It errs on one side only: assertions (\b, $) always hold, and where a character beyond ASCII may follow, the answer is yes.
+// ask for them. It errs on one side only: all assertions but that of the end ($) always hold, and where a character beyond ASCII may follow, the
+// answer is yes.
 type opening struct {
 	prog    *syntax.Prog
 	class   [256]uint8
@@ -22,6 +23,7 @@ type opening struct {
 // state is a set of places in the expression. dead and certain are the two ends.
 type state struct {
 	places []uint32
+	ends   bool // here a match may end where the text does
 	next   []atomic.Pointer[state] // by class; nil: not asked yet
 }
 
@@ -30,6 +32,18 @@ var dead, certain = &state{}, &state{}
 // maxOpening bounds the states of one expression; beyond, the answer is yes.
 const maxOpening = 2000
 
+// maxLook bounds a look, in bytes; what goes on beyond may be a match.
+const maxLook = 1 << 10
+
+// openingOf is nil for an expression that is too large.
+func openingOf(re *syntax.Regexp) *opening {
+	o, err := newOpening(re)
+	if err != nil {
+		return nil
+	}
+	return o
+}
+
 func newOpening(re *syntax.Regexp) (*opening, error) {
 	prog, err := syntax.Compile(re.Simplify())
 	if err != nil {
@@ -37,25 +51,25 @@ func newOpening(re *syntax.Regexp) (*opening, error) {
 	}
 	o := &opening{prog: prog, known: map[string]*state{}}
 	o.classify()
-	o.start = o.state(o.closure(nil, uint32(prog.Start)))
+	o.start = o.state(o.closure(nil, uint32(prog.Start), false))
 	return o, nil
 }
 
 // begins tells whether text may begin with a match.
 func (o *opening) begins(text string) bool {
-	s := o.start
-	for i := 0; i < len(text) && s != certain; i++ {
-		class := o.class[text[i]]
+	s, cut := o.start, len(text) > maxLook
+	for i := 0; i < min(len(text), maxLook) && s != certain; i++ {
 		if s == dead {
 			return false
 		}
+		class := o.class[text[i]]
 		next := s.next[class].Load()
 		if next == nil {
 			next = o.step(s, class)
 		}
 		s = next
 	}
-	return s == certain
+	return s == certain || s != dead && (cut || s.ends)
 }
 
 // beyond is the class of every byte that is not ASCII.
@@ -87,13 +101,13 @@ func (o *opening) step(s *state, class uint8) *state {
 	defer o.mu.Unlock()
 	var places []uint32
 	for _, at := range s.places {
-		if o.takes(&o.prog.Inst[at], class) {
+		if o.prog.Inst[at].Op >= syntax.InstRune && o.takes(&o.prog.Inst[at], class) {
 			if class == beyond {
 				places = nil
 				s.next[class].Store(certain)
 				return certain
 			}
-			places = o.closure(places, o.prog.Inst[at].Out)
+			places = o.closure(places, o.prog.Inst[at].Out, false)
 		}
 	}
 	next := o.state(places)
@@ -115,8 +129,8 @@ func (o *opening) takes(in *syntax.Inst, class uint8) bool {
 	return widest(in.Rune) > 1
 }
 
-// closure adds a place and all that can be reached from it without a byte.
-func (o *opening) closure(places []uint32, at uint32) []uint32 {
+// closure adds a place and all that can be reached from it without a byte; end says that the text ends there.
+func (o *opening) closure(places []uint32, at uint32, end bool) []uint32 {
 	if slices.Contains(places, at) {
 		return places
 	}
@@ -126,19 +140,32 @@ func (o *opening) closure(places []uint32, at uint32) []uint32 {
 		return places
 	case syntax.InstAlt, syntax.InstAltMatch:
 		places = append(places, at)
-		return o.closure(o.closure(places, in.Out), in.Arg)
+		return o.closure(o.closure(places, in.Out, end), in.Arg, end)
 	case syntax.InstCapture, syntax.InstNop, syntax.InstEmptyWidth:
 		places = append(places, at)
-		return o.closure(places, in.Out)
+		if atEnd(in) && !end {
+			return places
+		}
+		return o.closure(places, in.Out, end)
 	}
 	return append(places, at)
 }
 
-// state is the one for a set of places, each of which takes a byte or ends a match.
+// atEnd tells whether an instruction asks for the end of the text.
+func atEnd(in *syntax.Inst) bool {
+	return in.Op == syntax.InstEmptyWidth && syntax.EmptyOp(in.Arg)&syntax.EmptyEndText != 0
+}
+
+// ends tells whether a match may end at a place when the text does.
+func (o *opening) ends(at uint32) bool {
+	return slices.ContainsFunc(o.closure(nil, at, true), func(at uint32) bool { return o.prog.Inst[at].Op == syntax.InstMatch })
+}
+
+// state is the one for a set of places, each of which takes a byte, ends a match, or asks for the end.
 func (o *opening) state(places []uint32) *state {
 	places = slices.DeleteFunc(places, func(at uint32) bool {
-		op := o.prog.Inst[at].Op
-		return op < syntax.InstRune && op != syntax.InstMatch
+		in := &o.prog.Inst[at]
+		return in.Op < syntax.InstRune && in.Op != syntax.InstMatch && !atEnd(in)
 	})
 	slices.Sort(places)
 	var key []byte
@@ -156,7 +183,7 @@ func (o *opening) state(places []uint32) *state {
 		if len(o.known) == maxOpening {
 			return certain
 		}
-		s = &state{places: places, next: make([]atomic.Pointer[state], len(o.samples))}
+		s = &state{places: places, ends: slices.ContainsFunc(places, o.ends), next: make([]atomic.Pointer[state], len(o.samples))}
 		o.known[string(key)] = s
 	}
 	return s

@@ -54,7 +54,7 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 		}
 	}
 	var data []byte
-	for _, at := range marksIn(text) {
+	for _, at := range marksIn(in) {
 		if data == nil {
 			data = []byte(text)
 		}
@@ -92,25 +92,36 @@ const (
 )
 
 // marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files of a zip, zstd (RFC 8878), bzip2, zlib.
-func marksIn(text string) (all []int) {
-	for _, mark := range []string{"\x1f\x8b\x08", localHeader, "\x28\xb5\x2f\xfd", bzip2Block} {
-		for at := 0; ; at++ {
-			i := strings.Index(text[at:], mark)
-			if i < 0 {
-				break
-			}
-			at += i
-			if mark != bzip2Block {
-				all = append(all, at)
-			} else if at >= 4 && text[at-4:at-1] == "BZh" {
-				all = append(all, at-4)
-			}
+func marksIn(s sight) (all []int) {
+	text := s.text
+	all = marksOf(all, text, localHeader, 2)
+	for _, at := range marksOf(nil, text, bzip2Block, 3) {
+		if at >= 4 && text[at-4:at-1] == "BZh" {
+			all = append(all, at-4)
 		}
 	}
-	if strings.IndexByte(text, 0) < 0 && utf8.ValidString(text) {
-		return all
+	binary := s.survey.any(ofHigh)
+	if binary {
+		all = marksOf(marksOf(all, text, "\x1f\x8b\x08", 0), text, "\x28\xb5\x2f\xfd", 3)
 	}
-	return append(all, zlibIn(text)...)
+	if s.survey.any(ofZero) || binary && !utf8.ValidString(text) {
+		all = append(all, zlibIn(text)...)
+	}
+	return all
+}
+
+// marksOf adds the places of a mark, of which the byte at rare is the one that other data has least.
+func marksOf(all []int, text, mark string, rare int) []int {
+	for at := rare; at < len(text); at++ {
+		i := strings.IndexByte(text[at:], mark[rare])
+		if i < 0 {
+			break
+		}
+		if at += i; strings.HasPrefix(text[at-rare:], mark) {
+			all = append(all, at-rare)
+		}
+	}
+	return all
 }
 
 // bzip2Block is what begins a block of bzip2, four bytes behind the beginning of the first.

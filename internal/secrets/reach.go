@@ -16,6 +16,7 @@ type reach struct {
 	loop        [256]bool // what endless repetitions can run over
 	// A cheap look before the whole expression runs: what must begin with a keyword, or follow it. nil when not known.
 	head, tail *opening
+	begins     bool // where there is a head: no word may end where it begins
 }
 
 // side is how far a match can extend to one side of its keyword.
@@ -27,6 +28,20 @@ type side struct {
 // excluded tells that no match can have this keyword in its place.
 func (r *reach) excluded(text string, start, end int) bool {
 	return r.head != nil && !r.head.begins(text[start:]) || r.tail != nil && !r.tail.begins(text[end:])
+}
+
+// within tells that a keyword stands inside of a word, where no match begins.
+func (r *reach) within(text string, start int) bool { return r.begins && isWord(text, start-1) }
+
+// bordered tells whether an expression begins at the border of a word.
+func bordered(re *syntax.Regexp) bool {
+	switch re.Op {
+	case syntax.OpWordBoundary:
+		return true
+	case syntax.OpConcat, syntax.OpCapture:
+		return bordered(re.Sub[0])
+	}
+	return false
 }
 
 // maxLoops is how many endless repetitions are worth following.
@@ -45,7 +60,7 @@ func reachOf(expression string, keywords []string) reach {
 	}
 	r.left, r.right = all, all
 	if r.head = headOf(re, keywords); r.head != nil {
-		r.left = side{}
+		r.left, r.begins = side{}, bordered(re)
 	} else if i := keywordIn(re, keywords); i >= 0 {
 		r.tail = tailOf(re.Sub[i+1:])
 		r.left, r.right = r.measureRow(re.Sub[:i+1]), r.measureRow(re.Sub[i+1:])
@@ -184,7 +199,7 @@ func headOf(re *syntax.Regexp, keywords []string) *opening {
 	if !begins(re, keywords) {
 		return nil
 	}
-	return anchored(re)
+	return openingOf(re)
 }
 
 // begins tells whether every match begins with a keyword whose first byte is a word character: a \b before it then holds at the
@@ -230,53 +245,6 @@ func startsWith(word string, keywords []string) bool {
 	})
 }
 
-// anchored is the part of an expression up to its first endless repetition, which must match where the whole does: so that a look never takes
-// longer than the expression is long.
-func anchored(re *syntax.Regexp) *opening {
-	re, _ = start(re)
-	o, err := newOpening(re)
-	if err != nil {
-		return nil
-	}
-	return o
-}
-
-// start is what every match of an expression begins with; ended says that it is not all of it.
-func start(re *syntax.Regexp) (begin *syntax.Regexp, ended bool) {
-	nothing := &syntax.Regexp{Op: syntax.OpEmptyMatch}
-	switch re.Op {
-	case syntax.OpStar:
-		return nothing, true
-	case syntax.OpPlus:
-		begin, _ = start(re.Sub[0])
-		return begin, true
-	case syntax.OpRepeat:
-		begin, ended = start(re.Sub[0])
-		switch {
-		case !ended && re.Max >= 0:
-			return re, false
-		case re.Min == 0:
-			return nothing, true
-		case !ended:
-			return &syntax.Regexp{Op: syntax.OpRepeat, Flags: re.Flags, Sub: []*syntax.Regexp{begin}, Min: re.Min, Max: re.Min}, true
-		}
-		return begin, true
-	}
-	if len(re.Sub) == 0 {
-		return re, false
-	}
-	copied := *re
-	copied.Sub, copied.Sub0 = nil, [1]*syntax.Regexp{}
-	for _, sub := range re.Sub {
-		b, e := start(sub)
-		copied.Sub = append(copied.Sub, b)
-		if ended = ended || e; e && re.Op == syntax.OpConcat {
-			break
-		}
-	}
-	return &copied, ended
-}
-
 // keywordIn is the part of a row that is a keyword in every match, or ends in one; -1 when the expression does not have that form.
 func keywordIn(re *syntax.Regexp, keywords []string) int {
 	if re.Op != syntax.OpConcat {
@@ -294,7 +262,7 @@ func tailOf(rest []*syntax.Regexp) *opening {
 	if looksBack(re) {
 		return nil
 	}
-	return anchored(re)
+	return openingOf(re)
 }
 
 // looksBack tells whether an expression may depend on what stands before it.

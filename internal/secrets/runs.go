@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"math/bits"
 	"strings"
 )
 
@@ -334,7 +335,8 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 	if monotonous(text[from:to]) {
 		return edits
 	}
-	value := c.decode(text[from:to])
+	var room [256]byte // most are no text, and leave nothing behind
+	value := c.append(room[:0], text[from:to])
 	if !readable(value) {
 		return edits
 	}
@@ -347,13 +349,13 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 // monotonous tells whether a text repeats itself all the way. Such a text decodes to one that does, too, again and again.
 func monotonous(text string) bool {
 	if len(text) < 4*maxRepeat {
-		var have [256]bool
-		n := 0
+		var have [4]uint64
 		for i := range len(text) {
-			if !have[text[i]] {
-				have[text[i]] = true
-				n++
-			}
+			have[text[i]>>6] |= 1 << (text[i] & 63)
+		}
+		n := 0
+		for _, w := range have {
+			n += bits.OnesCount64(w)
 		}
 		return n < minDistinct
 	}
@@ -373,11 +375,12 @@ const (
 )
 
 // decode undoes a run; bits that are left over are dropped.
-func (c *code) decode(s string) []byte {
+func (c *code) decode(s string) []byte { return c.append(make([]byte, 0, len(s)), s) }
+
+func (c *code) append(out []byte, s string) []byte {
 	if c.bits == 0 {
-		return c.decode85(s)
+		return c.append85(out, s)
 	}
-	out := make([]byte, 0, len(s)*c.bits/8)
 	acc, n := uint32(0), 0
 	for i := range len(s) {
 		acc = acc<<c.bits | uint32(c.digits[s[i]])
@@ -389,9 +392,8 @@ func (c *code) decode(s string) []byte {
 	return out
 }
 
-// decode85 takes a group that is cut off for one that was filled up with the highest digit.
-func (c *code) decode85(s string) []byte {
-	out := make([]byte, 0, len(s)*4/5+4)
+// append85 takes a group that is cut off for one that was filled up with the highest digit.
+func (c *code) append85(out []byte, s string) []byte {
 	for at := 0; at < len(s); at += 5 {
 		v := uint64(0)
 		n := min(5, len(s)-at)
@@ -405,7 +407,7 @@ func (c *code) decode85(s string) []byte {
 			}
 			v = v*85 + uint64(d)
 		}
-		group := []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+		group := [4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
 		out = append(out, group[:max(0, n-1)]...)
 		if n < 5 {
 			break

@@ -15,10 +15,25 @@ type words struct {
 	some   [1 << gramBits / 64]uint64 // which hashes of three bytes a keyword has
 	before [1 << gramBits / 64]uint16 // how many there are before each word of some
 	rows   [][]uint16                 // for each of them, in order: the keywords
+	quick  []quick                    // by keyword
 	folded []string                   // keywords in lower case
 	offset []int                      // by keyword: where its three bytes are
 	single []string                   // those of one byte, which are too short for the table
 }
+
+// quick is what eight bytes from a keyword's three bytes on must be, without their case.
+type quick struct{ value, mask uint64 }
+
+// newQuick is that of what a keyword has from there on, in lower case.
+func newQuick(k string) (q quick) {
+	for i := range min(8, len(k)) {
+		q.value |= uint64(k[i]|0x20) << (8 * i)
+		q.mask |= 0xff << (8 * i)
+	}
+	return q
+}
+
+const cases = 0x2020202020202020
 
 const (
 	gramBits = 17
@@ -38,6 +53,7 @@ func newWords(keywords []string) (*words, error) {
 		k = strings.ToLower(k)
 		w.folded = append(w.folded, k)
 		w.offset = append(w.offset, rarest(k))
+		w.quick = append(w.quick, newQuick(k[w.offset[i]:]))
 		if len(k) == 1 {
 			w.single = append(w.single, k)
 		}
@@ -148,7 +164,15 @@ func (w *words) each(text string, found func(keyword, start, end int) bool) {
 // at compares the keywords that may have their three bytes at a place.
 func (w *words) at(text string, place int, h uint32, found func(keyword, start, end int) bool) bool {
 	row := int(w.before[h>>6]) + bits.OnesCount64(w.some[h>>6]&(1<<(h&63)-1))
+	next := uint64(0)
+	whole := place+8 <= len(text)
+	if whole {
+		next = word(text[place:place+8]) | cases
+	}
 	for _, k := range w.rows[row] {
+		if q := &w.quick[k]; whole && next&q.mask != q.value {
+			continue
+		}
 		start := place - w.offset[k]
 		end := start + len(w.folded[k])
 		if start >= 0 && end <= len(text) && equalFold(text[start:end], w.folded[k]) && !found(int(k), start, end) {
