@@ -49,10 +49,10 @@ func unescape(s sight) []view {
 // these, and is left as it is.
 func unquoted(s sight) (edits []edit) {
 	text := s.text
-	if !strings.Contains(text, `\"`) && !strings.Contains(text, `\\`) {
+	if !s.survey.any(ofSlash) {
 		return nil
 	}
-	for _, p := range s.quoted(`"`) {
+	for _, p := range s.quoted(double) {
 		part := text[p.from:p.to]
 		if len(part) < min85 || len(part) > maxQuoted || strings.IndexByte(part, '\\') < 0 || strings.IndexByte(part, ' ') >= 0 {
 			continue
@@ -102,6 +102,8 @@ func backslash(s string) (string, int) {
 		return "", 0
 	}
 	switch s[1] {
+	case 'n', 't', 'r':
+		return "", 0
 	case 'x':
 		if r, ok := hexRune(s[2:], 2); ok {
 			return string([]byte{byte(r)}), 4

@@ -101,7 +101,8 @@ func unspace(s sight) []view {
 	done := 0
 	for i := range len(s.text)/64 + 1 {
 		gaps := s.survey.gaps(i)
-		for period := 2; period <= maxPeriod; period++ {
+		for may := gaps.periods(); may != 0; may &= may - 1 {
+			period := bits.TrailingZeros(may)
 			for places := gaps.recurring(period) &^ below(done-i<<6); places != 0; places &= places - 1 {
 				e, ok := periodic(s.text, i<<6+bits.TrailingZeros64(places), period, done)
 				if ok {
@@ -115,29 +116,35 @@ func unspace(s sight) []view {
 	return s.weave(edits, true)
 }
 
-// gaps are the bytes of a word, and of the one behind it, that separate, and those that do not.
-type gaps struct {
-	low, high       uint64
-	letters, behind uint64
-	within          uint64 // what has a letter within the last distance
+// gaps are the bytes of a word, and of the one behind it, that separate: all but letters and digits.
+type gaps struct{ low, high uint64 }
+
+func (s *survey) gaps(i int) gaps { return gaps{^s.letters(i), ^s.letters(i + 1)} }
+
+// four has the bytes from which on four separators may stand at a distance. It is inlined with each distance in periods, which makes it fast.
+func (g gaps) four(p uint) uint64 {
+	two := g.low & (g.low>>p | g.high<<(64-p))
+	return two & (two>>(2*p) | (g.high&(g.high>>p))<<(64-2*p))
 }
 
-func (s *survey) gaps(i int) gaps {
-	letters, behind := s.letters(i), s.letters(i+1)
-	return gaps{low: ^letters, high: ^behind, letters: letters, behind: behind}
-}
-
-// recurring has the bytes from which on five separators may stand at that distance, with something else in between. It is asked for each distance
-// from two on.
-func (g *gaps) recurring(p int) uint64 {
-	once, twice, four := uint(p)&63, uint(2*p)&63, uint(4*p)&63
-	g.within |= g.letters>>(once-1) | g.behind<<(65-once)
-	two, high := g.low&(g.low>>once|g.high<<(64-once)), g.high&(g.high>>once)
-	all := two & (two>>twice | high<<(64-twice)) & g.within
-	if all == 0 {
-		return 0
+// periods has a bit for each distance at which four separators may stand.
+func (g gaps) periods() (may uint) {
+	for p, some := range [...]uint64{g.four(2), g.four(3), g.four(4), g.four(5), g.four(6), g.four(7), g.four(8), g.four(9), g.four(10), g.four(11), g.four(12)} {
+		if some != 0 {
+			may |= 4 << p
+		}
 	}
-	return all & (g.low>>four | g.high<<(64-four))
+	return may
+}
+
+// recurring has the bytes from which on five separators may stand at a distance, with something else in between.
+func (g gaps) recurring(period int) uint64 {
+	p := uint(period)
+	between := uint64(0)
+	for at := uint(1); at < p; at++ {
+		between |= ^g.low>>at | ^g.high<<(64-at)
+	}
+	return g.four(p) & (g.low>>(4*p) | g.high<<(64-4*p)) & between
 }
 
 // letters has the letters and digits of a word.

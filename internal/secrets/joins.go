@@ -18,7 +18,7 @@ func rejoin(s sight) (views []view) {
 	if s.is != nil && s.is.loose {
 		return nil
 	}
-	for _, pieces := range [][]piece{s.quoted(`"`), s.quoted(`\"`), s.quoted("'"), s.quoted("`"), s.pairs()} {
+	for _, pieces := range [][]piece{s.quoted(double), s.quoted(escaped), s.quoted(single), s.quoted(back), s.pairs()} {
 		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.fresh(p.from, p.to) }) {
 			continue
 		}
@@ -39,17 +39,47 @@ type piece struct {
 // asKey marks the pieces that are keys themselves.
 const asKey = "\x00"
 
+// quote is a kind of quotes.
+type quote int
+
+const (
+	double  quote = iota // "
+	escaped              // \", those of JSON inside of JSON
+	single               // '
+	back                 // `
+	quotes
+)
+
+// marksOfQuotes are the bytes that end them.
+var marksOfQuotes = [quotes]byte{'"', '"', '\'', '`'}
+
+// size is how many bytes a quote has.
+func (q quote) size() int {
+	if q == escaped {
+		return 2
+	}
+	return 1
+}
+
 // quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and of most languages.
-func (s sight) quoted(quote string) (all []piece) {
+func (s sight) quoted(q quote) []piece {
+	if !s.survey.listed[q] {
+		s.survey.listed[q] = true
+		s.survey.strings[q] = s.strings(s.survey.strings[q][:0], q)
+	}
+	return s.survey.strings[q]
+}
+
+func (s sight) strings(all []piece, q quote) []piece {
 	text, key := s.text, ""
-	for at := s.quote(quote, 0); at < len(text); {
-		at += len(quote)
-		end := s.closing(quote, at)
+	for at := s.quote(q, 0); at < len(text); {
+		at += q.size()
+		end := s.closing(q, at)
 		if end == len(text) {
 			return all
 		}
 		p := piece{at, end, key}
-		next := end + len(quote)
+		next := end + q.size()
 		for next < len(text) && text[next] <= ' ' {
 			next++
 		}
@@ -57,31 +87,26 @@ func (s sight) quoted(quote string) (all []piece) {
 			key, p.key = text[at:end], asKey
 		}
 		all = append(all, p)
-		at = s.quote(quote, end+len(quote))
+		at = s.quote(q, end+q.size())
 	}
 	return all
 }
 
 // quote is where the next quote of a kind begins, or the length of the text.
-func (s sight) quote(quote string, at int) int {
-	mark := quote[len(quote)-1]
-	for from := at + len(quote) - 1; ; from++ {
-		if from >= len(s.text) {
-			return len(s.text)
-		}
-		if from = s.survey.next(ofQuote, from); from == len(s.text) {
-			return from
-		}
-		if s.text[from] == mark && (len(quote) == 1 || s.text[from-1] == quote[0]) {
-			return from - len(quote) + 1
+func (s sight) quote(q quote, at int) int {
+	for at += q.size() - 1; at < len(s.text); at++ {
+		at = s.survey.next(ofQuote, at)
+		if at < len(s.text) && s.text[at] == marksOfQuotes[q] && (q != escaped || s.text[at-1] == '\\') {
+			return at - q.size() + 1
 		}
 	}
+	return len(s.text)
 }
 
 // closing is where the quote is that ends the string that begins at, or the length of the text.
-func (s sight) closing(quote string, at int) int {
-	for end := s.quote(quote, at); ; end = s.quote(quote, end+1) {
-		if end == len(s.text) || quote == `\"` {
+func (s sight) closing(q quote, at int) int {
+	for end := s.quote(q, at); ; end = s.quote(q, end+1) {
+		if end == len(s.text) || q == escaped {
 			return end
 		}
 		back := 0
@@ -104,9 +129,9 @@ func (s sight) pairs() (all []piece) {
 		sep = ';'
 	}
 	for at := 0; at < len(text); {
-		end := s.survey.next(ofParam, at)
-		for end < len(text) && text[end] != sep {
-			end = s.survey.next(ofParam, end+1)
+		end := len(text)
+		if i := strings.IndexByte(text[at:], sep); i >= 0 {
+			end = at + i
 		}
 		if from, name := parameter(text[at:end], at == 0); name != "" {
 			all = append(all, piece{at + from, end, name})
@@ -283,8 +308,8 @@ func (s sight) lineEnd(sep string, at int) int {
 	if len(sep) == 1 {
 		return s.survey.next(ofLine, at)
 	}
-	for at = s.survey.next(ofSign, at); at < len(s.text) && !strings.HasPrefix(s.text[at:], sep); {
-		at = s.survey.next(ofSign, at+1)
+	for at = s.survey.next(ofSlash, at); at < len(s.text) && !strings.HasPrefix(s.text[at:], sep); {
+		at = s.survey.next(ofSlash, at+1)
 	}
 	return at
 }

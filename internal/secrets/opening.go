@@ -23,7 +23,7 @@ type opening struct {
 // state is a set of places in the expression. dead and certain are the two ends.
 type state struct {
 	places []uint32
-	ends   bool // here a match may end where the text does
+	ends   bool                    // here a match may end where the text does
 	next   []atomic.Pointer[state] // by class; nil: not asked yet
 }
 

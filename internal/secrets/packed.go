@@ -152,15 +152,18 @@ func goesOn(text string, end int) bool {
 	return len(rest) > 1 && rest[0] == '\n' && class[rest[1]]&isB64 != 0
 }
 
-// diverse tells whether a run changes between cases and digits as often as base64 of compressed data.
+// diverse tells whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
 func diverse(text string) bool {
-	changes := 0
+	changes, digits := 0, 0
 	for i := 1; i < minPacked; i++ {
 		if kinds[text[i]] != kinds[text[i-1]] {
 			changes++
 		}
+		if class[text[i]]&isHex != 0 && text[i] <= '9' {
+			digits++
+		}
 	}
-	return changes*4 >= minPacked
+	return changes*4 >= minPacked && digits > 0
 }
 
 // marks are how data that members opens begins.

@@ -11,6 +11,11 @@ import (
 type survey struct {
 	text  string
 	lanes [lanes][]uint64 // one word longer than the text needs, zeros behind its end
+
+	// What was found, for as long as the survey is there. The room is used again.
+	stretches [lanes][]stretch
+	strings   [quotes][]piece
+	listed    [quotes]bool
 }
 
 // lane is a class of bytes.
@@ -32,7 +37,7 @@ const (
 	ofSolid // what lines of something wrapped are made of: printable, no space and no quote
 	ofHigh  // beyond ASCII
 	ofZero  // NUL
-	ofParam // & and ;
+	ofSlash // the backslash
 	lanes
 )
 
@@ -56,7 +61,7 @@ var lanesOf = func() (t [lanes / 8][256]uint64) {
 			ofSolid: class[b]&isGraph != 0 && strings.IndexByte("\"'`", b) < 0,
 			ofHigh:  b >= 0x80,
 			ofZero:  b == 0,
-			ofParam: b == '&' || b == ';',
+			ofSlash: b == '\\',
 		} {
 			if in {
 				t[l/8][c] |= 1 << (l % 8 * 8)
@@ -97,7 +102,10 @@ func newSurvey(text string) *survey {
 }
 
 func (s *survey) release() {
-	s.text = ""
+	s.text, s.listed = "", [quotes]bool{}
+	for i := range s.strings {
+		clear(s.strings[i]) // they hold parts of the text
+	}
 	if cap(s.lanes[0]) <= maxKept {
 		surveys.Put(s)
 	}
@@ -178,9 +186,9 @@ func (s *survey) end(of lane, at int) int {
 	}
 }
 
-// runs lists the runs of bytes of a class that have at least n, which is 64 at most.
-func (s *survey) runs(of lane, n int) (all []stretch) {
-	m := s.lanes[of]
+// runs lists the runs of bytes of a class that have at least n, which is 64 at most. The list is good until the next one of that class.
+func (s *survey) runs(of lane, n int) []stretch {
+	m, all := s.lanes[of], s.stretches[of][:0]
 	least := 0
 	for i := 0; i+1 < len(m); i++ {
 		e := m[i]
@@ -193,6 +201,7 @@ func (s *survey) runs(of lane, n int) (all []stretch) {
 			all = append(all, stretch{at, least})
 		}
 	}
+	s.stretches[of] = all
 	return all
 }
 
