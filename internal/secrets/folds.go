@@ -116,10 +116,13 @@ func unspace(s sight) []view {
 	return s.weave(edits, true)
 }
 
-// gaps are the bytes of a word, and of the one behind it, that separate: all but letters and digits.
+// gaps are the bytes of a word, and of the one behind it, with which a separator ends: a letter or digit follows.
 type gaps struct{ low, high uint64 }
 
-func (s *survey) gaps(i int) gaps { return gaps{^s.letters(i), ^s.letters(i + 1)} }
+func (s *survey) gaps(i int) gaps {
+	low, high := s.letters(i), s.letters(i+1)
+	return gaps{^low & (low>>1 | high<<63), ^high & (high >> 1)}
+}
 
 // four has the bytes from which on four separators may stand at a distance. It is inlined with each distance in periods, which makes it fast.
 func (g gaps) four(p uint) uint64 {
@@ -137,14 +140,10 @@ func (g gaps) periods() (may uint) {
 	return may
 }
 
-// recurring has the bytes from which on five separators may stand at a distance, with something else in between.
+// recurring has the bytes from which on five separators may stand at a distance.
 func (g gaps) recurring(period int) uint64 {
-	p := uint(period)
-	between := uint64(0)
-	for at := uint(1); at < p; at++ {
-		between |= ^g.low>>at | ^g.high<<(64-at)
-	}
-	return g.four(p) & (g.low>>(4*p) | g.high<<(64-4*p)) & between
+	p := 4 * uint(period)
+	return g.four(uint(period)) & (g.low>>p | g.high<<(64-p))
 }
 
 // letters has the letters and digits of a word.

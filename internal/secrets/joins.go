@@ -265,6 +265,10 @@ func (s sight) unfolded(sep string) (edits []edit) {
 	for from := 0; from <= len(text); {
 		end := s.lineEnd(sep, from)
 		line := trimmed(text, from, end)
+		if before.size() == 0 && !s.open(line) {
+			whole, from = false, end+len(sep)
+			continue
+		}
 		head := line
 		if !s.solid(line) {
 			head.end = line.start
@@ -290,6 +294,11 @@ func (s sight) unfolded(sep string) (edits []edit) {
 		from = end + len(sep)
 	}
 	return edits
+}
+
+// open tells whether something may go on behind a line.
+func (s sight) open(line stretch) bool {
+	return line.size() >= minLine && (class[s.text[line.end-1]]&class[s.text[line.end-minLine]]&isB64 != 0 || s.solid(line))
 }
 
 // continues tells whether what a line begins with may go on with what the one before ends with, by what the two are made of.

@@ -5,8 +5,11 @@ import (
 	"strings"
 )
 
-// minList is from how many numbers on a list is read as characters.
-const minList = 12
+// minList is from how many numbers on a list is read as characters, and minDigits how many decimal digits it has at least, be it hexadecimal.
+const (
+	minList   = 12
+	minDigits = 6
+)
 
 // ofList are the bytes that a list of numbers is made of: digits in any base, what stands before them (0x, \x), and what stands between.
 var ofList = func() (t [256]bool) {
@@ -29,7 +32,7 @@ func unlist(s sight) (views []view) {
 	var edits [4][]edit
 	end := 0
 	for at := least - 1; at < len(text); at += least {
-		if !ofList[text[at]] {
+		if !ofList[text[at]] || s.survey.count(ofDigit, at-least, at+least) < minDigits {
 			continue
 		}
 		from := at

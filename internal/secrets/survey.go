@@ -205,6 +205,16 @@ func (s *survey) runs(of lane, n int) []stretch {
 	return all
 }
 
+// count is how many bytes of a class a part of the text has.
+func (s *survey) count(of lane, from, to int) (n int) {
+	m := s.lanes[of]
+	from = max(0, from)
+	for i := from >> 6; i < len(m) && i<<6 < to; i++ {
+		n += bits.OnesCount64(m[i] & below(to-i<<6) &^ below(from-i<<6))
+	}
+	return n
+}
+
 // below has the lowest n bits.
 func below(n int) uint64 {
 	switch {
