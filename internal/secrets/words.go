@@ -9,9 +9,11 @@ import (
 	"strings"
 )
 
-// words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its three bytes in a table of bits; only where
-// they are the rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
+// words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its three bytes: as two pairs, in a table that tells
+// which of eight groups of keywords have such a pair first, and which have it second; then together, in a table of bits. Only where they are the
+// rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
 type words struct {
+	pairs  *[1 << 16]uint16           // by two bytes in lower case: the groups that have them first, and above these those that have them second
 	some   [1 << gramBits / 64]uint64 // which hashes of three bytes a keyword has
 	before [1 << gramBits / 64]uint16 // how many there are before each word of some
 	rows   [][]uint16                 // for each of them, in order: the keywords
@@ -47,7 +49,7 @@ func newWords(keywords []string) (*words, error) {
 	if len(keywords) > maxWords {
 		return nil, errors.New("too many keywords or stop words")
 	}
-	w := &words{}
+	w := &words{pairs: new([1 << 16]uint16)}
 	rows := map[uint32][]uint16{}
 	for i, k := range keywords {
 		k = strings.ToLower(k)
@@ -57,6 +59,7 @@ func newWords(keywords []string) (*words, error) {
 		if len(k) == 1 {
 			w.single = append(w.single, k)
 		}
+		w.pair(k[w.offset[i]:], 1<<(i%8))
 		for _, h := range grams(k[w.offset[i]:]) {
 			w.some[h>>6] |= 1 << (h & 63)
 			if !slices.Contains(rows[h], uint16(i)) {
@@ -75,6 +78,21 @@ func newWords(keywords []string) (*words, error) {
 	}
 	return w, nil
 }
+
+// pair notes what the three bytes that a keyword has from there on are made of.
+func (w *words) pair(k string, group uint16) {
+	if len(k) < 2 {
+		return
+	}
+	w.pairs[pairOf(k[0], k[1])] |= group
+	for c := range 256 {
+		if len(k) == 2 || byte(c) == k[2] {
+			w.pairs[pairOf(k[1], byte(c))] |= group << 8
+		}
+	}
+}
+
+func pairOf(a, b byte) uint16 { return uint16(a) | uint16(b)<<8 | cases&0xffff }
 
 // frequent are letters in the order in which texts have them (the commonest first).
 const frequent = "etaoinsrhldcumfpgwybvkxjqz"
@@ -133,19 +151,17 @@ func (w *words) in(text string) (yes bool) {
 // each calls found for every keyword of two bytes or more in text until it returns false. They come in the order of their rarest three bytes: two
 // that overlap may be exchanged.
 func (w *words) each(text string, found func(keyword, start, end int) bool) {
-	some := &w.some
+	pairs := w.pairs
 	i := 0
 	for ; i+8 <= len(text); i += 6 {
-		x := uint64(text[i]) | uint64(text[i+1])<<8 | uint64(text[i+2])<<16 | uint64(text[i+3])<<24 |
-			uint64(text[i+4])<<32 | uint64(text[i+5])<<40 | uint64(text[i+6])<<48 | uint64(text[i+7])<<56
-		h0, h1, h2 := gram(uint32(x)), gram(uint32(x>>8)), gram(uint32(x>>16))
-		h3, h4, h5 := gram(uint32(x>>24)), gram(uint32(x>>32)), gram(uint32(x>>40))
-		if (some[h0>>6]>>(h0&63)|some[h1>>6]>>(h1&63)|some[h2>>6]>>(h2&63)|
-			some[h3>>6]>>(h3&63)|some[h4>>6]>>(h4&63)|some[h5>>6]>>(h5&63))&1 == 0 {
+		x := word(text[i:i+8]) | cases
+		p0, p1, p2, p3 := pairs[uint16(x)], pairs[uint16(x>>8)], pairs[uint16(x>>16)], pairs[uint16(x>>24)]
+		p4, p5, p6 := pairs[uint16(x>>32)], pairs[uint16(x>>40)], pairs[uint16(x>>48)]
+		if p0&(p1>>8)|p1&(p2>>8)|p2&(p3>>8)|p3&(p4>>8)|p4&(p5>>8)|p5&(p6>>8) == 0 {
 			continue
 		}
-		for k, h := range [...]uint32{h0, h1, h2, h3, h4, h5} {
-			if some[h>>6]>>(h&63)&1 != 0 && !w.at(text, i+k, h, found) {
+		for k := range 6 {
+			if h := gram(uint32(x >> (8 * k))); w.has(h) && !w.at(text, i+k, h, found) {
 				return
 			}
 		}
@@ -155,11 +171,14 @@ func (w *words) each(text string, found func(keyword, start, end int) bool) {
 		for k := range min(3, len(text)-i) {
 			x |= uint32(text[i+k]) << (8 * k)
 		}
-		if h := gram(x); some[h>>6]>>(h&63)&1 != 0 && !w.at(text, i, h, found) {
+		if h := gram(x); w.has(h) && !w.at(text, i, h, found) {
 			return
 		}
 	}
 }
+
+// has tells whether some keyword has three bytes of a hash.
+func (w *words) has(h uint32) bool { return w.some[h>>6]>>(h&63)&1 != 0 }
 
 // at compares the keywords that may have their three bytes at a place.
 func (w *words) at(text string, place int, h uint32, found func(keyword, start, end int) bool) bool {
