@@ -317,10 +317,12 @@ func (s sight) lineEnd(sep string, at int) int {
 	if len(sep) == 1 {
 		return s.survey.next(ofLine, at)
 	}
-	for at = s.survey.next(ofSlash, at); at < len(s.text) && !strings.HasPrefix(s.text[at:], sep); {
-		at = s.survey.next(ofSlash, at+1)
+	for ; at < len(s.text); at++ {
+		if at = s.survey.next(ofSlash, at); at+1 < len(s.text) && s.text[at+1] == sep[1] {
+			return at
+		}
 	}
-	return at
+	return len(s.text)
 }
 
 // wrapped tells whether a line may be one of several that were one: encoded, and no code.

@@ -129,8 +129,9 @@ func unwrap(s sight, runs []stretch) (views []view) {
 			if c.of != of {
 				continue
 			}
-			for shift, runs := range inStep(text, long, c) {
-				add(decodeRuns(text, runs, c, shift))
+			of := sift(long, func(r stretch) bool { return c.stands(text[r.start:r.end]) })
+			for shift := range c.group {
+				add(decodeRuns(text, of, c, shift))
 			}
 		}
 	}
@@ -173,24 +174,27 @@ var kinds = func() (t [256]byte) {
 	return t
 }()
 
-// inStep sorts runs by the step in which they have enough groups that can be text. Most have none.
-func inStep(text string, runs []stretch, c *code) (by [5][]stretch) {
-	for _, r := range runs {
-		var n [5]int
-		step := 0
-		for i := r.start; i < r.end; i++ {
-			n[step] += int(c.first[text[i]])
-			if step++; step == 5 {
-				step = 0
-			}
+// stands tells whether a run of base85 has groups in a row that stand for ASCII. Where a group begins, the one before has moved on by one digit.
+func (c *code) stands(run string) bool {
+	const top = 85 * 85 * 85 * 85
+	value, valid, good := uint64(0), 0, uint64(0)
+	for i := range len(run) {
+		d := c.digits[run[i]]
+		if d == bad {
+			value, valid, good = 0, 0, 0
+			continue
 		}
-		for step, n := range n {
-			if n >= c.need() {
-				by[step] = append(by[step], r)
-			}
+		value = value%top*85 + uint64(d)
+		valid++
+		good <<= 1
+		if valid >= 5 && value&0xffffffff80808080 == 0 {
+			good |= 1
+		}
+		if good&(good>>5)&(good>>10)&1 != 0 {
+			return true
 		}
 	}
-	return by
+	return false
 }
 
 // code is an encoding of groups of characters as groups of bytes.
@@ -201,10 +205,8 @@ type code struct {
 	bits int
 	// head has, for each place in a group, whether a character leaves the first bit of a byte that it decides zero, as in all ASCII text.
 	head [8][256]bool
-	// first is 1 for what may be the first character of a group of text.
-	first [256]byte
-	tail  string // what may follow as padding
-	of    lane   // the class of its characters, where there are several such codes
+	tail string // what may follow as padding
+	of   lane   // the class of its characters, where there are several such codes
 }
 
 const bad = 255
@@ -215,9 +217,6 @@ func newCode(group, bits int, tail string, digit func(c byte) byte) code {
 		c.digits[i] = digit(byte(i))
 		for at := range group {
 			c.head[at][i] = c.digits[i] != bad && c.zero(at, c.digits[i])
-		}
-		if c.head[0][i] {
-			c.first[i] = 1
 		}
 	}
 	return c

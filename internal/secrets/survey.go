@@ -186,15 +186,12 @@ func (s *survey) end(of lane, at int) int {
 	}
 }
 
-// runs lists the runs of bytes of a class that have at least n, which is 64 at most. The list is good until the next one of that class.
+// runs lists the runs of bytes of a class that have at least n, which is minRun or min85. The list is good until the next one of that class.
 func (s *survey) runs(of lane, n int) []stretch {
 	m, all := s.lanes[of], s.stretches[of][:0]
 	least := 0
 	for i := 0; i+1 < len(m); i++ {
-		e := m[i]
-		if e != 0 {
-			e = recur(e, m[i+1], 1, n)
-		}
+		e := inRow(m[i], m[i+1], n)
 		for e &^= below(least - i<<6); e != 0; e &^= below(least - i<<6) {
 			at := i<<6 + bits.TrailingZeros64(e)
 			least = s.end(of, at+n)
@@ -224,6 +221,18 @@ func below(n int) uint64 {
 		return ^uint64(0)
 	}
 	return 1<<n - 1
+}
+
+// inRow has those bits of a word from which on n are set, minRun (16) or min85; high is the word behind it.
+func inRow(low, high uint64, n int) uint64 {
+	low, high = low&(low>>1|high<<63), high&(high>>1)
+	low, high = low&(low>>2|high<<62), high&(high>>2)
+	low, high = low&(low>>4|high<<60), high&(high>>4)
+	low, high = low&(low>>8|high<<56), high&(high>>8)
+	if n == min85 {
+		low &= low>>(min85-minRun) | high<<(64-min85+minRun)
+	}
+	return low
 }
 
 // recur has those bits of a word from which on n bits are set, each step behind the one before; high is the word behind it. n steps are 64 at most.
