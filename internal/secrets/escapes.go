@@ -16,6 +16,11 @@ func unescape(s sight) []view {
 	var edits []edit
 	text, soft := s.text, false
 	for at := s.survey.next(ofSign, 0); at < len(text); at = s.survey.next(ofSign, at) {
+		if at+1 < len(text) && plain[text[at+1]] && (text[at] != '&' || text[at+1] <= ' ') { // as behind most equals signs, and in most escapes of JSON
+			soft = soft || text[at] == '=' && softly(text[at:])
+			at++
+			continue
+		}
 		value, n := "", 0
 		switch rest := text[at:]; rest[0] {
 		case '%':
@@ -44,6 +49,14 @@ func unescape(s sight) []view {
 	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	return s.weave(edits, false)
 }
+
+// plain are the bytes behind which no sign but the one of entities means anything but itself.
+var plain = func() (t [256]bool) {
+	for c := range 256 {
+		t[c] = c <= ' ' || strings.IndexByte("ghijklmnopqrstvwyz", byte(c)) >= 0
+	}
+	return t
+}()
 
 // unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
 // these, and is left as it is.
@@ -102,8 +115,6 @@ func backslash(s string) (string, int) {
 		return "", 0
 	}
 	switch s[1] {
-	case 'n', 't', 'r':
-		return "", 0
 	case 'x':
 		if r, ok := hexRune(s[2:], 2); ok {
 			return string([]byte{byte(r)}), 4

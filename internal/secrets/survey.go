@@ -118,33 +118,31 @@ const maxKept = 1 << 20 / 64
 func (s *survey) take(i int, b string) {
 	for half := range lanesOf {
 		t := &lanesOf[half]
-		var w [8]uint64
-		for j := range w {
-			e := b[8*j : 8*j+8]
-			w[j] = t[e[0]] | t[e[1]]<<1 | t[e[2]]<<2 | t[e[3]]<<3 | t[e[4]]<<4 | t[e[5]]<<5 | t[e[6]]<<6 | t[e[7]]<<7
-		}
-		transpose(&w)
-		for j := range w {
-			s.lanes[half*8+j][i] = w[j]
-		}
+		w0, w1, w2, w3, w4, w5, w6, w7 := transposed(eight(t, b[:8]), eight(t, b[8:16]), eight(t, b[16:24]), eight(t, b[24:32]),
+			eight(t, b[32:40]), eight(t, b[40:48]), eight(t, b[48:56]), eight(t, b[56:64]))
+		l := s.lanes[half*8 : half*8+8]
+		l[0][i], l[1][i], l[2][i], l[3][i], l[4][i], l[5][i], l[6][i], l[7][i] = w0, w1, w2, w3, w4, w5, w6, w7
 	}
 }
 
-// transpose makes byte j of word i byte i of word j.
-func transpose(w *[8]uint64) {
+// eight looks at as many bytes.
+func eight(t *[256]uint64, b string) uint64 {
+	return t[b[0]] | t[b[1]]<<1 | t[b[2]]<<2 | t[b[3]]<<3 | t[b[4]]<<4 | t[b[5]]<<5 | t[b[6]]<<6 | t[b[7]]<<7
+}
+
+// transposed makes byte j of word i byte i of word j.
+func transposed(a, b, c, d, e, f, g, h uint64) (_, _, _, _, _, _, _, _ uint64) {
 	const one, two, four = 0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff
-	for i := 0; i < 8; i += 2 {
-		x, y := w[i], w[i+1]
-		w[i], w[i+1] = x&one|(y&one)<<8, x>>8&one|y&^one
-	}
-	for _, i := range [...]int{0, 1, 4, 5} {
-		x, y := w[i], w[i+2]
-		w[i], w[i+2] = x&two|(y&two)<<16, x>>16&two|y&^two
-	}
-	for i := range 4 {
-		x, y := w[i], w[i+4]
-		w[i], w[i+4] = x&four|y<<32, x>>32|y&^four
-	}
+	a, b = a&one|(b&one)<<8, a>>8&one|b&^one
+	c, d = c&one|(d&one)<<8, c>>8&one|d&^one
+	e, f = e&one|(f&one)<<8, e>>8&one|f&^one
+	g, h = g&one|(h&one)<<8, g>>8&one|h&^one
+	a, c = a&two|(c&two)<<16, a>>16&two|c&^two
+	b, d = b&two|(d&two)<<16, b>>16&two|d&^two
+	e, g = e&two|(g&two)<<16, e>>16&two|g&^two
+	f, h = f&two|(h&two)<<16, f>>16&two|h&^two
+	return a&four | e<<32, b&four | f<<32, c&four | g<<32, d&four | h<<32,
+		a>>32 | e&^four, b>>32 | f&^four, c>>32 | g&^four, d>>32 | h&^four
 }
 
 // is tells whether the byte at a place is of a class.
