@@ -121,6 +121,9 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 	if made.likely { // there is a hash or an id of four such letters sooner or later, and something behind it
 		return nil
 	}
+	if made.reach.head.begins(text[start:]) { // nothing stands in between; what stands behind it is not what the rule wants
+		return nil
+	}
 	for _, keep := range []string{"-_", "_"} {
 		token := []byte(text[start:end])
 		var places []int

@@ -145,9 +145,6 @@ func transposed(a, b, c, d, e, f, g, h uint64) (_, _, _, _, _, _, _, _ uint64) {
 		a>>32 | e&^four, b>>32 | f&^four, c>>32 | g&^four, d>>32 | h&^four
 }
 
-// is tells whether the byte at a place is of a class.
-func (s *survey) is(of lane, at int) bool { return s.lanes[of][at>>6]>>(at&63)&1 != 0 }
-
 // any tells whether a text has a byte of a class.
 func (s *survey) any(of lane) bool {
 	for _, w := range s.lanes[of] {
