@@ -109,7 +109,7 @@ func (m *mirror) settle(updates []update, said map[string]told, pack *objects.Pa
 		return nil
 	}
 	if pack != nil && pack.Len() > 0 {
-		if err := m.store.Adopt(pack); err != nil {
+		if err := m.file(pack); err != nil {
 			return err
 		}
 	}

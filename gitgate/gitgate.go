@@ -117,6 +117,7 @@ type gate struct {
 	scanTime   time.Duration
 	idle       time.Duration
 	keepAlive  time.Duration
+	grown      chan struct{} // some mirror has a new pack
 }
 
 // Run serves until ctx ends, then lets transfers in progress finish for Config.Drain.
@@ -140,6 +141,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer web.Close()
 	metrics.Expose(verdicts)
+	metrics.Collect(g.families)
 	handoff.Ready(c.Digest)
 	return g.serve(ctx, git, web, cmp.Or(c.Drain, 5*time.Second))
 }
@@ -172,6 +174,10 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.serveGit(clients, git) })
 	group.Go(func() error {
+		g.upkeep(ctx)
+		return nil
+	})
+	group.Go(func() error {
 		leave := httpd.Leave{Within: drain, Ending: handoff.Ending()}
 		if err := httpd.Serve(ctx, server, netutil.LimitListener(web, maxConns), leave); err != nil {
 			return fmt.Errorf("serving http: %w", err)
@@ -192,6 +198,7 @@ func newGate(c Config) (*gate, error) {
 	g := &gate{
 		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000), allow: c.File.Scan.Allow},
 		mirrors:  map[string]*mirror{},
+		grown:    make(chan struct{}, 1),
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
 		idle:     cmp.Or(c.Idle, time.Minute),
@@ -326,6 +333,7 @@ func (g *gate) openMirrors(c Config) error {
 			return err
 		}
 		g.mirrors[name].hide = redactor(c.slot(repo.Token))
+		g.mirrors[name].grown = g.wake
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"airlock/gitgate/objects"
@@ -26,15 +27,18 @@ type mirror struct {
 	times  times
 	hide   func(string) string // takes the gate's credential out of upstream's words
 
-	turn chan struct{} // holds the right to talk upstream and to move references
+	turn    chan struct{} // holds the right to talk upstream and to move references
+	waiting atomic.Int64  // who has it, or waits for it
+	grown   func()        // is called when a pack has come
 
 	reach *objects.Reach
 
-	mu    sync.Mutex
-	now   *snapshot
-	past  []stale   // those before: stateless clients may still want what they were told of
-	began time.Time // of the last refresh that ended
-	err   error     // of that refresh
+	mu        sync.Mutex
+	now       *snapshot
+	past      []stale   // those before: stateless clients may still want what they were told of
+	began     time.Time // of the last refresh that ended
+	refreshed time.Time // when the last one began that succeeded
+	err       error     // of that refresh
 }
 
 // times bound what upstream may take.
@@ -47,7 +51,7 @@ type times struct {
 // openMirror opens the repository in dir, or makes it, and removes what an interrupted push has left.
 func openMirror(name, dir string, up transport, limits objects.Limits, t times) (*mirror, error) {
 	m := &mirror{name: name, dir: dir, up: up, limits: limits, times: t, turn: make(chan struct{}, 1), reach: objects.NewReach()}
-	m.hide = func(s string) string { return s }
+	m.hide, m.grown = func(s string) string { return s }, func() {}
 	for _, sub := range []string{"refs/heads", "refs/tags", "objects/info", "quarantine"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("making mirror %s: %w", name, err)
@@ -171,15 +175,20 @@ func (m *mirror) offers(ctx context.Context, set objects.Set, h objects.Hash) (b
 
 // lock waits for the turn.
 func (m *mirror) lock(ctx context.Context) error {
+	m.waiting.Add(1)
 	select {
 	case m.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
+		m.waiting.Add(-1)
 		return fmt.Errorf("waiting for upstream: %w", context.Cause(ctx))
 	}
 }
 
-func (m *mirror) unlock() { <-m.turn }
+func (m *mirror) unlock() {
+	<-m.turn
+	m.waiting.Add(-1)
+}
 
 // refresh makes the mirror what upstream is now. Those who came before a refresh began share it; its failure is theirs too.
 func (m *mirror) refresh(ctx context.Context) (*snapshot, error) {
@@ -199,6 +208,9 @@ func (m *mirror) refresh(ctx context.Context) (*snapshot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.began, m.err = began, err
+	if err == nil {
+		m.refreshed = began
+	}
 	return s, err
 }
 
@@ -329,13 +341,19 @@ func (m *mirror) adopt(ctx context.Context, pack *objects.Pack, wants []objects.
 	if err != nil {
 		return fmt.Errorf("upstream's pack is not whole: %w", err)
 	}
-	if err := m.store.Adopt(pack); err != nil {
+	if err := m.file(pack); err != nil {
 		return err
 	}
 	if packs := m.store.Packs(); all && len(packs) == 1 {
 		m.reach.Learn(packs[0], wants)
 	}
 	return nil
+}
+
+// file takes a pack into the store.
+func (m *mirror) file(pack *objects.Pack) error {
+	defer m.grown()
+	return m.store.Adopt(pack)
 }
 
 // wantList is the request: no thin packs, so that every pack stands on its own.

@@ -63,6 +63,9 @@ func (p *Pack) Close() error { return p.file.Close() }
 // Len is how many objects the pack has.
 func (p *Pack) Len() int { return p.index.n }
 
+// Size is that of its bytes.
+func (p *Pack) Size() int64 { return p.size }
+
 // File is the path of the pack's bytes.
 func (p *Pack) File() string { return p.base + ".pack" }
 

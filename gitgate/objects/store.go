@@ -44,6 +44,9 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("opening object store: %w", err)
 	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("opening object store: %w", err)
+	}
 	names, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening object store: %w", err)
@@ -77,6 +80,9 @@ func (s *Store) Packs() Set {
 	defer s.mu.Unlock()
 	return s.packs
 }
+
+// Many tells whether Merge has something to do.
+func (s *Store) Many() bool { return len(smallOnes(s.Packs())) > 0 }
 
 // Adopt moves a pack's files into the store: the index last, so that a pack that is seen is whole.
 func (s *Store) Adopt(p *Pack) error {

@@ -24,6 +24,7 @@ const usage = `usage: ctl COMMAND
   reload DAEMON         make a daemon read its configuration again
   log LEVEL [DAEMON]    how much the daemons, or one, write: debug, info, warn or error
   metrics               Prometheus text
+  git [--json]          the mirrors: size, packs, when they were refreshed, and who waits
   explain METHOD URL [--json]
                         whether a request would pass, by which rule; nobody sends it
   routes                the routes that are in force, as JSON
@@ -47,6 +48,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return c.Do(ctx, http.MethodPost, "/"+command, url.Values{"daemon": {args[0]}}, nil, nil)
 	case command == "log" && (len(args) == 1 || len(args) == 2):
 		return c.setLevel(ctx, args[0], strings.Join(args[1:], ""))
+	case command == "git" && (len(args) == 0 || len(args) == 1 && args[0] == "--json"):
+		return c.git(ctx, args, stdout)
 	case command == "explain":
 		return c.explain(ctx, args, stdout)
 	case (command == "metrics" || command == "proposals" || command == "routes") && len(args) == 0:

@@ -46,6 +46,7 @@ var registry = struct {
 	sync.Mutex
 	counters map[string]*Counter
 	gauges   map[string]gauge
+	collect  func() []Family
 }{counters: map[string]*Counter{}, gauges: map[string]gauge{}}
 
 // Counter only grows. The zero value is of no use: see NewCounter.
@@ -123,13 +124,24 @@ func SetGauge(name, help string, read func() (value float64, ok bool)) {
 	registry.gauges[name] = gauge{help, KindGauge, read}
 }
 
+// Collect names what tells families that have labels of their own, when they are wanted. A process has one.
+func Collect(families func() []Family) {
+	registry.Lock()
+	defer registry.Unlock()
+	registry.collect = families
+}
+
 // Gather reads everything that this process counts, in the order of names.
 func Gather() []Family {
 	registry.Lock()
 	counters, gauges := slices.Collect(maps.Values(registry.counters)), maps.Clone(registry.gauges)
+	collect := registry.collect
 	registry.Unlock()
 	maps.Copy(gauges, runtimeGauges)
 	var all []Family
+	if collect != nil {
+		all = collect()
+	}
 	for _, c := range counters {
 		all = append(all, c.Family())
 	}
