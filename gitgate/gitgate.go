@@ -79,8 +79,11 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Main reads flags and configuration, and runs until ctx ends.
-func Main(ctx context.Context, args []string, _, stderr io.Writer) error {
+// Main reads flags and configuration, and runs until ctx ends. With a service as the first argument it is that service instead: see UploadPack.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if served, err := service(ctx, args, stdout, stderr); served {
+		return err
+	}
 	path, dirs, err := bundle.Args(bundle.GitGate, args, stderr)
 	if err != nil {
 		return err

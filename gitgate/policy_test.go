@@ -212,7 +212,7 @@ func FuzzReport(f *testing.F) {
 
 func FuzzAdvertisement(f *testing.F) {
 	var b bytes.Buffer
-	_ = advertiseFetch(&b, &snapshot{head: "refs/heads/main", refs: []ref{{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")}}}, nil, false)
+	_ = advertiseFetch(&b, source{snap: &snapshot{head: "refs/heads/main", refs: []ref{{name: "refs/heads/main", hash: id("a")}, {name: "refs/tags/v1", hash: id("b"), peeled: id("a")}}}}, false)
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := readAdvertisement(bufio.NewReader(bytes.NewReader(data)))
@@ -229,10 +229,10 @@ func FuzzAdvertisement(f *testing.F) {
 
 func TestAdvertisementRoundTrip(t *testing.T) {
 	want := &snapshot{head: "refs/heads/main", refs: []ref{
-		{"refs/heads/main", id("a"), objects.Hash{}}, {"refs/notes/commits", id("c"), objects.Hash{}}, {"refs/tags/v1", id("b"), id("a")},
+		{name: "refs/heads/main", hash: id("a")}, {name: "refs/notes/commits", hash: id("c")}, {name: "refs/tags/v1", hash: id("b"), peeled: id("a")},
 	}}
 	var b bytes.Buffer
-	if err := advertiseFetch(&b, want, nil, true); err != nil {
+	if err := advertiseFetch(&b, source{snap: want}, true); err != nil {
 		t.Fatal(err)
 	}
 	a, err := readAdvertisement(bufio.NewReader(&b))

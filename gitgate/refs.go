@@ -12,11 +12,12 @@ import (
 	"airlock/gitgate/objects"
 )
 
-// ref is one reference; peeled is what an annotated tag means in the end, or zero.
+// ref is one reference.
 type ref struct {
 	name   string
 	hash   objects.Hash
-	peeled objects.Hash
+	peeled objects.Hash // what an annotated tag means in the end, or zero
+	target string       // of a symbolic reference, where that is known
 }
 
 // snapshot is the state of all references at one time. It is immutable.
@@ -107,7 +108,7 @@ func (s *snapshot) with(updates []update, peel func(objects.Hash) objects.Hash) 
 			delete(byName, u.ref)
 			continue
 		}
-		byName[u.ref] = ref{u.ref, u.new, peel(u.new)}
+		byName[u.ref] = ref{name: u.ref, hash: u.new, peeled: peel(u.new)}
 	}
 	next := &snapshot{head: s.head, headAt: s.headAt}
 	for _, r := range byName {

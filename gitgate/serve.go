@@ -115,7 +115,7 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 		return err
 	}
 	if q.service == uploadPack && q.version == 2 {
-		if err := errors.Join(advertiseV2(out), out.Flush()); err != nil {
+		if err := errors.Join(advertiseV2(out, mirrorAllows), out.Flush()); err != nil {
 			return err
 		}
 		return g.speaker(m, in, out, true).serve(ctx, false)
@@ -124,7 +124,7 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(advertise(out, q, snap, false), out.Flush()); err != nil {
+	if err := errors.Join(advertise(out, q, m.source(snap), false), out.Flush()); err != nil {
 		return err
 	}
 	if q.service == uploadPack {
@@ -135,16 +135,16 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 }
 
 // advertise is the first word of protocols v0 and v1.
-func advertise(w io.Writer, q request, snap *snapshot, stateless bool) error {
+func advertise(w io.Writer, q request, src source, stateless bool) error {
 	if q.version > 0 { // who pushes in v2 is answered in v1
 		if err := writePkt(w, "version 1\n"); err != nil {
 			return err
 		}
 	}
 	if q.service == receivePack {
-		return advertisePush(w, snap)
+		return advertisePush(w, src.snap)
 	}
-	return advertiseFetch(w, snap, nil, stateless)
+	return advertiseFetch(w, src, stateless)
 }
 
 // admit decides, and writes the verdict down.
@@ -200,8 +200,11 @@ func (g *gate) speaker(m *mirror, in *bufio.Reader, out *bufio.Writer, admitted 
 
 // source is the mirror as a client sees it who was shown a snapshot. Whatever becomes of the mirror meanwhile, it can be read to the end.
 func (m *mirror) source(snap *snapshot) source {
-	return source{snap: snap, set: m.store.Packs(), reach: m.reach, offers: m.offers}
+	return source{snap: snap, set: m.store.Packs(), reach: m.reach, offers: m.offers, allows: mirrorAllows}
 }
+
+// mirrorAllows is what a partial clone needs: the objects that were left out, by their names.
+var mirrorAllows = features{tip: true, reachable: true, filter: true}
 
 // web speaks smart HTTP. Errors are plain text, which git shows to the person. A push that has been read goes on until ctx
 // ends, whether its client waits for the outcome or not.
@@ -260,7 +263,7 @@ func (g *gate) greet(w http.ResponseWriter, r *http.Request, q request) error {
 	kind := "application/x-" + q.service + "-advertisement"
 	if q.service == uploadPack && q.version == 2 && g.rules.open(q).Allow { // nothing of the repository is told yet: ls-refs is the fetch
 		w.Header().Set("Content-Type", kind)
-		return errors.Join(advertiseV2(out), out.Flush())
+		return errors.Join(advertiseV2(out, mirrorAllows), out.Flush())
 	}
 	m, err := g.admit(q)
 	if err != nil {
@@ -271,7 +274,7 @@ func (g *gate) greet(w http.ResponseWriter, r *http.Request, q request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", kind)
-	return errors.Join(writePkt(out, "# service="+q.service+"\n"), writeFlush(out), advertise(out, q, snap, true), out.Flush())
+	return errors.Join(writePkt(out, "# service="+q.service+"\n"), writeFlush(out), advertise(out, q, m.source(snap), true), out.Flush())
 }
 
 // answer runs a service on a request's body.

@@ -22,20 +22,36 @@ type source struct {
 	reach  *objects.Reach
 	cut    []objects.Hash                                                 // commits whose parents the repository itself lacks
 	offers func(context.Context, objects.Set, objects.Hash) (bool, error) // whether a client may ask for an object
+	allows features
+}
+
+// features are what a repository may be asked for beside what it advertises.
+type features struct {
+	tip, reachable, anything bool // objects by name: what a reference points at, what it leads to, whatever is there
+	filter                   bool
+}
+
+// anyObject offers whatever is there.
+func anyObject(_ context.Context, set objects.Set, h objects.Hash) (bool, error) {
+	return set.Has(h), nil
 }
 
 // advertiseFetch is what a client of protocol v0 or v1 that fetches is told first. A stateless one may skip a round trip (no-done).
-func advertiseFetch(w io.Writer, s *snapshot, cut []objects.Hash, stateless bool) error {
-	caps := "multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative no-progress include-tag " +
-		"multi_ack_detailed allow-tip-sha1-in-want allow-reachable-sha1-in-want"
-	if stateless {
-		caps += " no-done"
+func advertiseFetch(w io.Writer, src source, stateless bool) error {
+	caps := "multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative no-progress include-tag multi_ack_detailed"
+	head, s := src.snap.headHash(), src.snap
+	for _, c := range []struct {
+		name string
+		on   bool
+	}{
+		{"allow-tip-sha1-in-want", src.allows.tip}, {"allow-reachable-sha1-in-want", src.allows.reachable}, {"no-done", stateless},
+		{"symref=HEAD:" + s.head, s.head != "" && !head.IsZero()}, {"filter", src.allows.filter},
+	} {
+		if c.on {
+			caps += " " + c.name
+		}
 	}
-	head := s.headHash()
-	if !head.IsZero() && s.head != "" {
-		caps += " symref=HEAD:" + s.head
-	}
-	l := &refLines{w: w, caps: caps + " filter object-format=sha1 " + agentName}
+	l := &refLines{w: w, caps: caps + " object-format=sha1 " + agentName}
 	if !head.IsZero() {
 		l.add(head, "HEAD")
 	}
@@ -45,7 +61,7 @@ func advertiseFetch(w io.Writer, s *snapshot, cut []objects.Hash, stateless bool
 			l.add(r.peeled, r.name+"^{}")
 		}
 	}
-	return l.end(cut)
+	return l.end(src.cut)
 }
 
 // refLines writes an advertisement: the capabilities go behind the first line.
@@ -201,6 +217,9 @@ func (f *fetching) option(word, rest string) (ok bool, err error) {
 		}
 		f.deepen.not = append(f.deepen.not, h)
 	case "filter":
+		if !f.allows.filter {
+			return true, errRefused("filters are not served here")
+		}
 		if f.filter, err = objects.ParseFilter(rest); err != nil {
 			return true, errRefused("filter '" + clean(rest) + "' is not served: " + err.Error())
 		}
@@ -353,16 +372,26 @@ func (f *fetching) send(ctx context.Context) error {
 	if err != nil {
 		return f.broken(b, err)
 	}
-	if !f.caps.has("no-progress") {
-		if err := b.Say("airlock: %d objects\n", wanted.Len()); err != nil {
+	quiet := f.caps.has("no-progress")
+	if !quiet {
+		if err := b.Say("Enumerating objects: %d, done.\n", wanted.Len()); err != nil {
 			return err
 		}
 	}
 	chunks := bufio.NewWriterSize(b, maxPkt-5)
-	if err := wanted.WritePack(ctx, chunks, form); err != nil {
+	n, err := wanted.WritePack(ctx, chunks, form)
+	if err != nil {
 		return f.broken(b, err)
 	}
-	return errors.Join(chunks.Flush(), b.Close())
+	if err := chunks.Flush(); err != nil {
+		return err
+	}
+	if !quiet {
+		if err := b.Say("Total %d (delta %d), reused %d (delta %d), pack-reused 0\n", n.Objects, n.Deltas, n.Reused, n.Deltas); err != nil {
+			return err
+		}
+	}
+	return b.Close()
 }
 
 // broken tells the client that no pack comes. Why is for the log: it says more of the store than a client need know.

@@ -26,11 +26,13 @@ func versionOf(text string) int {
 }
 
 // advertiseV2 is what a client of protocol v2 is told first (gitprotocol-v2(5)).
-func advertiseV2(w io.Writer) error {
+func advertiseV2(w io.Writer, allows features) error {
 	var errs []error
-	for _, line := range []string{
-		"version 2", agentName, "ls-refs=unborn", "fetch=shallow wait-for-done filter", "server-option", "object-format=sha1",
-	} {
+	fetch := "fetch=shallow wait-for-done"
+	if allows.filter {
+		fetch += " filter"
+	}
+	for _, line := range []string{"version 2", agentName, "ls-refs=unborn", fetch, "server-option", "object-format=sha1"} {
 		errs = append(errs, writePkt(w, line+"\n"))
 	}
 	return errors.Join(append(errs, writeFlush(w))...)
@@ -58,7 +60,7 @@ func readCommand(r *bufio.Reader) (c command, err error) {
 		case err == errDelim && !args && !first:
 			args = true
 			continue
-		case err == io.EOF && first:
+		case (err == io.EOF || err == io.ErrUnexpectedEOF) && first:
 			return c, io.EOF
 		case err != nil:
 			return c, fmt.Errorf("reading command: %w", unexpectedEOF(err))
@@ -204,6 +206,9 @@ func (l listing) write(w io.Writer, s *snapshot) error {
 			continue
 		}
 		line := r.hash.String() + " " + r.name
+		if l.symrefs && r.target != "" {
+			line += " symref-target:" + r.target
+		}
 		if l.peel && !r.peeled.IsZero() {
 			line += " peeled:" + r.peeled.String()
 		}

@@ -48,6 +48,8 @@ var applets = []applet{
 	{name: "ctl", main: control.Main, help: "ask the supervisor of this bundle"},
 	{name: "probe", main: probe.Main, help: "try to get out, and report what could"},
 	{name: "digest", main: supervisor.Digest, hide: true},
+	{name: "git-upload-pack", main: gitgate.UploadPack},
+	{name: "git-receive-pack", main: gitgate.ReceivePack},
 	{name: "init", main: pid1.Main, raw: true},
 	{name: "cage", main: cage.Main, raw: true},
 }

@@ -22,7 +22,7 @@ func TestScripts(t *testing.T) {
 			if err := os.Mkdir(env.WorkDir+"/bin", 0o755); err != nil {
 				return err
 			}
-			for _, name := range []string{"sidecars", "egress", "pipelock", "supervisor"} {
+			for _, name := range []string{"sidecars", "egress", "pipelock", "supervisor", "git-upload-pack", "git-receive-pack"} {
 				if err := os.Symlink(self, env.WorkDir+"/bin/"+name); err != nil {
 					return err
 				}

@@ -19,7 +19,7 @@ const maxDepth = 4095
 
 // Pack is an indexed pack. It is immutable and safe for concurrent use.
 type Pack struct {
-	base   string // path without .pack
+	base   string // path without .pack; "" when it has no name
 	file   *os.File
 	size   int64
 	index  index

@@ -29,29 +29,33 @@ func (s Set) WritePack(ctx context.Context, w io.Writer, wanted map[Hash]bool, o
 			return fmt.Errorf("writing pack: %w: %s", ErrNotFound, h)
 		}
 	}
-	return o.WritePack(ctx, w, Form{Offsets: offsets})
+	_, err := o.WritePack(ctx, w, Form{Offsets: offsets})
+	return err
 }
+
+// Written counts what a pack holds.
+type Written struct{ Objects, Deltas, Reused int }
 
 // WritePack writes the objects as one pack. Entries are copied as they are stored; a delta whose base neither goes along nor
 // is the client's is rebuilt.
-func (o *Objects) WritePack(ctx context.Context, w io.Writer, form Form) error {
+func (o *Objects) WritePack(ctx context.Context, w io.Writer, form Form) (Written, error) {
 	if pack := o.whole(); pack != nil && form.Offsets {
 		_, err := io.Copy(w, io.NewSectionReader(pack.file, 0, pack.size))
-		return err
+		return Written{Objects: pack.Len(), Reused: pack.Len()}, err
 	}
 	k := &packer{ctx: ctx, Objects: o, form: form, sum: sha1.New(), out: w, written: make([][]int64, len(o.set))}
 	if err := k.run(); err != nil {
-		return fmt.Errorf("writing pack: %w", err)
+		return k.count, fmt.Errorf("writing pack: %w", err)
 	}
 	_, err := w.Write(k.sum.Sum(nil))
-	return err
+	return k.count, err
 }
 
 // whole returns the pack that holds these objects and no others.
 func (o *Objects) whole() *Pack {
 	n := o.Len()
 	for i, p := range o.set {
-		if p.Len() != n {
+		if p.Len() != n || p.base == "" {
 			continue
 		}
 		inside := true
@@ -76,6 +80,7 @@ type packer struct {
 	n       int64     // bytes written
 	written [][]int64 // by pack and place in its order: where the object begins in what is written; 0 is not there
 	window  window
+	count   Written
 }
 
 func (k *packer) write(b []byte) error {
@@ -132,8 +137,12 @@ func (k *packer) object(pack int, at, end int64) error {
 		return err
 	}
 	start, ok := k.start(pack, h)
+	k.count.Objects++
 	if !ok {
 		return k.rebuilt(k.set[pack], at)
+	}
+	if k.count.Reused++; h.typ.IsDelta() {
+		k.count.Deltas++
 	}
 	if err := k.write(start); err != nil {
 		return err
