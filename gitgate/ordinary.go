@@ -16,9 +16,9 @@ import (
 
 // ordinary is any repository of git's on disk, which is only read.
 type ordinary struct {
-	dir    string            // where HEAD is
-	common string            // where objects, references and configuration are
-	config map[string]string // settings by "section.key" in lower case; sections of a section are left out
+	dir    string              // where HEAD is
+	common string              // where objects, references and configuration are
+	config map[string][]string // settings by "section.key" in lower case
 }
 
 // openOrdinary finds the repository that a path means, as git-upload-pack does: strict takes the path as it is.
@@ -65,15 +65,15 @@ func (o *ordinary) readConfig() error {
 		return fmt.Errorf("reading configuration: %w", err)
 	}
 	o.config = parseSettings(string(text))
-	if format := o.config["extensions.objectformat"]; format != "" && format != "sha1" {
+	if format := o.setting("extensions.objectformat"); format != "" && format != "sha1" {
 		return fmt.Errorf("objects are named by %s; sha1 was wanted", clean(format))
 	}
 	return nil
 }
 
 // parseSettings reads what this file needs of git-config(1): one setting a line, plain values.
-func parseSettings(text string) map[string]string {
-	settings, section := map[string]string{}, ""
+func parseSettings(text string) map[string][]string {
+	settings, section := map[string][]string{}, ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if head, ok := strings.CutPrefix(line, "["); ok {
@@ -85,13 +85,22 @@ func parseSettings(text string) map[string]string {
 			value = "true"
 		}
 		name := strings.ToLower(section + "." + strings.TrimSpace(key))
-		settings[name] = strings.Trim(strings.TrimSpace(value), `"`)
+		settings[name] = append(settings[name], strings.Trim(strings.TrimSpace(value), `"`))
 	}
 	return settings
 }
 
+// setting is the last of its name: "" when there is none.
+func (o *ordinary) setting(name string) string {
+	all := o.config[name]
+	if len(all) == 0 {
+		return ""
+	}
+	return all[len(all)-1]
+}
+
 func (o *ordinary) enabled(name string) bool {
-	switch strings.ToLower(o.config[name]) {
+	switch strings.ToLower(o.setting(name)) {
 	case "true", "1", "yes", "on":
 		return true
 	}
@@ -108,17 +117,20 @@ func (o *ordinary) load() (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	snap, err := o.references(set)
+	whole, err := o.references(set)
 	if err != nil {
 		return source{}, err
 	}
+	snap := o.hide(whole)
 	src := source{snap: snap, set: set, cut: ends, reach: objects.NewReach(), allows: o.features()}
 	src.offers = func(ctx context.Context, set objects.Set, h objects.Hash) (bool, error) {
 		switch {
 		case src.allows.anything:
 			return set.Has(h), nil
-		case snap.names(h) || !src.allows.reachable:
-			return snap.names(h), nil
+		case snap.names(h) || src.allows.tip && whole.names(h):
+			return true, nil
+		case !src.allows.reachable:
+			return false, nil
 		case !set.Has(h):
 			return false, nil
 		}
@@ -135,6 +147,7 @@ func (o *ordinary) features() features {
 		tip:       anything || o.enabled("uploadpack.allowtipsha1inwant"),
 		reachable: anything || o.enabled("uploadpack.allowreachablesha1inwant"),
 		filter:    o.enabled("uploadpack.allowfilter"),
+		born:      o.setting("lsrefs.unborn") == "ignore",
 	}
 }
 
@@ -193,6 +206,32 @@ func (o *ordinary) references(set objects.Set) (*snapshot, error) {
 	}
 	slices.SortFunc(s.refs, func(a, b ref) int { return strings.Compare(a.name, b.name) })
 	return s, o.head(s)
+}
+
+// hide leaves out what transfer.hideRefs and uploadpack.hideRefs name; the last line that fits a reference counts.
+func (o *ordinary) hide(s *snapshot) *snapshot {
+	rules := slices.Concat(o.config["transfer.hiderefs"], o.config["uploadpack.hiderefs"])
+	if len(rules) == 0 {
+		return s
+	}
+	seen := &snapshot{head: s.head, headAt: s.headHash()}
+	for _, r := range s.refs {
+		if !hidden(rules, r.name) {
+			seen.refs = append(seen.refs, r)
+		}
+	}
+	return seen
+}
+
+func hidden(rules []string, name string) bool {
+	for _, rule := range slices.Backward(rules) {
+		rule, shown := strings.CutPrefix(rule, "!")
+		rule = strings.TrimSuffix(strings.TrimPrefix(rule, "^"), "/")
+		if name == rule || strings.HasPrefix(name, rule+"/") {
+			return !shown
+		}
+	}
+	return false
 }
 
 func (o *ordinary) head(s *snapshot) error {

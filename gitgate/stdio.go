@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 )
@@ -20,15 +21,23 @@ func (e usageErr) Error() string { return string(e) }
 // ExitCode is that of usage errors.
 func (usageErr) ExitCode() int { return 2 }
 
-// broken ends the process as git's own programs do.
-type brokenErr struct{ error }
+// brokenErr ends the process as git's own programs do; what went wrong has been said.
+type brokenErr struct{}
+
+func (brokenErr) Error() string { return "" }
 
 // ExitCode is git's for a fatal error.
 func (brokenErr) ExitCode() int { return 128 }
 
+// fatal says what went wrong in git's way.
+func fatal(stderr io.Writer, err error) error {
+	fmt.Fprintf(stderr, "fatal: %v\n", err)
+	return brokenErr{}
+}
+
 // UploadPack serves an ordinary repository on standard input and output as git-upload-pack does, so that scripts which are written for git's own
 // program can drive ours. It has no upstream, and reads no configuration but the repository's.
-func UploadPack(ctx context.Context, args []string, stdout, _ io.Writer) error {
+func UploadPack(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var strict, stateless, greeting bool
 	flags := flag.NewFlagSet("upload-pack", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -43,24 +52,24 @@ func UploadPack(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	}
 	o, err := openOrdinary(flags.Arg(0), strict)
 	if err != nil {
-		return brokenErr{err}
+		return fatal(stderr, err)
 	}
 	in, out := bufio.NewReaderSize(os.Stdin, 64<<10), bufio.NewWriterSize(stdout, 64<<10)
 	s := &stdio{repository: o, version: versionOf(os.Getenv("GIT_PROTOCOL")), stateless: stateless, in: in, out: out}
 	err = s.serve(ctx, greeting)
 	var refused errRefused
 	if errors.As(err, &refused) {
-		err = errors.Join(writePkt(out, "ERR "+refused.Error()), err)
+		_ = writePkt(out, "ERR "+refused.Error()) // the client may be gone; it is said on the other side too
 	}
-	if err = errors.Join(out.Flush(), err); err != nil {
-		return brokenErr{err}
+	if err = errors.Join(err, out.Flush()); err != nil {
+		return fatal(stderr, err)
 	}
 	return nil
 }
 
 // ReceivePack says that there is none: a push is always scanned, and forwarded upstream.
-func ReceivePack(context.Context, []string, io.Writer, io.Writer) error {
-	return brokenErr{errors.New("git-gate takes no push on standard input: it would have no upstream to go to")}
+func ReceivePack(_ context.Context, _ []string, _, stderr io.Writer) error {
+	return fatal(stderr, errors.New("git-gate takes no push on standard input: it would have no upstream to go to"))
 }
 
 // stdio is one client on standard input and output.

@@ -29,6 +29,7 @@ type source struct {
 type features struct {
 	tip, reachable, anything bool // objects by name: what a reference points at, what it leads to, whatever is there
 	filter                   bool
+	born                     bool // nothing is said of a HEAD that has no commit
 }
 
 // anyObject offers whatever is there.

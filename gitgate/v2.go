@@ -32,7 +32,11 @@ func advertiseV2(w io.Writer, allows features) error {
 	if allows.filter {
 		fetch += " filter"
 	}
-	for _, line := range []string{"version 2", agentName, "ls-refs=unborn", fetch, "server-option", "object-format=sha1"} {
+	list := "ls-refs=unborn"
+	if allows.born {
+		list = "ls-refs"
+	}
+	for _, line := range []string{"version 2", agentName, list, fetch, "server-option", "object-format=sha1"} {
 		errs = append(errs, writePkt(w, line+"\n"))
 	}
 	return errors.Join(append(errs, writeFlush(w))...)
@@ -60,6 +64,8 @@ func readCommand(r *bufio.Reader) (c command, err error) {
 		case err == errDelim && !args && !first:
 			args = true
 			continue
+		case err == errDelim && args:
+			return c, errRefused("expected flush after " + c.name + " arguments")
 		case (err == io.EOF || err == io.ErrUnexpectedEOF) && first:
 			return c, io.EOF
 		case err != nil:
@@ -147,6 +153,7 @@ func (s *speaker) answer(ctx context.Context, c command) error {
 		}
 		// A stateful client's fetch is about what it has just been shown.
 		s.recent = func(context.Context) (source, error) { return src, nil }
+		l.unborn = l.unborn && !src.allows.born
 		return l.write(s.out, src.snap)
 	}
 	src, err := s.recent(ctx)
