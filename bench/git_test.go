@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,9 +90,13 @@ func firstError(errs ...error) error {
 
 // bigStream writes the history. The same random numbers every time make the same repository of the same sources.
 func bigStream(w *bufio.Writer) error {
-	root := filepath.Join(runtime.GOROOT(), "src")
+	where, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("looking for the sources of Go: %w", err)
+	}
+	root := filepath.Join(strings.TrimSpace(string(where)), "src")
 	var paths []string
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && (strings.HasSuffix(path, ".go") || strings.HasSuffix(path, ".s")) {
 			paths = append(paths, path)
 		}

@@ -89,7 +89,7 @@ func (s Set) copy(ctx context.Context, dir string, limits Limits) (whole *Pack, 
 	r, w := io.Pipe()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		err := all.WritePack(ctx, w, Form{Offsets: true})
+		_, err := all.WritePack(ctx, w, Form{Offsets: true})
 		return errors.Join(err, w.CloseWithError(err))
 	})
 	group.Go(func() error {
