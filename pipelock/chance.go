@@ -20,17 +20,28 @@ const ruleChance = "high-entropy"
 const longestChance = 1 << 10
 
 // find returns the runs with enough bits a character. UUIDs, digests and images are
-// excused.
+// excused. It looks at where a run that is long enough would have its last byte
+// at least, and back from there: most of a text is passed over.
 func (c chance) find(data []byte) (found []secrets.Finding) {
-	for i := 0; i < len(data); {
-		start := i
-		for i < len(data) && tokenByte[data[i]] {
-			i++
+	least := max(1, c.Length)
+	done := 0
+	for at := least - 1; at < len(data); {
+		start := at + 1
+		for start > done && tokenByte[data[start-1]] {
+			start--
 		}
-		if i-start >= c.Length && i-start <= longestChance && c.judge(data, start, i) {
-			found = append(found, secrets.Finding{Rule: ruleChance, Start: start, End: i})
+		if at+1-start < least {
+			done, at = start, start+least-1
+			continue
 		}
-		i++
+		end := at + 1
+		for end < len(data) && tokenByte[data[end]] {
+			end++
+		}
+		if end-start <= longestChance && c.judge(data, start, end) {
+			found = append(found, secrets.Finding{Rule: ruleChance, Start: start, End: end})
+		}
+		done, at = end, end+least
 	}
 	return found
 }

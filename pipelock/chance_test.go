@@ -5,9 +5,11 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,5 +100,40 @@ func TestOperatorsRules(t *testing.T) {
 	}
 	if _, err := readRules(filepath.Join(dir, "absent")); err == nil || !strings.Contains(err.Error(), "absent") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestChanceFindsEachRun: as who looks at every byte does.
+func TestChanceFindsEachRun(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(3, 4))
+	c := chance{Bits: 2, Length: 12}
+	found := 0
+	for range 2000 {
+		data := make([]byte, r.IntN(90))
+		for i := range data {
+			data[i] = "aB3dE5fG7hJ9kL2m ,"[r.IntN(17)+r.IntN(2)]
+		}
+		var want []int
+		for i := 0; i <= len(data); i++ {
+			end := i
+			for end < len(data) && tokenByte[data[end]] {
+				end++
+			}
+			if end-i >= c.Length && c.judge(data, i, end) {
+				want = append(want, i, end)
+			}
+			i = end
+		}
+		var got []int
+		for _, f := range c.find(data) {
+			got = append(got, f.Start, f.End)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%q: %v, want %v", data, got, want)
+		}
+		found += len(got)
+	}
+	if found < 1000 {
+		t.Errorf("only %d places were found at all", found)
 	}
 }
