@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 )
 
 // ErrNested says that data is encoded in more layers, or in more ways, than are undone; such data was not fully seen.
@@ -50,7 +51,8 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	if r.scanner.clean != nil && r.path == "" && len(data) >= block {
 		look = r.changed
 	}
-	spans, err := look(string(data), archives)
+	// Who calls leaves data as it is until the scan is over, after which nothing refers to it: there is no need for a copy.
+	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,7 @@ func (s *Scanner) Warm() error {
 	return err
 }
 
-// Scan returns every finding in data, in order of place. When err is not nil the data was not fully seen and must be
+// Scan returns every finding in data, which must not change meanwhile, in order of place. When err is not nil the data was not fully seen and must be
 // refused.
 func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
 	return s.ScanFile(ctx, "", data)
