@@ -154,16 +154,13 @@ func goesOn(text string, end int) bool {
 
 // diverse tells whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
 func diverse(text string) bool {
-	changes, digits := 0, 0
+	changes := 0
 	for i := 1; i < minPacked; i++ {
 		if kinds[text[i]] != kinds[text[i-1]] {
 			changes++
 		}
-		if class[text[i]]&isHex != 0 && text[i] <= '9' {
-			digits++
-		}
 	}
-	return changes*4 >= minPacked && digits > 0
+	return changes*4 >= minPacked && strings.ContainsAny(text[:min(len(text), 4*minPacked)], "0123456789")
 }
 
 // marks are how data that members opens begins.

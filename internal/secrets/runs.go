@@ -107,7 +107,7 @@ func unwrap(s sight, runs []stretch) (views []view) {
 	for shift := range 4 {
 		add(decodeRuns(text, plain, &base64Code, shift))
 	}
-	add(backwards(text, sift(mixed, func(r stretch) bool { return r.size() >= minHex && r.size() <= maxTurned })))
+	backwards(text, sift(mixed, func(r stretch) bool { return r.size() >= minHex && r.size() <= maxTurned }), add)
 	long := sift(runs, func(r stretch) bool { return r.size() >= minHex })
 	for shift, runs := 0, inside(text, long, isHex, minHex); shift < 2; shift++ {
 		add(decodeRuns(text, runs, &hexCode, shift))
@@ -148,19 +148,23 @@ func sift(runs []stretch, wanted func(stretch) bool) (all []stretch) {
 	return all
 }
 
-// backwards undoes base64 that was reversed, or of which the letters were turned by 13.
-func backwards(text string, runs []stretch) (edits []edit) {
-	for _, r := range runs {
-		for _, turn := range turns {
+// backwards undoes base64 that was reversed, or of which the letters were turned by 13. Each way to read the runs makes edits of its own: one that
+// makes nonsense of a run does not stand in the way of the others.
+func backwards(text string, runs []stretch, add func([]edit)) {
+	for _, turn := range turns {
+		var ways [4][]edit
+		for _, r := range runs {
 			turned := turn(text[r.start:r.end])
-			for shift := range 4 {
+			for shift := range ways {
 				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
-					edits = append(edits, edit{r.start, r.end, e.value})
+					ways[shift] = append(ways[shift], edit{r.start, r.end, e.value})
 				}
 			}
 		}
+		for _, edits := range ways {
+			add(edits)
+		}
 	}
-	return edits
 }
 
 // maxTurned is the longest run that is tried backwards, in bytes.
