@@ -45,7 +45,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			chown(t, house)
-			run := exec.Command(test, "-test.timeout=4m")
+			run := exec.Command(test, "-test.timeout=10m")
 			run.Dir = dir
 			run.Env = append(os.Environ(), "HOME="+house, "TMPDIR="+house)
 			run.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
