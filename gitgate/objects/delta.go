@@ -27,19 +27,35 @@ func deltaTarget(head []byte) (int64, error) {
 
 // applyDelta rebuilds an object. The sizes in the delta bind: nothing longer is ever built.
 func applyDelta(base, delta []byte) ([]byte, error) {
+	size, err := deltaTarget(delta)
+	if err != nil {
+		return nil, err
+	}
+	return applyDeltaTo(make([]byte, 0, size), base, delta)
+}
+
+// applyDeltaTo is applyDelta into a buffer that is empty and has room for just what the delta makes.
+func applyDeltaTo(out, base, delta []byte) ([]byte, error) {
 	want, ops, err := deltaSize(delta)
 	if err != nil {
 		return nil, err
 	}
 	size, ops, err := deltaSize(ops)
-	if err != nil || want != int64(len(base)) {
+	if err != nil || want != int64(len(base)) || size > int64(cap(out)) {
 		return nil, fmt.Errorf("%w: delta does not fit its base", ErrCorrupt)
 	}
-	out := make([]byte, 0, size)
 	for len(ops) > 0 {
-		var piece []byte
-		if piece, ops, err = nextPiece(base, ops); err != nil {
-			return nil, err
+		op := ops[0]
+		piece := ops[1:]
+		switch {
+		case op&0x80 != 0:
+			if piece, ops, err = copied(base, piece, op); err != nil {
+				return nil, err
+			}
+		case op == 0 || len(piece) < int(op):
+			return nil, fmt.Errorf("%w: bad instruction in a delta", ErrCorrupt)
+		default:
+			piece, ops = piece[:op], piece[op:]
 		}
 		if int64(len(out)+len(piece)) > size {
 			return nil, fmt.Errorf("%w: delta makes more than it says", ErrCorrupt)
@@ -52,32 +68,23 @@ func applyDelta(base, delta []byte) ([]byte, error) {
 	return out, nil
 }
 
-// nextPiece is one instruction: a copy out of the base, or bytes that stand in the delta.
-func nextPiece(base, ops []byte) (piece, rest []byte, err error) {
-	op := ops[0]
-	ops = ops[1:]
-	if op&0x80 != 0 {
-		return copied(base, ops, op)
-	}
-	if op == 0 || len(ops) < int(op) {
-		return nil, nil, fmt.Errorf("%w: bad instruction in a delta", ErrCorrupt)
-	}
-	return ops[:op], ops[op:], nil
-}
-
+// copied is a copy out of the base.
 func copied(base, ops []byte, op byte) (piece, rest []byte, err error) {
-	var args [7]byte
-	for i := range args {
+	var from, n int64
+	for i := range 7 {
 		if op&(1<<i) == 0 {
 			continue
 		}
 		if len(ops) == 0 {
 			return nil, nil, fmt.Errorf("%w: delta breaks off", ErrCorrupt)
 		}
-		args[i], ops = ops[0], ops[1:]
+		if i < 4 {
+			from |= int64(ops[0]) << (8 * i)
+		} else {
+			n |= int64(ops[0]) << (8 * (i - 4))
+		}
+		ops = ops[1:]
 	}
-	from := int64(args[0]) | int64(args[1])<<8 | int64(args[2])<<16 | int64(args[3])<<24
-	n := int64(args[4]) | int64(args[5])<<8 | int64(args[6])<<16
 	if n == 0 {
 		n = 0x10000
 	}

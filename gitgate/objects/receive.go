@@ -3,18 +3,16 @@ package objects
 import (
 	"bytes"
 	"context"
-	"crypto/sha1"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/pjbgf/sha1cd"
 )
 
 // Limits bound a pack from the wire; each must be set.
@@ -25,6 +23,9 @@ type Limits struct {
 	Objects     int
 }
 
+// ErrCollision says that somebody has prepared an object for a collision of SHA-1.
+var ErrCollision = fmt.Errorf("%w: an object was made for a collision of SHA-1", ErrCorrupt)
+
 // Receive reads exactly one pack from r, verifies everything in it, and stores it with its index in dir. It never reads
 // beyond the pack's own end for want of more. On error nothing but temporary files in dir may be left.
 func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack, error) {
@@ -32,57 +33,71 @@ func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack
 	if err != nil {
 		return nil, fmt.Errorf("receiving pack: %w", err)
 	}
-	x := &indexer{ctx: ctx, file: f, limits: limits}
-	x.in = newTee(r, f, limits.PackBytes)
+	x := &indexer{ctx: ctx, file: f, limits: limits, in: newWire(r, f, limits.PackBytes), names: newNaming()}
 	pack, err := x.run(dir)
-	if err != nil {
+	if err = errors.Join(err, x.in.close(), x.names.close()); err != nil {
+		if pack != nil {
+			pack.Close()
+		}
 		f.Close()
 		return nil, fmt.Errorf("receiving pack: %w", err)
 	}
 	return pack, nil
 }
 
-// entry is what the indexer knows of one object.
-type entry struct {
-	hash  Hash
-	typ   Type
-	crc   uint32
-	at    int64
-	child int32 // first delta upon it, by offset; 0 is none (entry 0 is never a delta by offset)
-	next  int32 // next delta upon the same base
-	done  bool
+// indexer knows of each object where it begins, and what becomes known later. All lists have the objects in the order of the pack.
+type indexer struct {
+	ctx    context.Context
+	file   *os.File
+	in     *wire
+	limits Limits
+	spent  spending
+	names  *naming
+	z      flate
+	buf    []byte
+
+	at    []int64
+	data  []uint8  // from the beginning of the entry to its zlib stream
+	crc   []uint32 // of the entry as it stands in the pack
+	size  []uint32 // inflated: of a delta, of the delta; what is larger is maxUint32
+	typ   []Type   // of a delta, that of a delta until it is resolved
+	hash  []Hash
+	base  []int32 // of a delta by offset, its base; else -1
+	byRef []byRef
 }
 
-type indexer struct {
-	ctx     context.Context
-	file    *os.File
-	in      *tee
-	limits  Limits
-	entries []entry
-	byRef   map[Hash][]int32 // deltas by the name of their base
-	byHash  map[Hash]int32
-	spent   int64 // bytes inflated so far
+// byRef is a delta that names its base.
+type byRef struct {
+	base  Hash
+	delta int32
 }
+
+// inMemory is the largest object that is inflated at once, in bytes. It must fit the wire's buffer several times.
+const inMemory = 128 << 10
 
 func (x *indexer) run(dir string) (*Pack, error) {
 	n, err := x.header()
 	if err != nil {
 		return nil, err
 	}
-	x.byRef, x.byHash = map[Hash][]int32{}, map[Hash]int32{}
 	for i := range n {
-		if err := x.ctx.Err(); err != nil {
-			return nil, err
+		if i&255 == 0 && x.ctx.Err() != nil {
+			return nil, context.Cause(x.ctx)
 		}
-		if err := x.entry(int32(i)); err != nil {
+		if err := x.entry(); err != nil {
 			return nil, fmt.Errorf("object %d of %d: %w", i+1, n, err)
 		}
 	}
+	end := x.in.offset()
 	sum, err := x.in.trailer()
 	if err != nil {
 		return nil, err
 	}
-	if err := x.resolve(); err != nil {
+	if err := x.names.finish(x.hash); err != nil {
+		return nil, err
+	}
+	x.in.release()
+	if err := x.resolve(end); err != nil {
 		return nil, err
 	}
 	return x.store(dir, sum)
@@ -90,75 +105,72 @@ func (x *indexer) run(dir string) (*Pack, error) {
 
 func (x *indexer) header() (int, error) {
 	var h [12]byte
-	if err := x.in.full(h[:]); err != nil {
-		return 0, fmt.Errorf("reading header: %w", err)
+	if _, err := io.ReadFull(x.in, h[:]); err != nil {
+		return 0, fmt.Errorf("reading header: %w", unexpected(err))
 	}
 	if string(h[:4]) != "PACK" || binary.BigEndian.Uint32(h[4:]) != 2 {
 		return 0, fmt.Errorf("%w: no pack of version 2", ErrCorrupt)
 	}
-	n := int(binary.BigEndian.Uint32(h[8:]))
-	if n > x.limits.Objects {
+	n := binary.BigEndian.Uint32(h[8:])
+	if int64(n) > int64(x.limits.Objects) {
 		return 0, fmt.Errorf("%w: %d objects, at most %d", ErrLimit, n, x.limits.Objects)
 	}
-	_, err := x.in.checksum()
-	return n, err
+	x.in.sum()
+	return int(n), nil
 }
 
-// entry reads one object off the wire: whole ones are hashed at once, deltas wait for their base.
-func (x *indexer) entry(i int32) error {
+// entry reads one object off the wire: whole ones are named, deltas wait for their base.
+func (x *indexer) entry() error {
 	at := x.in.offset()
 	h, err := readHead(x.in, at)
 	if err != nil {
-		return err
+		return x.in.blame(err)
 	}
 	if h.size > x.limits.ObjectBytes {
 		return fmt.Errorf("%w: object of %d bytes", ErrLimit, h.size)
 	}
-	if err := x.spend(h.size); err != nil {
+	if err := x.spent.add(h.size, x.limits.TotalBytes); err != nil {
 		return err
 	}
-	e := entry{at: at, typ: h.typ}
+	x.at, x.typ = append(x.at, at), append(x.typ, h.typ)
+	x.data = append(x.data, uint8(x.in.offset()-at))
+	x.size = append(x.size, uint32(min(h.size, 1<<32-1)))
+	x.hash, x.base = append(x.hash, Hash{}), append(x.base, -1)
 	if h.typ.IsDelta() {
-		err = x.delta(h, i, &e)
+		err = x.delta(h)
 	} else {
-		err = x.whole(h, &e)
+		err = x.whole(h)
 	}
+	x.crc = append(x.crc, x.in.sum())
+	return err
+}
+
+func (x *indexer) whole(h head) error {
+	i := int32(len(x.at) - 1)
+	if h.size <= inMemory {
+		data := x.names.room(int(h.size))
+		done, err := x.inflate(data)
+		if done {
+			return x.names.add(i, h.typ, data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	hasher := newHasher(h.typ, h.size)
+	if err := x.stream(hasher, h.size); err != nil {
+		return err
+	}
+	return sumInto(&x.hash[i], hasher)
+}
+
+func (x *indexer) delta(h head) error {
+	i := int32(len(x.at) - 1)
+	head, err := x.deltaHead(h.size)
 	if err != nil {
 		return err
 	}
-	if e.crc, err = x.in.checksum(); err != nil {
-		return err
-	}
-	x.entries = append(x.entries, e)
-	if e.done {
-		return x.name(i)
-	}
-	return nil
-}
-
-// spend counts inflated bytes, so that a small pack cannot buy endless work.
-func (x *indexer) spend(n int64) error {
-	if x.spent += n; x.spent > x.limits.TotalBytes {
-		return fmt.Errorf("%w: more than %d bytes in total", ErrLimit, x.limits.TotalBytes)
-	}
-	return nil
-}
-
-func (x *indexer) whole(h head, e *entry) error {
-	hasher := plumbing.NewHasher(h.typ, h.size)
-	if err := x.inflate(hasher, h.size); err != nil {
-		return err
-	}
-	e.hash, e.done = hasher.Sum(), true
-	return nil
-}
-
-func (x *indexer) delta(h head, i int32, e *entry) error {
-	head := &prefix{}
-	if err := x.inflate(head, h.size); err != nil {
-		return err
-	}
-	size, err := deltaTarget(head.buf)
+	size, err := deltaTarget(head)
 	if err != nil {
 		return err
 	}
@@ -166,17 +178,31 @@ func (x *indexer) delta(h head, i int32, e *entry) error {
 		return fmt.Errorf("%w: object of %d bytes", ErrLimit, size)
 	}
 	if h.typ == plumbing.REFDeltaObject {
-		x.byRef[h.baseHash] = append(x.byRef[h.baseHash], i)
+		x.byRef = append(x.byRef, byRef{h.baseHash, i})
 		return nil
 	}
-	base, ok := slices.BinarySearchFunc(x.entries, h.baseAt, func(e entry, at int64) int {
-		return int(min(max(e.at-at, -1), 1))
-	})
+	base, ok := find(x.at[:i], h.baseAt)
 	if !ok {
 		return fmt.Errorf("%w: no object where a delta's base should be", ErrCorrupt)
 	}
-	e.next, x.entries[base].child = x.entries[base].child, i
+	x.base[i] = int32(base)
 	return nil
+}
+
+// deltaHead reads a delta and returns what it begins with.
+func (x *indexer) deltaHead(size int64) ([]byte, error) {
+	if size <= inMemory {
+		if int(size) > len(x.buf) {
+			x.buf = make([]byte, max(int(size), 16<<10))
+		}
+		done, err := x.inflate(x.buf[:size])
+		if done || err != nil {
+			return x.buf[:size], err
+		}
+	}
+	head := &prefix{}
+	err := x.stream(head, size)
+	return head.buf, err
 }
 
 // prefix keeps the first bytes written to it.
@@ -189,8 +215,21 @@ func (p *prefix) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// inflate copies exactly size bytes of the next zlib stream to w.
-func (x *indexer) inflate(w io.Writer, size int64) error {
+// inflate fills data from the wire if the whole stream has come already; else it is not done.
+func (x *indexer) inflate(data []byte) (done bool, err error) {
+	n, err := x.z.inflate(data, x.in.ahead())
+	if errors.Is(err, errShort) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	x.in.skip(n)
+	return true, nil
+}
+
+// stream copies exactly size bytes of the next zlib stream to w.
+func (x *indexer) stream(w io.Writer, size int64) error {
 	z, err := inflater(x.in)
 	if err != nil {
 		return x.in.blame(err)
@@ -202,76 +241,39 @@ func (x *indexer) inflate(w io.Writer, size int64) error {
 	return x.in.blame(drained(z))
 }
 
-// name files an object under its name. The same object twice would make the index ambiguous.
-func (x *indexer) name(i int32) error {
-	h := x.entries[i].hash
-	if _, twice := x.byHash[h]; twice {
-		return fmt.Errorf("%w: an object stands there twice", ErrCorrupt)
+// find is a binary search that is small enough for its callers.
+func find(sorted []int64, want int64) (int, bool) {
+	low, high := 0, len(sorted)
+	for low < high {
+		if mid := int(uint(low+high) >> 1); sorted[mid] < want {
+			low = mid + 1
+		} else {
+			high = mid
+		}
 	}
-	x.byHash[h] = i
+	return low, low < len(sorted) && sorted[low] == want
+}
+
+// newHasher names objects; it notices the known ways to make two objects of one name.
+func newHasher(typ Type, size int64) sha1cd.CollisionResistantHash {
+	h := sha1cd.New().(sha1cd.CollisionResistantHash)
+	startHash(h, typ, size)
+	return h
+}
+
+func startHash(h sha1cd.CollisionResistantHash, typ Type, size int64) {
+	var b [32]byte
+	head := append(append(b[:0], typ.Bytes()...), ' ')
+	_, _ = h.Write(append(strconv.AppendInt(head, size, 10), 0)) // never fails
+}
+
+func sumInto(into *Hash, h sha1cd.CollisionResistantHash) error {
+	sum, collision := h.CollisionResistantSum(nil)
+	if collision {
+		return ErrCollision
+	}
+	copy(into[:], sum)
 	return nil
-}
-
-// resolve rebuilds the deltas, each after its base and near to it, so that the base is still cached.
-func (x *indexer) resolve() error {
-	p := x.pack()
-	var stack []int32
-	for i := range x.entries {
-		if !x.entries[i].done {
-			continue
-		}
-		stack = x.children(int32(i), stack)
-		for len(stack) > 0 {
-			last := len(stack) - 1
-			j := stack[last]
-			stack = stack[:last]
-			if x.entries[j].done {
-				continue
-			}
-			if err := x.rebuild(p, j); err != nil {
-				return err
-			}
-			stack = x.children(j, stack)
-		}
-	}
-	for i := range x.entries {
-		if !x.entries[i].done {
-			return fmt.Errorf("%w: a delta's base is missing", ErrCorrupt)
-		}
-	}
-	return nil
-}
-
-func (x *indexer) children(i int32, stack []int32) []int32 {
-	for c := x.entries[i].child; c != 0; c = x.entries[c].next {
-		stack = append(stack, c)
-	}
-	return append(stack, x.byRef[x.entries[i].hash]...)
-}
-
-func (x *indexer) rebuild(p *Pack, i int32) error {
-	if err := x.ctx.Err(); err != nil {
-		return err
-	}
-	typ, data, err := p.read(x.entries[i].at)
-	if err != nil {
-		return err
-	}
-	x.entries[i].typ, x.entries[i].hash, x.entries[i].done = typ, plumbing.ComputeHash(typ, data), true
-	return x.name(i)
-}
-
-// pack is a view of the unfinished file.
-func (x *indexer) pack() *Pack {
-	p := &Pack{file: x.file, size: x.in.offset(), cache: newCache(), limit: x.limits.ObjectBytes, spend: x.spend}
-	p.locate = func(h Hash) (int64, bool) {
-		i, ok := x.byHash[h]
-		if !ok {
-			return 0, false
-		}
-		return x.entries[i].at, true
-	}
-	return p
 }
 
 // store writes the index and gives both files their names, the pack's own checksum.
@@ -283,7 +285,11 @@ func (x *indexer) store(dir string, sum Hash) (*Pack, error) {
 	if err := x.file.Chmod(0o444); err != nil {
 		return nil, err
 	}
-	if err := writeIndex(base+".idx", x.entries, sum); err != nil {
+	index, err := packIndex(x.hash, x.crc, x.at, sum)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(base+".idx", index, 0o444); err != nil {
 		return nil, err
 	}
 	if err := os.Rename(x.file.Name(), base+".pack"); err != nil {
@@ -291,38 +297,6 @@ func (x *indexer) store(dir string, sum Hash) (*Pack, error) {
 	}
 	x.file.Close()
 	return OpenPack(base)
-}
-
-// writeIndex writes a version 2 index.
-func writeIndex(path string, entries []entry, pack Hash) error {
-	slices.SortFunc(entries, func(a, b entry) int { return compare(a.hash, b.hash) })
-	be := binary.BigEndian
-	b := []byte("\xfftOc\x00\x00\x00\x02")
-	next := 0
-	for first := range 256 {
-		for next < len(entries) && int(entries[next].hash[0]) <= first {
-			next++
-		}
-		b = be.AppendUint32(b, uint32(next))
-	}
-	for _, e := range entries {
-		b = append(b, e.hash[:]...)
-	}
-	for _, e := range entries {
-		b = be.AppendUint32(b, e.crc)
-	}
-	var large []byte
-	for _, e := range entries {
-		if e.at < 1<<31 {
-			b = be.AppendUint32(b, uint32(e.at))
-			continue
-		}
-		b = be.AppendUint32(b, 1<<31|uint32(len(large)/8))
-		large = be.AppendUint64(large, uint64(e.at))
-	}
-	b = append(append(b, large...), pack[:]...)
-	sum := sha1.Sum(b)
-	return writeFile(path, append(b, sum[:]...), 0o444)
 }
 
 // writeFile writes, syncs, and gives the name last.
@@ -339,113 +313,68 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 	return os.Rename(f.Name(), path)
 }
 
-// tee reads the wire byte by byte where it must, and copies what was consumed, and no more, to the file and the checksums.
-type tee struct {
-	src        io.Reader
-	out        io.Writer
-	sum        hash.Hash
-	crc        uint32
-	buf        []byte
-	mark, r, w int // consumed but not yet copied: [mark,r); read ahead: [r,w)
-	copied     int64
-	limit      int64
-	err        error
+var errTwice = fmt.Errorf("%w: an object stands there twice", ErrCorrupt)
+
+// packIndex makes a version 2 index (gitformat-pack). The same object twice would make it ambiguous.
+func packIndex(hashes []Hash, crcs []uint32, offsets []int64, pack Hash) ([]byte, error) {
+	order := byName(hashes)
+	be := binary.BigEndian
+	b := make([]byte, 0, 8+1024+28*len(order)+40)
+	b = append(b, "\xfftOc\x00\x00\x00\x02"...)
+	next := 0
+	for first := range 256 {
+		for next < len(order) && int(hashes[order[next]][0]) <= first {
+			next++
+		}
+		b = be.AppendUint32(b, uint32(next))
+	}
+	for i, o := range order {
+		if i > 0 && hashes[o] == hashes[order[i-1]] {
+			return nil, errTwice
+		}
+		b = append(b, hashes[o][:]...)
+	}
+	for _, o := range order {
+		b = be.AppendUint32(b, crcs[o])
+	}
+	var large []byte
+	for _, o := range order {
+		if at := offsets[o]; at < 1<<31 {
+			b = be.AppendUint32(b, uint32(at))
+			continue
+		}
+		b = be.AppendUint32(b, 1<<31|uint32(len(large)/8))
+		large = be.AppendUint64(large, uint64(offsets[o]))
+	}
+	b = append(append(b, large...), pack[:]...)
+	return append(b, plainSum(b)...), nil
 }
 
-func newTee(src io.Reader, out io.Writer, limit int64) *tee {
-	return &tee{src: src, out: out, limit: limit, sum: sha1.New(), buf: make([]byte, 64<<10)}
+// byName lists objects by their names: sorted by two bytes first, then within each of these heaps, which are small.
+func byName(hashes []Hash) []uint32 {
+	var starts [1<<16 + 1]uint32
+	for i := range hashes {
+		starts[(int(hashes[i][0])<<8|int(hashes[i][1]))+1]++
+	}
+	for i := range 1 << 16 {
+		starts[i+1] += starts[i]
+	}
+	order, next := make([]uint32, len(hashes)), starts
+	for i := range hashes {
+		heap := int(hashes[i][0])<<8 | int(hashes[i][1])
+		order[next[heap]] = uint32(i)
+		next[heap]++
+	}
+	for heap := range 1 << 16 {
+		sortHeap(hashes, order[starts[heap]:starts[heap+1]])
+	}
+	return order
 }
 
-func (t *tee) offset() int64 { return t.copied + int64(t.r-t.mark) }
-
-// flush copies what was consumed.
-func (t *tee) flush() error {
-	part := t.buf[t.mark:t.r]
-	t.mark = t.r
-	t.copied += int64(len(part))
-	if t.copied > t.limit {
-		return fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limit)
-	}
-	t.sum.Write(part)
-	t.crc = crc32.Update(t.crc, crc32.IEEETable, part)
-	_, err := t.out.Write(part)
-	return err
-}
-
-func (t *tee) fill() error {
-	if t.err == nil {
-		t.err = t.flush()
-	}
-	if t.err != nil {
-		return t.err
-	}
-	n, err := io.ReadAtLeast(t.src, t.buf, 1)
-	t.mark, t.r, t.w = 0, 0, n
-	if n == 0 {
-		t.err = unexpected(err)
-	}
-	return t.err
-}
-
-// ReadByte makes the inflater stop exactly behind a stream.
-func (t *tee) ReadByte() (byte, error) {
-	if t.r == t.w {
-		if err := t.fill(); err != nil {
-			return 0, err
+func sortHeap(hashes []Hash, heap []uint32) {
+	for i := 1; i < len(heap); i++ {
+		for j := i; j > 0 && bytes.Compare(hashes[heap[j]][2:], hashes[heap[j-1]][2:]) < 0; j-- {
+			heap[j], heap[j-1] = heap[j-1], heap[j]
 		}
 	}
-	c := t.buf[t.r]
-	t.r++
-	return c, nil
-}
-
-func (t *tee) Read(p []byte) (int, error) {
-	if t.r == t.w {
-		if err := t.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, t.buf[t.r:t.w])
-	t.r += n
-	return n, nil
-}
-
-func (t *tee) full(p []byte) error {
-	_, err := io.ReadFull(t, p)
-	return err
-}
-
-// blame prefers the wire's own error to what the inflater made of it.
-func (t *tee) blame(err error) error {
-	if t.err != nil {
-		return t.err
-	}
-	if err != nil && !errors.Is(err, ErrCorrupt) {
-		return fmt.Errorf("%w: %v", ErrCorrupt, err)
-	}
-	return err
-}
-
-// checksum ends an entry and returns its CRC.
-func (t *tee) checksum() (uint32, error) {
-	err := t.flush()
-	crc := t.crc
-	t.crc = 0
-	return crc, err
-}
-
-// trailer compares the pack's checksum.
-func (t *tee) trailer() (Hash, error) {
-	if err := t.flush(); err != nil {
-		return Hash{}, err
-	}
-	want := t.sum.Sum(nil)
-	var got Hash
-	if err := t.full(got[:]); err != nil {
-		return Hash{}, fmt.Errorf("reading checksum: %w", err)
-	}
-	if !bytes.Equal(got[:], want) {
-		return Hash{}, fmt.Errorf("%w: checksum differs", ErrCorrupt)
-	}
-	return got, t.flush()
 }
