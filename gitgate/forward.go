@@ -19,7 +19,7 @@ var errUnknownOutcome = errors.New("the connection to upstream broke off: the ou
 // order is what upstream is asked to do.
 type order struct {
 	updates []update
-	pack    *objects.Pack // nil when there are only deletions
+	pack    func(context.Context, []update) (*objects.Pack, error) // just what some updates need; nil when nothing came
 	atomic  bool
 	quiet   bool
 	// withOptions tells that the client sent push options, perhaps none.
@@ -51,7 +51,7 @@ func (m *mirror) forward(ctx context.Context, o order) (map[string]told, error) 
 	} else if err != nil {
 		return nil, m.explain(watched, err)
 	}
-	if err := m.settle(f.updates, f.said, f.pack); err != nil {
+	if err := m.settle(ctx, f); err != nil {
 		m.stale() // upstream has done it all the same; the next refresh makes the mirror what upstream is
 		return f.said, fmt.Errorf("%w: %w", errUnsettled, err)
 	}
@@ -95,10 +95,10 @@ func (m *mirror) lookAgain(ctx context.Context, f *forwarding, broke error) erro
 }
 
 // settle moves the references that upstream has moved as it was asked to. What upstream did otherwise the next refresh brings.
-func (m *mirror) settle(updates []update, said map[string]told, pack *objects.Pack) error {
+func (m *mirror) settle(ctx context.Context, f *forwarding) error {
 	var done []update
-	for _, u := range updates {
-		switch t, ok := said[u.ref]; {
+	for _, u := range f.updates {
+		switch t, ok := f.said[u.ref]; {
 		case ok && t.plain() && mirrored(u.ref):
 			done = append(done, u)
 		case ok && t.why == "" && !t.plain():
@@ -107,6 +107,10 @@ func (m *mirror) settle(updates []update, said map[string]told, pack *objects.Pa
 	}
 	if len(done) == 0 {
 		return nil
+	}
+	pack, err := f.pack(context.WithoutCancel(ctx), done) // without what only refused references need
+	if err != nil {
+		return err
 	}
 	if pack != nil && pack.Len() > 0 {
 		if err := m.file(pack); err != nil {
@@ -145,7 +149,7 @@ func (f *forwarding) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return f.send(session, caps)
+	return f.send(ctx, session, caps)
 }
 
 // compare refuses what has moved upstream since the agent looked.
@@ -195,9 +199,9 @@ func (f *forwarding) wanted(offered capabilities) (caps capabilities, err error)
 	return append(caps, agentName), nil
 }
 
-// send forwards what compare let pass. The pack goes as it came: every object in it was scanned.
-func (f *forwarding) send(s session, caps capabilities) error {
-	body, size, done, err := f.body(caps)
+// send forwards what compare let pass, with a pack of just what it needs. Every object in it was scanned.
+func (f *forwarding) send(ctx context.Context, s session, caps capabilities) error {
+	body, size, done, err := f.body(ctx, caps)
 	if err != nil {
 		return err
 	}
@@ -220,8 +224,9 @@ func (f *forwarding) send(s session, caps capabilities) error {
 	return nil
 }
 
-func (f *forwarding) body(caps capabilities) (body io.Reader, size int64, done func() error, err error) {
+func (f *forwarding) body(ctx context.Context, caps capabilities) (body io.Reader, size int64, done func() error, err error) {
 	var b strings.Builder
+	var sent []update
 	needsPack := false
 	for _, u := range f.updates {
 		if _, refused := f.said[u.ref]; refused {
@@ -232,6 +237,7 @@ func (f *forwarding) body(caps capabilities) (body io.Reader, size int64, done f
 			tail = "\x00" + strings.Join(caps, " ")
 		}
 		writePktf(&b, "%s %s %s%s", u.old, u.new, u.ref, tail)
+		sent = append(sent, u)
 		needsPack = needsPack || !u.deletes()
 	}
 	writeFlush(&b)
@@ -245,7 +251,13 @@ func (f *forwarding) body(caps capabilities) (body io.Reader, size int64, done f
 	if !needsPack {
 		return head, head.Size(), func() error { return nil }, nil
 	}
-	file, err := os.Open(f.pack.File())
+	f.dog.rest() // nobody waits for upstream meanwhile
+	pack, err := f.pack(ctx, sent)
+	f.dog.touch()
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	file, err := os.Open(pack.File())
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("opening quarantined pack: %w", err)
 	}

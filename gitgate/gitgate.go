@@ -112,6 +112,7 @@ type gate struct {
 	rules      rules
 	mirrors    map[string]*mirror
 	scanner    *secrets.Scanner
+	cleared    *cleared
 	own        map[string]bool // rules that are slots: the bundle's own credentials
 	seal       seal
 	audit      *audit.Log
@@ -218,7 +219,7 @@ func newGate(c Config) (*gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.own = map[string]bool{}
+	g.own, g.cleared = map[string]bool{}, newCleared()
 	for name := range known {
 		g.own[name] = true
 	}

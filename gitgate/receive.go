@@ -38,8 +38,12 @@ type pushing struct {
 	unpack string // what became of the pack: "ok" or why not
 	band   *band
 	pack   *objects.Pack
-	calm   func() // ends the signs of life
-	says   string // the agent's words to the operator
+	dir    string          // the quarantine
+	need   *need           // what the updates need of the pack
+	packs  []*objects.Pack // made for upstream
+	absent map[string]bool // references whose new object is nowhere
+	calm   func()          // ends the signs of life
+	says   string          // the agent's words to the operator
 }
 
 // keepAlive is how often a client hears that the push is still being looked at, unless the configuration says otherwise.
@@ -85,6 +89,8 @@ func (p *pushing) handle(ctx context.Context) error {
 		return err
 	}
 	defer q.remove()
+	p.dir = q.dir
+	defer p.closePacks()
 	if p.brings() {
 		if p.pack, err = objects.Receive(ctx, p.in, q.dir, p.gate.pushLimits); err != nil {
 			return err
@@ -93,6 +99,9 @@ func (p *pushing) handle(ctx context.Context) error {
 	}
 	// Not before all has come: a client of HTTP may be answered only then.
 	p.calm = p.band.KeepAlive(p.gate.keepAlive)
+	if err := p.rest(ctx); err != nil {
+		return err
+	}
 	if refused, err := p.inspect(ctx); err != nil || refused {
 		return err
 	}
@@ -105,6 +114,55 @@ func (p *pushing) handle(ctx context.Context) error {
 // brings tells whether a pack comes behind the commands.
 func (p *pushing) brings() bool {
 	return slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() })
+}
+
+// rest finds out what the updates need, and makes sure that all of it came along or is upstream's.
+func (p *pushing) rest(ctx context.Context) error {
+	snap := p.mirror.current()
+	p.need = newNeed(ctx, p.pack, p.mirror.store.Packs(), snap)
+	if err := p.need.follow(p.updates); err != nil {
+		return err
+	}
+	if err := p.need.prove(p.mirror.reach); err != nil {
+		return err
+	}
+	tips := map[objects.Hash]bool{}
+	p.absent = map[string]bool{}
+	for _, u := range p.updates {
+		if !u.deletes() && !p.need.inPack(u.new) {
+			tips[u.new] = true
+		}
+	}
+	missing, err := p.need.has(p.mirror.reach, tips, nil)
+	if err != nil {
+		return fmt.Errorf("looking for what upstream has: %w", err)
+	}
+	for _, u := range p.updates {
+		p.absent[u.ref] = missing[u.new]
+	}
+	return nil
+}
+
+// packFor is a pack of just what some of the updates need, and nothing that others do.
+func (p *pushing) packFor(ctx context.Context, updates []update) (*objects.Pack, error) {
+	if p.pack == nil {
+		return nil, nil
+	}
+	n := newNeed(ctx, p.pack, p.mirror.store.Packs(), p.mirror.current())
+	if err := n.follow(updates); err != nil {
+		return nil, err
+	}
+	pack, err := n.fresh(p.dir, p.gate.pushLimits)
+	if pack != nil && pack != p.pack {
+		p.packs = append(p.packs, pack)
+	}
+	return pack, err
+}
+
+func (p *pushing) closePacks() {
+	for _, pack := range p.packs {
+		pack.Close()
+	}
 }
 
 // set is what the references may rest on: the pack and what came from upstream.
@@ -120,7 +178,7 @@ func (p *pushing) set() objects.Set {
 func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
 	defer cancel()
-	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: append(slices.Clone(p.options), p.says), upstream: p.mirror.store.Packs(), value: p.value}
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: append(slices.Clone(p.options), p.says), upstream: p.mirror.store.Packs(), value: p.value, need: p.need, seen: p.gate.cleared}
 	hits, err := s.run(ctx)
 	if err != nil {
 		return false, err
@@ -156,7 +214,7 @@ func (p *pushing) value(rule string, value []byte) (digest string, excused bool)
 func (p *pushing) judge(ctx context.Context) error {
 	now, set := p.mirror.current(), p.set()
 	for _, u := range p.updates {
-		f := facts{current: now.get(u.ref), known: u.deletes() || set.Has(u.new)}
+		f := facts{current: now.get(u.ref), known: u.deletes() || !p.absent[u.ref]}
 		if _, guarded := p.gate.rules.protected(u.ref); guarded && f.known && !u.creates() && !u.deletes() && u.old == f.current {
 			var err error
 			if f.forward, err = set.IsAncestor(ctx, u.old, u.new); err != nil {
@@ -191,7 +249,7 @@ func (p *pushing) forward(ctx context.Context) error {
 		return nil
 	}
 	said, err := p.mirror.forward(ctx, order{
-		updates: updates, pack: p.pack, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: len(p.options) > 0,
+		updates: updates, pack: p.packFor, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: len(p.options) > 0,
 		say: func(text string) { p.band.Say("%s", text) },
 	})
 	if errors.Is(err, errUnsettled) {

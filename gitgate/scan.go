@@ -67,13 +67,17 @@ type inspection struct {
 	// value names what a rule has found by its digest, "" for what can never be let in, and tells whether it is let in.
 	value func(rule string, value []byte) (digest string, excused bool)
 
+	need *need
+	seen *cleared // of earlier pushes; nil: none
+
 	paths     map[objects.Hash]string // of pushed blobs
 	border    []objects.Hash          // commits of upstream's that the push builds upon or replaces
 	bordering map[objects.Hash]bool
 	refHit    map[string]bool
 
-	mu   sync.Mutex
-	hits []hit
+	large sync.Mutex
+	mu    sync.Mutex
+	hits  []hit
 }
 
 // errEnough ends an inspection early.
@@ -129,11 +133,14 @@ func (s *inspection) judge(text []byte, found []secrets.Finding, where string) (
 
 // objects reads the pack in order, so that deltas find their bases cached, and scans on all cores.
 func (s *inspection) objects(ctx context.Context) error {
-	s.paths, s.bordering = map[objects.Hash]string{}, map[objects.Hash]bool{}
+	s.paths, s.bordering = s.need.paths, map[objects.Hash]bool{}
 	group, ctx := errgroup.WithContext(ctx)
 	hashes := s.pack.Hashes()
-	if err := s.walk(ctx, hashes); err != nil {
-		return err
+	for h := range s.need.commits {
+		s.edge(h)
+	}
+	for _, u := range s.updates {
+		s.edge(u.old)
 	}
 	if err := s.pathNames(ctx); err != nil {
 		return err
@@ -167,25 +174,44 @@ func (s *inspection) objects(ctx context.Context) error {
 	return group.Wait()
 }
 
-// object scans one object and checks that what it points at is here.
+// largeObject is the size from which objects are looked at one at a time, in bytes.
+const largeObject = 8 << 20
+
+// check refuses what git would refuse with receive.fsckObjects.
+func (s *inspection) check(o objects.Object) error {
+	switch {
+	case s.need.modules[o.Hash] && o.Type == plumbing.BlobObject:
+		return objects.CheckModules(o)
+	case s.need.attrs[o.Hash] && o.Type == plumbing.BlobObject:
+		return objects.CheckAttributes(o)
+	}
+	return objects.Check(o)
+}
+
+// object checks and scans one object.
 func (s *inspection) object(ctx context.Context, o objects.Object) error {
-	refs, err := objects.References(o)
-	if err != nil {
+	if err := s.check(o); err != nil {
 		return err
 	}
-	for _, h := range refs {
-		if !s.pack.Has(h) && !s.upstream.Has(h) {
-			return fmt.Errorf("%w: object %.8s points at one that did not come along", objects.ErrCorrupt, o.Hash.String())
-		}
+	if s.seen.clean(o.Hash, s.paths[o.Hash]) {
+		return nil
 	}
 	text, where, err := s.view(o)
 	if err != nil {
 		return err
 	}
+	if len(text) > largeObject {
+		s.large.Lock()
+		defer s.large.Unlock()
+	}
 	found, err := s.scanner.ScanFile(ctx, s.paths[o.Hash], text)
 	if err != nil {
 		where, placeErr := s.place(ctx, o.Hash, where)
 		return errors.Join(placeErr, fmt.Errorf("%s: %w", where, err))
+	}
+	if len(found) == 0 {
+		s.seen.note(o.Hash, s.paths[o.Hash])
+		return nil
 	}
 	if found, err = s.news(ctx, o, found); err != nil {
 		return fmt.Errorf("comparing findings with upstream's: %w", err)
@@ -219,21 +245,15 @@ func (s *inspection) view(o objects.Object) (text []byte, where string, err erro
 	return o.Data, "blob " + short, nil
 }
 
-// treeNames checks the names while it lists them: none may leave its folder or reach into .git.
+// treeNames lists the names in a tree.
 func treeNames(data []byte) ([]byte, error) {
 	entries, err := objects.ParseTree(data)
-	if err != nil {
-		return nil, err
-	}
 	var names bytes.Buffer
 	for _, e := range entries {
-		if e.Name == "." || e.Name == ".." || strings.EqualFold(e.Name, ".git") || strings.Contains(e.Name, "/") {
-			return nil, fmt.Errorf("%w: a tree with the name %q", objects.ErrCorrupt, e.Name)
-		}
 		names.WriteString(e.Name)
 		names.WriteByte('\n')
 	}
-	return names.Bytes(), nil
+	return names.Bytes(), err
 }
 
 // place names an object by its path, if the path holds no secret itself.
@@ -263,71 +283,6 @@ func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
 	}
 	if len(s.hits) >= maxHits {
 		return errEnough
-	}
-	return nil
-}
-
-// walk gives every pushed blob a path, so that a finding can say where it is.
-func (s *inspection) walk(ctx context.Context, hashes []objects.Hash) error {
-	seen := map[objects.Hash]bool{}
-	for _, h := range hashes {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		o, err := s.pack.Get(h)
-		if err != nil {
-			return fmt.Errorf("reading pushed object: %w", err)
-		}
-		if o.Type != plumbing.CommitObject {
-			continue
-		}
-		c, err := objects.ParseCommit(o.Data)
-		if err != nil {
-			return err
-		}
-		for _, p := range c.Parents {
-			s.edge(p)
-		}
-		if err := s.tree(c.Tree, "", seen, 0); err != nil {
-			return err
-		}
-	}
-	for _, u := range s.updates {
-		s.edge(u.old)
-	}
-	return nil
-}
-
-// maxTreeDepth bounds the folders inside each other.
-const maxTreeDepth = 500
-
-func (s *inspection) tree(h objects.Hash, prefix string, seen map[objects.Hash]bool, depth int) error {
-	if seen[h] || !s.pack.Has(h) {
-		return nil
-	}
-	seen[h] = true
-	if depth > maxTreeDepth || len(prefix) > 4096 {
-		return fmt.Errorf("%w: path is too long", objects.ErrLimit)
-	}
-	o, err := s.pack.Get(h)
-	if err != nil {
-		return err
-	}
-	entries, err := objects.ParseTree(o.Data)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := prefix + e.Name
-		if e.IsTree() {
-			if err := s.tree(e.Hash, path+"/", seen, depth+1); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, named := s.paths[e.Hash]; !named && s.pack.Has(e.Hash) {
-			s.paths[e.Hash] = path
-		}
 	}
 	return nil
 }

@@ -295,6 +295,9 @@ type sshSession struct {
 
 func (s *sshSession) start(config *ssh.ClientConfig, address, service, path string) error {
 	conn, chans, reqs, err := ssh.NewClientConn(s.conn, address, config)
+	if broken := new(net.OpError); errors.As(err, &broken) {
+		return fmt.Errorf("connecting to upstream: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("logging in upstream: %w", err)
 	}

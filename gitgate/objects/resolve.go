@@ -139,7 +139,7 @@ func (w *worker) tree(root int32) error {
 			w.pop()
 			continue
 		}
-		if err := w.step(top, d); err != nil {
+		if err := w.step(d); err != nil {
 			return err
 		}
 	}
@@ -166,7 +166,7 @@ func (w *worker) take(l *link) (d int32, ok bool) {
 func (l *link) last() bool { return l.offsets < 0 && l.refs == l.refsEnd }
 
 // step rebuilds one delta upon the top of the chain and goes on with it.
-func (w *worker) step(top *link, d int32) error {
+func (w *worker) step(d int32) error {
 	if err := w.ctx.Err(); err != nil {
 		return context.Cause(w.ctx)
 	}
@@ -176,7 +176,7 @@ func (w *worker) step(top *link, d int32) error {
 	if err := w.restore(len(w.chain) - 1); err != nil {
 		return err
 	}
-	top = &w.chain[len(w.chain)-1]
+	top := &w.chain[len(w.chain)-1]
 	data, err := w.apply(top.data, d)
 	if err != nil {
 		return err

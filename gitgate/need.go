@@ -1,0 +1,285 @@
+package gitgate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"airlock/gitgate/objects"
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// need is what upstream needs of a pushed pack to move some references, and what it must have itself. Objects of the pack that nothing
+// needs never leave quarantine.
+type need struct {
+	ctx   context.Context
+	pack  *objects.Pack // nil: nothing came along
+	store objects.Set
+	all   objects.Set // both
+	snap  *snapshot   // what upstream has
+
+	wanted  *objects.Objects // of the pack
+	outside map[objects.Hash]bool
+	commits map[objects.Hash]bool // those of outside that must be commits
+	paths   map[objects.Hash]string
+	modules map[objects.Hash]bool // files that git takes for .gitmodules
+	attrs   map[objects.Hash]bool // or for .gitattributes
+	todo    []objects.Hash
+}
+
+func newNeed(ctx context.Context, pack *objects.Pack, store objects.Set, snap *snapshot) *need {
+	n := &need{
+		ctx: ctx, pack: pack, store: store, all: store, snap: snap, outside: map[objects.Hash]bool{}, commits: map[objects.Hash]bool{},
+		paths: map[objects.Hash]string{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
+	}
+	if pack != nil {
+		n.all = append(objects.Set{pack}, store...)
+		n.wanted = objects.Set{pack}.None()
+	}
+	return n
+}
+
+// follow collects everything behind the new values of updates.
+func (n *need) follow(updates []update) error {
+	for _, u := range updates {
+		if !u.deletes() && n.inPack(u.new) {
+			n.todo = append(n.todo, u.new)
+		}
+	}
+	for len(n.todo) > 0 {
+		if err := n.ctx.Err(); err != nil {
+			return err
+		}
+		h := n.todo[len(n.todo)-1]
+		n.todo = n.todo[:len(n.todo)-1]
+		if err := n.object(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *need) inPack(h objects.Hash) bool { return n.pack != nil && n.pack.Has(h) }
+
+// point goes on to an object, or notes that upstream must have it.
+func (n *need) point(h objects.Hash, commit bool) {
+	if n.inPack(h) {
+		n.todo = append(n.todo, h)
+		return
+	}
+	n.outside[h] = true
+	if commit {
+		n.commits[h] = true
+	}
+}
+
+func (n *need) object(h objects.Hash) error {
+	if n.wanted.Has(h) {
+		return nil
+	}
+	o, err := n.pack.Get(h)
+	if err != nil {
+		return fmt.Errorf("reading pushed object: %w", err)
+	}
+	switch o.Type {
+	case plumbing.CommitObject:
+		n.wanted.Add(h)
+		c, err := objects.ParseCommit(o.Data)
+		if err != nil {
+			return err
+		}
+		var before []objects.Hash
+		for _, p := range c.Parents {
+			n.point(p, true)
+			if t, ok := n.treeOf(p); ok {
+				before = append(before, t)
+			}
+		}
+		return n.tree(c.Tree, "", before, 0)
+	case plumbing.TagObject:
+		n.wanted.Add(h)
+		target, err := objects.TagTarget(o.Data)
+		if err == nil {
+			n.point(target, false)
+		}
+		return err
+	case plumbing.TreeObject:
+		return n.tree(h, "", nil, 0)
+	}
+	n.wanted.Add(h)
+	return nil
+}
+
+// treeOf is the tree of a commit, if it can be read.
+func (n *need) treeOf(commit objects.Hash) (objects.Hash, bool) {
+	o, err := n.all.Get(commit)
+	if err != nil || o.Type != plumbing.CommitObject {
+		return objects.Hash{}, false
+	}
+	c, err := objects.ParseCommit(o.Data)
+	return c.Tree, err == nil
+}
+
+// maxTreeDepth bounds the folders inside each other.
+const maxTreeDepth = 500
+
+// tree goes down a folder. What the same folder of a commit before has is taken to be there: that commit is followed, or upstream must have it.
+func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth int) error {
+	if slices.Contains(before, h) {
+		return nil
+	}
+	if !n.inPack(h) {
+		n.outside[h] = true
+		return nil
+	}
+	if n.wanted.Has(h) {
+		return nil
+	}
+	n.wanted.Add(h)
+	if depth > maxTreeDepth || len(prefix) > 4096 {
+		return fmt.Errorf("%w: path is too long", objects.ErrLimit)
+	}
+	entries, err := n.entries(h)
+	if err != nil {
+		return err
+	}
+	old := n.oldEntries(before)
+	for _, e := range entries {
+		if e.IsLink() {
+			continue
+		}
+		was := old[e.Name]
+		if slices.Contains(was, e.Hash) {
+			continue
+		}
+		if e.IsTree() {
+			if err := n.tree(e.Hash, prefix+e.Name+"/", was, depth+1); err != nil {
+				return err
+			}
+			continue
+		}
+		n.file(e, prefix+e.Name)
+	}
+	return nil
+}
+
+func (n *need) entries(h objects.Hash) ([]objects.Entry, error) {
+	o, err := n.all.Get(h)
+	if err != nil {
+		return nil, fmt.Errorf("reading pushed object: %w", err)
+	}
+	if o.Type != plumbing.TreeObject {
+		return nil, fmt.Errorf("%w: %.8s is a %s where a tree belongs", objects.ErrCorrupt, h.String(), o.Type)
+	}
+	return objects.ParseTree(o.Data)
+}
+
+// oldEntries are the entries of the folder before, by their names.
+func (n *need) oldEntries(before []objects.Hash) map[string][]objects.Hash {
+	old := map[string][]objects.Hash{}
+	for _, h := range before {
+		entries, err := n.entries(h)
+		if err != nil {
+			continue // it proves nothing then
+		}
+		for _, e := range entries {
+			old[e.Name] = append(old[e.Name], e.Hash)
+		}
+	}
+	return old
+}
+
+func (n *need) file(e objects.Entry, path string) {
+	if objects.IsModules(e.Name) {
+		n.modules[e.Hash] = true
+	}
+	if objects.IsAttributes(e.Name) {
+		n.attrs[e.Hash] = true
+	}
+	if !n.inPack(e.Hash) {
+		n.outside[e.Hash] = true
+		return
+	}
+	n.wanted.Add(e.Hash)
+	if _, named := n.paths[e.Hash]; !named {
+		n.paths[e.Hash] = path
+	}
+}
+
+// has tells which of some objects upstream is known to have: those that can be reached from its references, not what a mirror happens to hold.
+func (n *need) has(reach *objects.Reach, wanted map[objects.Hash]bool, commits map[objects.Hash]bool) (missing map[objects.Hash]bool, err error) {
+	missing = map[objects.Hash]bool{}
+	tips := n.snap.tips()
+	history := map[objects.Hash]bool{}
+	for h := range wanted {
+		if n.snap.names(h) {
+			continue
+		}
+		missing[h] = true
+		if commits[h] {
+			history[h] = true
+		}
+	}
+	if len(history) > 0 {
+		found, err := n.store.Behind(n.ctx, tips, history)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range found {
+			delete(missing, h)
+		}
+	}
+	if len(missing) == 0 {
+		return missing, nil
+	}
+	all, err := reach.From(n.ctx, n.store, tips)
+	if err != nil {
+		return nil, err
+	}
+	for h := range missing {
+		if all.Has(h) {
+			delete(missing, h)
+		}
+	}
+	return missing, nil
+}
+
+// prove makes sure that upstream has what the pack rests on.
+func (n *need) prove(reach *objects.Reach) error {
+	missing, err := n.has(reach, n.outside, n.commits)
+	if err != nil {
+		return fmt.Errorf("looking for what upstream has: %w", err)
+	}
+	for h := range missing {
+		return fmt.Errorf("%w: something points at object %.8s, which did not come along, and which upstream is not known to have", objects.ErrCorrupt, h.String())
+	}
+	return nil
+}
+
+// fresh is a pack of just what is needed: the one that came, or another one in a folder of its own below dir.
+func (n *need) fresh(dir string, limits objects.Limits) (*objects.Pack, error) {
+	if n.wanted.Len() == n.pack.Len() {
+		return n.pack, nil
+	}
+	own, err := os.MkdirTemp(dir, "fresh-")
+	if err != nil {
+		return nil, fmt.Errorf("making a pack for upstream: %w", err)
+	}
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		_, err := n.wanted.WritePack(n.ctx, w, objects.Form{Offsets: true})
+		written <- errors.Join(err, w.CloseWithError(err))
+	}()
+	limits.PackBytes *= 2 // deltas whose base stays behind are written as a whole
+	pack, err := objects.Receive(n.ctx, r, filepath.Clean(own), limits)
+	r.CloseWithError(err)
+	if err = errors.Join(<-written, err); err != nil {
+		return nil, fmt.Errorf("making a pack for upstream: %w", err)
+	}
+	return pack, nil
+}

@@ -1,0 +1,169 @@
+package gitgate
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// object writes an object, however odd, and returns its name.
+func (r *rig) object(dir, typ, data string) string {
+	r.t.Helper()
+	cmd := exec.CommandContext(r.t.Context(), "git", "hash-object", "-t", typ, "-w", "--literally", "--stdin")
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv, strings.NewReader(data)
+	out, err := cmd.Output()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// loose packs just the named objects.
+func (r *rig) loose(dir string, names ...string) io.Reader {
+	r.t.Helper()
+	cmd := exec.CommandContext(r.t.Context(), "git", "pack-objects", "--stdout", "-q")
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv, strings.NewReader(strings.Join(names, "\n")+"\n")
+	out, err := cmd.Output()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return bytes.NewReader(out)
+}
+
+func (r *rig) objects(dir string) map[string]bool {
+	r.t.Helper()
+	all := map[string]bool{}
+	for _, name := range strings.Fields(r.run(dir, "git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname)")) {
+		all[name] = true
+	}
+	return all
+}
+
+// What no reference needs stays behind: neither upstream nor the mirror gets it.
+func TestOnlyWhatIsNeededGoesOn(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1", "dir/b": "2"})
+		w := r.clone(protocol)
+		r.commit(w, "mine", map[string]string{"dir/b": "3"})
+		head, tree, dir, file := r.run(w, "git", "rev-parse", "HEAD"), r.run(w, "git", "rev-parse", "HEAD^{tree}"), r.run(w, "git", "rev-parse", "HEAD:dir"), r.run(w, "git", "rev-parse", "HEAD:dir/b")
+		extra := r.object(w, "blob", "nobody needs this\n")
+		answer := pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + head + " refs/heads/x"}, nil, r.loose(w, head, tree, dir, file, extra)))
+		if strings.Join(answer, "\n") != "unpack ok\nok refs/heads/x" {
+			t.Errorf("%q", answer)
+		}
+		r.agree()
+		for _, dir := range []string{r.ssh.Dir("app"), r.mirrorDir()} {
+			if all := r.objects(dir); all[extra] || !all[head] || !all[file] {
+				t.Errorf("%s: extra %v, commit %v, file %v", dir, all[extra], all[head], all[file])
+			}
+		}
+	})
+}
+
+// What upstream refused is in the mirror for nobody: a later push cannot rest on it.
+func TestRefusedObjectsAreGone(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		r.hook("update", `case $1 in refs/heads/bad) exit 1;; esac`)
+		w := r.clone(protocol)
+		r.run(w, "git", "checkout", "-q", "-b", "bad")
+		r.commit(w, "refused", map[string]string{"b": "refused"})
+		refused, blob := r.run(w, "git", "rev-parse", "HEAD"), r.run(w, "git", "rev-parse", "HEAD:b")
+		r.run(w, "git", "checkout", "-q", "-b", "good", "origin/main")
+		r.commit(w, "taken", map[string]string{"c": "taken"})
+		r.fails(w, []string{"[remote rejected] bad"}, "git", "push", "origin", "bad", "good")
+		r.agree()
+		if all := r.objects(r.mirrorDir()); all[refused] || all[blob] || !all[r.run(w, "git", "rev-parse", "good")] {
+			t.Error("the mirror has what upstream refused, or lacks what it took")
+		}
+		r.run(w, "git", "checkout", "-q", "bad")
+		r.commit(w, "on top", map[string]string{"d": "1"})
+		head, tree, file := r.run(w, "git", "rev-parse", "HEAD"), r.run(w, "git", "rev-parse", "HEAD^{tree}"), r.run(w, "git", "rev-parse", "HEAD:d")
+		answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + head + " refs/heads/y"}, nil, r.loose(w, head, tree, file))), "\n")
+		if !strings.Contains(answer, "ng refs/heads/y") || !strings.Contains(answer, "did not come along") {
+			t.Error(answer)
+		}
+		r.agree()
+	})
+}
+
+// A mirror keeps objects that upstream no longer shows; upstream is not known to have them, so a push may not rest on them.
+func TestPrunedObjectsCountForNothing(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		gone := r.seed("gone", map[string]string{"b": "gone"})
+		w := r.clone(protocol)
+		blob := r.run(w, "git", "rev-parse", "origin/gone:b")
+		r.run(r.ssh.Dir("app"), "git", "branch", "-q", "-D", "gone")
+		r.run(w, "git", "fetch", "-q", "--prune")
+		if !r.objects(r.mirrorDir())[gone] {
+			t.Fatal("the mirror has dropped it already")
+		}
+		main := r.run(w, "git", "rev-parse", "origin/main")
+		stolen := r.object(w, "tree", "100644 b\x00"+unhex(blob))
+		commit := r.object(w, "commit", fmt.Sprintf("tree %s\nparent %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n", stolen, main))
+		for what, push := range map[string]struct {
+			tip  string
+			pack io.Reader
+		}{
+			"the commit itself": {gone, bytes.NewReader(emptyPack())},
+			"a file of it":      {commit, r.loose(w, commit, stolen)},
+		} {
+			answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + push.tip + " refs/heads/x"}, nil, push.pack)), "\n")
+			if !strings.Contains(answer, "did not come along") {
+				t.Errorf("%s: %s", what, answer)
+			}
+		}
+		// An old file of upstream's own history is upstream's, wherever it stands now.
+		r.seed("main", map[string]string{"a": "2"})
+		r.run(w, "git", "pull", "-q")
+		old := r.object(w, "tree", "100644 z\x00"+unhex(r.run(w, "git", "rev-parse", "HEAD~1:a")))
+		revert := r.object(w, "commit", fmt.Sprintf("tree %s\nparent %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n", old, main))
+		answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + revert + " refs/heads/old"}, nil, r.loose(w, revert, old))), "\n")
+		if answer != "unpack ok\nok refs/heads/old" {
+			t.Error(answer)
+		}
+		r.agree()
+	})
+}
+
+func unhex(name string) string {
+	var b [20]byte
+	for i := range b {
+		_, _ = fmt.Sscanf(name[2*i:2*i+2], "%02x", &b[i])
+	}
+	return string(b[:])
+}
+
+// Objects that git would refuse with receive.fsckObjects are refused, whatever they are under.
+func TestMalformedObjects(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		w := r.clone(protocol)
+		blob := r.object(w, "blob", "[submodule \"x\"]\n\tpath = x\n\turl = --upload-pack=evil\n")
+		long := r.object(w, "blob", strings.Repeat("x", 3000)+"\n")
+		commit := func(tree string) string {
+			return r.object(w, "commit", "tree "+tree+"\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n")
+		}
+		for id, tree := range map[string]string{
+			"hasDotgit": "40000 .GIT\x00" + unhex(r.object(w, "tree", "")), "gitmodulesUrl": "100644 .gitmodules\x00" + unhex(blob), "gitmodulesSymlink": "120000 .gitmodules\x00" + unhex(blob),
+			"gitattributesLineLength": "100644 .gitattributes\x00" + unhex(long), "treeNotSorted": "100644 b\x00" + unhex(blob) + "100644 a\x00" + unhex(long),
+		} {
+			name := r.object(w, "tree", tree)
+			tip := commit(name)
+			pack := r.loose(w, tip, name, blob, long, r.object(w, "tree", ""))
+			answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + tip + " refs/heads/x"}, nil, pack)), "\n")
+			if !strings.Contains(answer, id) || !strings.Contains(answer, "ng refs/heads/x") {
+				t.Errorf("%s: %s", id, answer)
+			}
+		}
+		r.agree()
+	})
+}
