@@ -238,7 +238,7 @@ func unexpectedEOF(err error) error {
 // clean makes foreign text fit for one line of a log or an error.
 func clean(text string) string {
 	text = strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c == 0xfffd {
+		if c < ' ' || c >= 0x7f && c < 0xa0 || c == 0xfffd {
 			return ' '
 		}
 		return c

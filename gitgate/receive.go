@@ -92,7 +92,7 @@ func (p *pushing) handle(ctx context.Context) error {
 	p.dir = q.dir
 	defer p.closePacks()
 	if p.brings() {
-		if p.pack, err = objects.Receive(ctx, p.in, q.dir, p.gate.pushLimits); err != nil {
+		if err = p.take(ctx); err != nil {
 			return err
 		}
 		defer p.pack.Close()
@@ -114,6 +114,14 @@ func (p *pushing) handle(ctx context.Context) error {
 // brings tells whether a pack comes behind the commands.
 func (p *pushing) brings() bool {
 	return slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() })
+}
+
+// take reads the pack. A client that sends a byte now and then has an end, too.
+func (p *pushing) take(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, p.mirror.times.transfer)
+	defer cancel()
+	p.pack, err = objects.Receive(ctx, p.in, p.dir, p.gate.pushLimits)
+	return err
 }
 
 // rest finds out what the updates need, and makes sure that all of it came along or is upstream's.

@@ -33,7 +33,7 @@ func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack
 	if err != nil {
 		return nil, fmt.Errorf("receiving pack: %w", err)
 	}
-	x := &indexer{ctx: ctx, file: f, limits: limits, in: newWire(r, f, limits.PackBytes), names: newNaming()}
+	x := &indexer{ctx: ctx, file: f, limits: limits, in: newWire(ctx, r, f, limits.PackBytes), names: newNaming()}
 	pack, err := x.run(dir)
 	if err = errors.Join(err, x.in.close(), x.names.close()); err != nil {
 		if pack != nil {

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ const wireBuffer = 1 << 20
 // wire reads a pack and hands what was consumed, and no more, to a goroutine that writes it to the file and sums it up. It
 // never asks for more than the pack has: behind its end nothing may come until the pack is answered.
 type wire struct {
+	ctx    context.Context // ends the reading between two reads
 	src    io.Reader
 	buf    []byte
 	mark   int // from here on nothing was handed over
@@ -41,8 +43,8 @@ type chunk struct {
 	sync chan struct{}
 }
 
-func newWire(src io.Reader, out *os.File, limit int64) *wire {
-	t := &wire{src: src, limit: limit, sha: sha1.New(), spare: make(chan []byte, 2), chunks: make(chan chunk, 2), gone: make(chan struct{})}
+func newWire(ctx context.Context, src io.Reader, out *os.File, limit int64) *wire {
+	t := &wire{ctx: ctx, src: src, limit: limit, sha: sha1.New(), spare: make(chan []byte, 2), chunks: make(chan chunk, 2), gone: make(chan struct{})}
 	t.buf = make([]byte, wireBuffer)
 	t.spare <- make([]byte, wireBuffer)
 	go t.file(out)
@@ -83,6 +85,10 @@ func (t *wire) sum() uint32 {
 // fill reads on when all is consumed.
 func (t *wire) fill() error {
 	if t.err != nil {
+		return t.err
+	}
+	if t.ctx.Err() != nil {
+		t.err = context.Cause(t.ctx)
 		return t.err
 	}
 	if t.offset() > t.limit {
