@@ -59,7 +59,7 @@ func TestInflate(t *testing.T) {
 			if err != nil || n != len(packed) || !bytes.Equal(got, data) {
 				t.Fatalf("%s, level %d: %d of %d bytes, %v", name, level, n, len(packed), err)
 			}
-			for cut := 0; cut < len(packed); cut += max(1, len(packed)/200) {
+			for cut := 0; cut < len(packed); cut += max(1, len(packed)/12) {
 				if _, err := z.inflate(got, packed[:cut]); !errors.Is(err, errShort) {
 					t.Fatalf("%s, level %d, cut at %d of %d: %v", name, level, cut, len(packed), err)
 				}
