@@ -173,7 +173,7 @@ func TestHostileUpstreams(t *testing.T) {
 			r.edit(func(c *Config) { c.Answer, c.Transfer = time.Second, 3*time.Second })
 			began := time.Now()
 			out, err := r.try(r.state, "git", "ls-remote", r.url("git", "app"))
-			if c.want == "" && (err != nil || out != "") || c.want != "" && (err == nil || !strings.Contains(out, c.want)) || strings.ContainsAny(out, "\x1b\x07\x9b") {
+			if c.want == "" && (err != nil || out != "") || c.want != "" && (err == nil || !strings.Contains(out, c.want)) || strings.ContainsAny(out, "\x1b\x07\u009b") {
 				t.Errorf("%v, %q, want %q", err, out, c.want)
 			}
 			if took := time.Since(began); took > 20*time.Second {

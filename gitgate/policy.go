@@ -2,6 +2,7 @@ package gitgate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"airlock/gitgate/objects"
@@ -92,6 +93,8 @@ func (r rules) update(u update, f facts) policy.Verdict {
 	switch {
 	case !validRef(u.ref):
 		return policy.Denied("ref-name", "malformed name of a reference")
+	case reserved(u.ref):
+		return policy.Denied("ref-namespace", "references of that kind are the server's own, or change what others see: they are not pushed")
 	case u.old != f.current:
 		return policy.Denied("old-value", "the reference has moved: fetch first")
 	case u.deletes() && u.creates():
@@ -107,6 +110,14 @@ func (r rules) update(u update, f facts) policy.Verdict {
 		return policy.Denied(line, "protected: may not be forced")
 	}
 	return policy.Allowed("push")
+}
+
+// reserved tells names that no client pushes to: replacements, which change what others see of a history, configuration that servers keep in
+// references, and what they make of proposals. refs/for/ and other doors to a review are not among them.
+func reserved(name string) bool {
+	return slices.ContainsFunc([]string{"refs/replace/", "refs/meta/", "refs/pull/", "refs/merge-requests/", "refs/changes/"}, func(space string) bool {
+		return strings.HasPrefix(name, space)
+	})
 }
 
 // protected finds the line that protects a reference: its full name, or a prefix that ends in "/*".

@@ -174,6 +174,8 @@ func TestBadCommands(t *testing.T) {
 		"a push option with a line":      {caps: "push-options", commands: []string{good}, options: []string{"a\nb"}},
 		"more than 1000 push options":    {caps: "push-options", commands: []string{good}, options: make([]string, 1001)},
 		"malformed name of a reference":  {commands: []string{zeros + " " + head + " HEAD"}},
+		"not pushed":                     {commands: []string{zeros + " " + head + " refs/replace/" + head}},
+		"or change what others see":      {commands: []string{zeros + " " + head + " refs/pull/1/head"}},
 		"the reference has moved: fetch": {commands: []string{head + " " + zeros + " refs/heads/none"}},
 	} {
 		answer := r.rawPush("git", "report-status side-band-64k "+push.caps, push.commands, push.options, bytes.NewReader(emptyPack()))
