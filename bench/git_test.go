@@ -246,6 +246,7 @@ func (r *gitRig) clone(way, dir string) time.Duration {
 // compare measures the three ways in turn and reports medians, and the gate's beside the others'.
 func (r *gitRig) compare(measure func(way string) time.Duration) {
 	took := map[string][]time.Duration{}
+	before := r.busy()
 	for r.b.Loop() {
 		for _, way := range gitWays {
 			took[way] = append(took[way], measure(way))
@@ -260,6 +261,7 @@ func (r *gitRig) compare(measure func(way string) time.Duration) {
 	r.b.ReportMetric(middle[byGate]/middle[byDaemon], "x-of-git-daemon")
 	r.b.ReportMetric(middle[byGate]/middle[bySSH], "x-of-ssh")
 	r.b.ReportMetric(r.resident(), "gate-MB")
+	r.b.ReportMetric((r.busy()-before).Seconds()*1000/float64(len(took[byGate])), "gate-cpu-ms")
 	r.b.ReportMetric(0, "ns/op")
 }
 
@@ -275,6 +277,21 @@ func (r *gitRig) resident() float64 {
 	kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 	check(r.b, err)
 	return kb / 1024
+}
+
+// busy is how long the gate has computed so far.
+func (r *gitRig) busy() time.Duration {
+	r.b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.gate.Process.Pid))
+	check(r.b, err)
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	ticks := 0.0
+	for _, f := range fields[11:13] { // user and system, in hundredths of a second
+		n, err := strconv.ParseFloat(f, 64)
+		check(r.b, err)
+		ticks += n
+	}
+	return time.Duration(ticks * float64(10*time.Millisecond))
 }
 
 // BenchmarkGitClone is a full clone of a large repository.

@@ -278,6 +278,15 @@ func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error
 	}
 	dog.touch()
 	next := adv.snapshot()
+	if adv.head.IsZero() && adv.symref() == "" {
+		branch, err := m.unborn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if dog.touch(); branch != "" {
+			next.head = branch
+		}
+	}
 	packs := m.store.Packs()
 	var wants []objects.Hash
 	for _, h := range next.tips() {

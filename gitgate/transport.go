@@ -143,6 +143,7 @@ func (t *sshTransport) open(ctx context.Context, service string) (session, error
 		return nil, fmt.Errorf("connecting to upstream: %w", err)
 	}
 	s := &sshSession{conn: conn, release: context.AfterFunc(ctx, func() { conn.Close() })}
+	s.version = protocolOf(ctx)
 	if err := s.start(config, address, service, remotePath(t.url.Path)); err != nil {
 		s.Close()
 		if *wrong != nil {
@@ -285,6 +286,7 @@ func remotePath(path string) string {
 }
 
 type sshSession struct {
+	version string // of the protocol, where it is not v0
 	conn    net.Conn
 	release func() bool
 	client  *ssh.Client
@@ -314,6 +316,9 @@ func (s *sshSession) start(config *ssh.ClientConfig, address, service, path stri
 		return err
 	}
 	s.out = bufio.NewReaderSize(out, 64<<10)
+	if s.version != "" {
+		_ = remote.Setenv("GIT_PROTOCOL", s.version) // a server that does not take it answers in v0
+	}
 	if err := remote.Start(service + " " + quote(path)); err != nil {
 		return fmt.Errorf("starting %s upstream: %w", service, err)
 	}
@@ -391,6 +396,9 @@ func (t *httpTransport) open(ctx context.Context, service string) (session, erro
 	s.base = strings.TrimSuffix(final, "/info/refs?service="+service)
 	s.body = body
 	s.greeting = bufio.NewReaderSize(body, 64<<10)
+	if begins, _ := s.greeting.Peek(len("000eversion 2")); protocolOf(ctx) != "" && string(begins) == "000eversion 2" {
+		return s, nil // without a line about the service
+	}
 	if line, err := readLine(s.greeting); err != nil || line != "# service="+service {
 		s.Close()
 		return nil, errors.New("upstream does not speak smart HTTP")
@@ -431,6 +439,9 @@ func (s *httpSession) do(method, path string, body io.Reader, size int64, kind s
 	}
 	req.ContentLength = size
 	req.Header.Set("User-Agent", "git/airlock")
+	if version := protocolOf(s.ctx); version != "" {
+		req.Header.Set("Git-Protocol", version)
+	}
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-"+s.service+"-request")
 	}

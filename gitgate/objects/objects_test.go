@@ -420,3 +420,34 @@ func FuzzDelta(f *testing.F) {
 		_, _ = applyDelta(base, delta)
 	})
 }
+
+// A damaged index is refused, or finds nothing outside of itself.
+func FuzzIndex(f *testing.F) {
+	repo := history(f, 3)
+	p, err := Receive(f.Context(), bytes.NewReader(packOf(f, repo, "main")), f.TempDir(), roomy)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer p.Close()
+	good, err := os.ReadFile(p.base + ".idx")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good[:len(good)-20])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		sum := sha1.Sum(body)
+		path := filepath.Join(t.TempDir(), "x.idx")
+		if err := os.WriteFile(path, append(body, sum[:]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x, err := readIndex(path)
+		if err != nil {
+			return
+		}
+		for _, i := range x.byOffset() {
+			_, _ = x.find(x.hash(int(i)))
+			_ = x.offset(int(i))
+		}
+		_, _ = x.find(Hash{})
+	})
+}

@@ -191,21 +191,26 @@ func (s *GitSSH) serve(conn net.Conn) {
 
 func (s *GitSSH) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer channel.Close()
+	protocol := ""
 	for r := range requests {
+		var env struct{ Name, Value string }
+		if r.Type == "env" && ssh.Unmarshal(r.Payload, &env) == nil && env.Name == "GIT_PROTOCOL" {
+			protocol = env.Value
+		}
 		if r.Type != "exec" {
 			_ = r.Reply(r.Type == "env", nil)
 			continue
 		}
 		_ = r.Reply(true, nil)
 		s.clients.Go(func() { ssh.DiscardRequests(requests) })
-		status := s.run(channel, r.Payload)
+		status := s.run(channel, r.Payload, protocol)
 		_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 		return
 	}
 }
 
 // run executes "git-upload-pack '/app.git'" on the repository in Root.
-func (s *GitSSH) run(channel ssh.Channel, payload []byte) uint32 {
+func (s *GitSSH) run(channel ssh.Channel, payload []byte, protocol string) uint32 {
 	var command struct{ Line string }
 	if ssh.Unmarshal(payload, &command) != nil {
 		return 128
@@ -218,7 +223,7 @@ func (s *GitSSH) run(channel ssh.Channel, payload []byte) uint32 {
 	}
 	dir := filepath.Join(s.Root, filepath.FromSlash(path.Clean("/"+strings.Trim(arg, "'"))))
 	cmd := exec.CommandContext(s.ctx, "git", verb, dir)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GIT_CONFIG_NOSYSTEM=1", "HOME=/nonexistent"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GIT_CONFIG_NOSYSTEM=1", "HOME=/nonexistent", "GIT_PROTOCOL=" + protocol}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return 128
