@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -328,8 +329,14 @@ func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered cap
 		return err
 	}
 	defer pack.Close()
+	if pack.Len() > manyObjects {
+		defer debug.FreeOSMemory() // what indexing took is not needed again soon
+	}
 	return m.adopt(ctx, pack, wants)
 }
+
+// manyObjects is a pack whose index takes tens of megabytes to make.
+const manyObjects = 20_000
 
 func (m *mirror) receive(ctx context.Context, in listening, banded bool, dir string) (*objects.Pack, error) {
 	if !banded {

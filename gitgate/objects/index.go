@@ -69,14 +69,22 @@ func (x index) find(h Hash) (at int, ok bool) {
 		low = int(binary.BigEndian.Uint32(x.fan[(int(h[0])-1)*4:]))
 	}
 	high := int(binary.BigEndian.Uint32(x.fan[int(h[0])*4:]))
+	key := binary.BigEndian.Uint64(h[:])
 	for low < high {
 		mid := int(uint(low+high) >> 1)
-		switch c := bytes.Compare(x.names[mid*20:mid*20+20], h[:]); {
-		case c == 0:
-			return mid, true
-		case c < 0:
+		name := x.names[mid*20 : mid*20+20]
+		there := binary.BigEndian.Uint64(name)
+		if there == key { // nearly always the one
+			switch c := bytes.Compare(name, h[:]); {
+			case c == 0:
+				return mid, true
+			case c > 0:
+				there++
+			}
+		}
+		if there <= key {
 			low = mid + 1
-		default:
+		} else {
 			high = mid
 		}
 	}

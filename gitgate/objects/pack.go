@@ -114,18 +114,29 @@ type head struct {
 	data     int64 // offset of the zlib stream
 }
 
-// head reads the entry at an offset.
+// head reads the beginning of the entry at an offset.
 func (p *Pack) head(at int64) (head, error) {
-	var buf [64]byte
-	n, err := p.file.ReadAt(buf[:min(64, max(0, p.size-at))], at)
-	if n == 0 {
-		return head{}, fmt.Errorf("%w: no entry at %d: %v", ErrCorrupt, at, err)
-	}
-	r := bytes.NewReader(buf[:n])
-	h, err := readHead(r, at)
-	h.data = at + int64(n-r.Len())
+	var buf [32]byte // of a name, two numbers
+	h, _, err := p.peek(at, buf[:])
 	return h, err
 }
+
+// peek reads the beginning of an entry, and as much of what follows as fits.
+func (p *Pack) peek(at int64, buf []byte) (h head, rest []byte, err error) {
+	n, err := p.file.ReadAt(buf[:min(int64(len(buf)), max(0, p.size-at))], at)
+	if n == 0 {
+		return head{}, nil, fmt.Errorf("%w: no entry at %d: %v", ErrCorrupt, at, err)
+	}
+	r := bytes.NewReader(buf[:n])
+	h, err = readHead(r, at)
+	h.data = at + int64(n-r.Len())
+	return h, buf[n-r.Len() : n], err
+}
+
+// peeked is how much is read of an entry at once: most of them are smaller.
+const peeked = 4 << 10
+
+var peeks = sync.Pool{New: func() any { return new([peeked]byte) }}
 
 // readHead parses type, size and base.
 func readHead(r io.ByteReader, at int64) (h head, err error) {
@@ -183,6 +194,8 @@ func unexpected(err error) error {
 
 // read rebuilds the object at an offset: down the chain of deltas to a base, and up again.
 func (p *Pack) read(at int64) (Type, []byte, error) {
+	buf := peeks.Get().(*[peeked]byte)
+	defer peeks.Put(buf)
 	var chain []int64 // of offsets whose deltas are to be applied, the last first
 	var typ Type
 	var data []byte
@@ -191,12 +204,12 @@ func (p *Pack) read(at int64) (Type, []byte, error) {
 			typ, data = t, d
 			break
 		}
-		h, err := p.head(at)
+		h, rest, err := p.peek(at, buf[:])
 		if err != nil {
 			return 0, nil, err
 		}
 		if !h.typ.IsDelta() {
-			if data, err = p.inflate(h); err != nil {
+			if data, err = p.inflate(h, rest); err != nil {
 				return 0, nil, err
 			}
 			typ = h.typ
@@ -212,7 +225,7 @@ func (p *Pack) read(at int64) (Type, []byte, error) {
 	}
 	for _, at := range slices.Backward(chain) {
 		var err error
-		if data, err = p.patch(at, data); err != nil {
+		if data, err = p.patch(at, data, buf[:]); err != nil {
 			return 0, nil, err
 		}
 		p.cache.put(at, typ, data)
@@ -231,12 +244,12 @@ func (p *Pack) baseOf(h head) (int64, error) {
 	return at, nil
 }
 
-func (p *Pack) patch(at int64, base []byte) ([]byte, error) {
-	h, err := p.head(at)
+func (p *Pack) patch(at int64, base, buf []byte) ([]byte, error) {
+	h, rest, err := p.peek(at, buf)
 	if err != nil {
 		return nil, err
 	}
-	delta, err := p.inflate(h)
+	delta, err := p.inflate(h, rest)
 	if err != nil {
 		return nil, err
 	}
@@ -249,24 +262,30 @@ func (p *Pack) patch(at int64, base []byte) ([]byte, error) {
 	return applyDelta(base, delta)
 }
 
-// inflate reads exactly the bytes that the head announces.
-func (p *Pack) inflate(h head) ([]byte, error) {
+// inflate reads exactly the bytes that the head announces. begun is what has been read of them as they are stored.
+func (p *Pack) inflate(h head, begun []byte) ([]byte, error) {
 	if h.size > p.limit {
 		return nil, fmt.Errorf("%w: object of %d bytes", ErrLimit, h.size)
 	}
-	z, err := inflater(bufio.NewReaderSize(io.NewSectionReader(p.file, h.data, p.size-h.data), int(min(h.size+64, 32<<10))))
+	data := make([]byte, h.size)
+	if h.size+h.size>>8+64 <= int64(len(begun)) && inflateInto(data, bytes.NewReader(begun)) == nil {
+		return data, nil // nobody needs more bytes than that, but one may
+	}
+	r := bufio.NewReaderSize(io.NewSectionReader(p.file, h.data, p.size-h.data), int(min(h.size+64, 32<<10)))
+	return data, inflateInto(data, r)
+}
+
+// inflateInto fills data from a stream that must end there.
+func inflateInto(data []byte, r io.Reader) error {
+	z, err := inflater(r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrCorrupt, err)
+		return fmt.Errorf("%w: %v", ErrCorrupt, err)
 	}
 	defer inflaters.Put(z)
-	data := make([]byte, h.size)
 	if _, err := io.ReadFull(z, data); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrCorrupt, err)
+		return fmt.Errorf("%w: %v", ErrCorrupt, err)
 	}
-	if err := drained(z); err != nil {
-		return nil, err
-	}
-	return data, nil
+	return drained(z)
 }
 
 var inflaters sync.Pool

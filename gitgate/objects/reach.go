@@ -106,65 +106,84 @@ func covers(ctx context.Context, s Set, tips, old []Hash) (bool, error) {
 	return len(found) == len(gone), err
 }
 
+// todo is what is still to be looked into.
+type todo struct {
+	number int
+	typ    Type // what it must be; 0 where that is not known
+}
+
 // reach adds what can be reached from the tips. What is there already is taken to be there with everything behind it.
 func (o *Objects) reach(ctx context.Context, tips []Hash) error {
-	var todo []int
-	add := func(h Hash) error {
+	var stack []todo
+	add := func(h Hash, typ Type) error {
 		i, err := o.must(h)
 		if err == nil && !o.bits.has(i) {
 			o.bits.add(i)
-			todo = append(todo, i)
+			if typ != plumbing.BlobObject {
+				stack = append(stack, todo{i, typ})
+			}
 		}
 		return err
 	}
 	for _, h := range tips {
-		if err := add(h); err != nil {
+		if err := add(h, plumbing.InvalidObject); err != nil {
 			return err
 		}
 	}
-	for n := 0; len(todo) > 0; n++ {
+	for n := 0; len(stack) > 0; n++ {
 		if n%64 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		i := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if err := o.references(i, add); err != nil {
-			return fmt.Errorf("reading %.8s: %w", o.hash(i).String(), err)
+		next := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if err := o.references(next, add); err != nil {
+			return fmt.Errorf("reading %.8s: %w", o.hash(next.number).String(), err)
 		}
 	}
 	return nil
 }
 
 // references adds what an object points at; blobs are not looked into.
-func (o *Objects) references(i int, add func(Hash) error) error {
-	p, at := o.where(i)
-	typ, err := p.typeAt(p.index.offset(at))
-	if err != nil || typ == plumbing.BlobObject {
+func (o *Objects) references(t todo, add func(Hash, Type) error) error {
+	p, place := o.where(t.number)
+	at, typ := p.index.offset(place), t.typ
+	if typ == plumbing.InvalidObject {
+		var err error
+		if typ, err = p.typeAt(at); err != nil {
+			return err
+		}
+	}
+	switch typ {
+	case plumbing.BlobObject:
+		return nil
+	case plumbing.CommitObject:
+		c, err := p.commit(p.index.hash(place), at)
+		for i := len(c.Parents) - 1; i >= 0 && err == nil; i-- {
+			err = add(c.Parents[i], plumbing.CommitObject)
+		}
+		if err != nil {
+			return err
+		}
+		return add(c.Tree, plumbing.TreeObject)
+	}
+	found, data, err := p.read(at)
+	if err != nil {
 		return err
 	}
-	if typ == plumbing.CommitObject {
-		h := p.index.hash(at)
-		c, err := p.commit(h, p.index.offset(at))
-		for j := 0; j < len(c.Parents) && err == nil; j++ {
-			err = add(c.Parents[j])
-		}
+	if found != typ {
+		return fmt.Errorf("%w: a %s where a %s belongs", ErrCorrupt, found, typ)
+	}
+	if typ == plumbing.TagObject {
+		h, err := TagTarget(data)
 		if err != nil {
 			return err
 		}
-		return add(c.Tree)
+		return add(h, plumbing.InvalidObject)
 	}
-	_, data, err := p.read(p.index.offset(at))
-	if err != nil || typ == plumbing.TagObject {
-		if err != nil {
-			return err
-		}
-		return eachReference(typ, data, add)
-	}
-	return o.entries(data, add)
+	return entries(data, add)
 }
 
-// entries marks the blobs of a tree and adds its folders.
-func (o *Objects) entries(data []byte, add func(Hash) error) error {
+func entries(data []byte, add func(Hash, Type) error) error {
 	for len(data) > 0 {
 		mode, _, h, rest, err := nextEntry(data)
 		if err != nil {
@@ -174,12 +193,9 @@ func (o *Objects) entries(data []byte, add func(Hash) error) error {
 		switch {
 		case isLink(mode):
 		case isTree(mode):
-			err = add(h)
+			err = add(h, plumbing.TreeObject)
 		default:
-			var i int
-			if i, err = o.must(h); err == nil {
-				o.bits.add(i)
-			}
+			err = add(h, plumbing.BlobObject)
 		}
 		if err != nil {
 			return err

@@ -46,6 +46,7 @@ type walk struct {
 	send    bitset
 	theirs  bitset
 	commits map[int]*node
+	order   []*node // commits as they were come by: neighbours have much in common
 	queue   byTime
 	open    int         // interesting commits in the queue
 	given   []int       // trees and blobs that are wanted by name
@@ -178,6 +179,7 @@ func (w *walk) visit(h Hash, dull bool) (*node, error) {
 		}
 		n = &node{number: i, hash: h, commit: c, dull: dull}
 		w.commits[i] = n
+		w.order = append(w.order, n)
 		w.push(n)
 		return n, nil
 	}
@@ -234,7 +236,7 @@ func (w *walk) contents() error {
 	if err := w.border(); err != nil {
 		return err
 	}
-	for _, n := range w.commits {
+	for _, n := range w.order {
 		if n.dull {
 			continue
 		}
@@ -260,7 +262,7 @@ func (w *walk) contents() error {
 // border marks what the client has in trees beside those that are sent.
 func (w *walk) border() error {
 	dull, fresh := w.known, []int(nil)
-	for _, n := range w.commits {
+	for _, n := range w.order {
 		if n.dull {
 			continue
 		}
