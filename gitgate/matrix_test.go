@@ -140,6 +140,12 @@ func TestMatrix(t *testing.T) {
 	t.Cleanup(backend.Close)
 	direct := map[string]string{"git": "file://" + r.ssh.Dir("app"), "http": backend.URL + "/app.git"}
 	old := r.run(r.ssh.Dir("app"), "git", "rev-parse", "main~6")
+	expected := map[string]string{}
+	for name, commands := range matrix {
+		dir := t.TempDir()
+		r.script(dir, "2", direct["git"], old, commands)
+		expected[name] = r.contents(filepath.Join(dir, "w"))
+	}
 	versions(t, func(t *testing.T, protocol, version string) {
 		t.Parallel()
 		for name, commands := range matrix {
@@ -150,8 +156,11 @@ func TestMatrix(t *testing.T) {
 				r := r.in(t)
 				ours, theirs := t.TempDir(), t.TempDir()
 				r.script(ours, version, r.url(protocol, "app"), old, commands)
-				r.script(theirs, version, direct[protocol], old, commands)
-				got, want := r.contents(filepath.Join(ours, "w")), r.contents(filepath.Join(theirs, "w"))
+				got, want := r.contents(filepath.Join(ours, "w")), expected[name]
+				if protocol == "http" && version != "2" { // where the client follows tags in another way
+					r.script(theirs, version, direct[protocol], old, commands)
+					want = r.contents(filepath.Join(theirs, "w"))
+				}
 				if got != want {
 					t.Errorf("got\n%s\nfrom upstream\n%s", got, want)
 				}
