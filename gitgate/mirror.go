@@ -162,16 +162,12 @@ func (m *mirror) offers(ctx context.Context, set objects.Set, h objects.Hash) (b
 	if !set.Has(h) {
 		return false, nil
 	}
+	var tips []objects.Hash
 	for _, s := range all {
-		reached, err := m.reach.From(ctx, set, s.tips())
-		if err != nil {
-			return false, err
-		}
-		if reached.Has(h) {
-			return true, nil
-		}
+		tips = append(tips, s.tips()...)
 	}
-	return false, nil
+	reached, err := m.reach.From(ctx, set, tips) // of all at once: one walk, whatever is asked for
+	return err == nil && reached.Has(h), err
 }
 
 // lock waits for the turn.
