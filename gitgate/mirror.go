@@ -32,7 +32,8 @@ type mirror struct {
 	waiting atomic.Int64  // who has it, or waits for it
 	grown   func()        // is called when a pack has come
 
-	reach *objects.Reach
+	reach   *objects.Reach
+	readers atomic.Int64 // clients that are being served
 
 	mu        sync.Mutex
 	now       *snapshot
@@ -168,6 +169,16 @@ func (m *mirror) offers(ctx context.Context, set objects.Set, h objects.Hash) (b
 	}
 	reached, err := m.reach.From(ctx, set, tips) // of all at once: one walk, whatever is asked for
 	return err == nil && reached.Has(h), err
+}
+
+// reading says that a client is being served, until the returned function is called. The last one leaves nothing in memory.
+func (m *mirror) reading() (done func()) {
+	m.readers.Add(1)
+	return func() {
+		if m.readers.Add(-1) == 0 {
+			m.store.Packs().Forget()
+		}
+	}
 }
 
 // lock waits for the turn.

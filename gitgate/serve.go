@@ -114,6 +114,7 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 	if err != nil {
 		return err
 	}
+	defer m.reading()()
 	if q.service == uploadPack && q.version == 2 {
 		if err := errors.Join(advertiseV2(out, mirrorAllows), out.Flush()); err != nil {
 			return err
@@ -284,6 +285,7 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		return err
 	}
 	m := g.mirrors[q.repo]
+	defer m.reading()()
 	inV2 := q.service == uploadPack && q.version == 2
 	if !inV2 && !m.fresh(freshEnough) {
 		if _, err := g.admit(q); err != nil {

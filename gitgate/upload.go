@@ -421,8 +421,10 @@ func (f *fetching) pick(ctx context.Context) (*objects.Objects, objects.Form, er
 
 // missing takes the short way when all is wanted: what can be reached is remembered.
 func (f *fetching) missing(ctx context.Context) (wanted, theirs *objects.Objects, err error) {
-	if len(f.common) == 0 && !f.deepen.on() && len(f.cut) == 0 && !f.filter.On() {
-		wanted, err = f.reach.From(ctx, f.set, f.wants)
+	if len(f.common) == 0 && !f.deepen.on() && len(f.cut) == 0 && (!f.filter.On() || f.filter.BlobsOnly()) {
+		if wanted, err = f.reach.From(ctx, f.set, f.wants); err == nil && f.filter.On() {
+			wanted, err = wanted.Without(ctx, f.filter, f.wants)
+		}
 		return wanted, nil, err
 	}
 	f.ask.Wants, f.ask.Filter = f.wants, f.filter

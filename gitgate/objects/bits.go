@@ -14,6 +14,7 @@ func newBits(n int) bitset { return make(bitset, (n+63)/64) }
 
 func (b bitset) has(i int) bool { return b[i>>6]&(1<<(i&63)) != 0 }
 func (b bitset) add(i int)      { b[i>>6] |= 1 << (i & 63) }
+func (b bitset) drop(i int)     { b[i>>6] &^= 1 << (i & 63) }
 
 func (b bitset) count() (n int) {
 	for _, w := range b {

@@ -24,6 +24,13 @@ type cached struct {
 
 func newCache() *cache { return &cache{byAt: map[int64]*list.Element{}, recent: list.New()} }
 
+// forget drops everything.
+func (c *cache) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.byAt, c.recent, c.bytes = map[int64]*list.Element{}, list.New(), 0
+}
+
 func (c *cache) get(at int64) (Type, []byte, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

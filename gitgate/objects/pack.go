@@ -24,6 +24,7 @@ type Pack struct {
 	size   int64
 	index  index
 	order  func() []uint32 // the objects by offset
+	kinds  func() []Type   // see readKinds
 	locate func(Hash) (int64, bool)
 	cache  *cache
 	limit  int64 // bytes of one object
@@ -54,6 +55,7 @@ func newPack(base string, f *os.File, size int64, x index) *Pack {
 	p.spend = func(int64) error { return nil }
 	p.locate = p.find
 	p.order = sync.OnceValue(p.index.byOffset)
+	p.kinds = sync.OnceValue(p.readKinds)
 	return p
 }
 

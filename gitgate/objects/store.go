@@ -30,6 +30,13 @@ func (s Set) Has(h Hash) bool {
 	return slices.ContainsFunc(s, func(p *Pack) bool { return p.Has(h) })
 }
 
+// Forget drops the objects that are kept in memory for the deltas to come: up to 32 MiB a pack.
+func (s Set) Forget() {
+	for _, p := range s {
+		p.cache.forget()
+	}
+}
+
 // Store is the objects folder of a bare repository.
 type Store struct {
 	dir string // objects/pack

@@ -9,7 +9,6 @@ import (
 	"hash"
 	"io"
 	"slices"
-	"sort"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/klauspost/compress/zlib"
@@ -78,7 +77,7 @@ type packer struct {
 	out     io.Writer
 	sum     hash.Hash
 	n       int64     // bytes written
-	written [][]int64 // by pack and place in its order: where the object begins in what is written; 0 is not there
+	written [][]int64 // by pack and place in its index: where the object begins in what is written; 0 is not there
 	window  window
 	count   Written
 }
@@ -122,7 +121,7 @@ func (k *packer) pack(i int) error {
 		if n+1 < len(order) {
 			end = p.index.offset(int(order[n+1]))
 		}
-		k.written[i][n] = k.n
+		k.written[i][at] = k.n
 		if err := k.object(i, p.index.offset(int(at)), end); err != nil {
 			return err
 		}
@@ -168,15 +167,14 @@ func (k *packer) start(pack int, h head) ([]byte, bool) {
 	p := k.set[pack]
 	base := h.baseHash
 	if h.typ == plumbing.OFSDeltaObject {
-		order := p.order()
-		i := sort.Search(len(order), func(i int) bool { return p.index.offset(int(order[i])) >= h.baseAt })
-		if i == len(order) || p.index.offset(int(order[i])) != h.baseAt {
+		place, ok := p.placeOf(h.baseAt)
+		if !ok {
 			return nil, false
 		}
-		if at := k.written[pack][i]; at > 0 && k.form.Offsets {
+		if at := k.written[pack][place]; at > 0 && k.form.Offsets {
 			return append(entryHead(plumbing.OFSDeltaObject, h.size), backwards(k.n-at)...), true
 		}
-		base = p.index.hash(int(order[i]))
+		base = p.index.hash(place)
 	}
 	if !k.Has(base) && (k.form.Theirs == nil || !k.form.Theirs.Has(base)) {
 		return nil, false
