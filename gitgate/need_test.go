@@ -167,3 +167,48 @@ func TestMalformedObjects(t *testing.T) {
 		r.agree()
 	})
 }
+
+// Packs that are not what they say are refused, over both protocols, and leave nothing.
+func TestBadPacks(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		head := r.seed("main", map[string]string{"a": strings.Repeat("one line after the other\n", 100)})
+		w := r.clone(protocol)
+		r.commit(w, "mine", map[string]string{"a": strings.Repeat("one line after the other\n", 100) + "more"})
+		tip := r.run(w, "git", "rev-parse", "HEAD")
+		good := r.packOf(w, tip, "^"+head)
+		changed := func(at int, to byte) []byte {
+			b := bytes.Clone(good)
+			b[at] = to
+			return b
+		}
+		thin := exec.CommandContext(t.Context(), "git", "pack-objects", "--revs", "--stdout", "-q", "--thin")
+		thin.Dir, thin.Env, thin.Stdin = w, gitEnv, strings.NewReader(tip+"\n^"+head+"\n")
+		onBase, err := thin.Output()
+		if err != nil || len(onBase) >= len(good) {
+			t.Fatalf("%d bytes, %v", len(onBase), err)
+		}
+		for name, c := range map[string]struct {
+			pack []byte
+			want string
+		}{
+			"cut in half":       {good[:len(good)/2], ""},
+			"wrong checksum":    {changed(len(good)-1, good[len(good)-1]^1), "checksum differs"},
+			"more than it says": {changed(11, good[11]-1), "checksum differs"},
+			"thin":              {onBase, "a delta's base is missing"},
+			"no pack":           {[]byte("what is this, then, what is this?"), "no pack of version 2"},
+			"empty":             {emptyPack(), "did not come along"},
+		} {
+			if c.want == "" && protocol == "git" {
+				continue // the gate waits for the rest
+			}
+			answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{head + " " + tip + " refs/heads/main"}, nil, bytes.NewReader(c.pack))), "\n")
+			if !strings.Contains(answer, c.want) || !strings.Contains(answer, "ng refs/heads/main") {
+				t.Errorf("%s: %q, want %q", name, answer, c.want)
+			}
+		}
+		r.agree()
+		r.run(w, "git", "push", "-q", "origin", "HEAD")
+		r.agree()
+	})
+}

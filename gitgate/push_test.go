@@ -1,8 +1,11 @@
 package gitgate
 
 import (
+	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"compress/gzip"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"os"
@@ -109,11 +112,20 @@ func TestPushWithSecretIsRefused(t *testing.T) {
 			},
 			wants: []string{"b:1"},
 		},
-		"in a lock file":        {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"package-lock.json": k}) }},
-		"in vendor":             {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"vendor/github.com/x/y.go": k}) }},
-		"in an image":           {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.png": "\x89PNG\x00" + k}) }},
-		"in a binary":           {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.bin": "\x00\x01\xff" + k + "\x00"}) }},
-		"in UTF-16":             {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.txt": wide("k=" + k)}) }},
+		"in a lock file": {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"package-lock.json": k}) }},
+		"in vendor":      {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"vendor/github.com/x/y.go": k}) }},
+		"in an image":    {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.png": "\x89PNG\x00" + k}) }},
+		"in a binary":    {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.bin": "\x00\x01\xff" + k + "\x00"}) }},
+		"in UTF-16":      {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.txt": wide("k=" + k)}) }},
+		"in UTF-16BE": {make: func(r *rig, w string) {
+			r.commit(w, "x", map[string]string{"a.txt": spaced("\xfe\xff", "\x00%c", "k="+k)})
+		}},
+		"in UTF-32": {make: func(r *rig, w string) {
+			r.commit(w, "x", map[string]string{"a.txt": spaced("\xff\xfe\x00\x00", "%c\x00\x00\x00", "k="+k)})
+		}},
+		"in a tar.gz":           {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.tgz": tarred(k)}) }},
+		"in three archives":     {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.zip": zipped(tarred(zipped(k)))}) }},
+		"in base64, five times": {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.txt": encoded(k, 5)}) }},
 		"in a zip":              {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.zip": zipped(k)}) }},
 		"behind a clean branch": {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"b": k}) }, push: []string{"origin/main:refs/heads/clean", "HEAD:refs/heads/dirty"}, wants: []string{"clean", "dirty"}},
 	}
@@ -160,6 +172,33 @@ func zipped(s string) string {
 	w.Write([]byte(s))
 	z.Close()
 	return b.String()
+}
+
+func tarred(s string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	w.WriteHeader(&tar.Header{Name: "inside.txt", Mode: 0o644, Size: int64(len(s))})
+	w.Write([]byte(s))
+	w.Close()
+	z.Close()
+	return b.String()
+}
+
+func spaced(mark, form, s string) string {
+	var b strings.Builder
+	b.WriteString(mark)
+	for i := range len(s) {
+		fmt.Fprintf(&b, form, s[i])
+	}
+	return b.String()
+}
+
+func encoded(s string, times int) string {
+	for range times {
+		s = base64.StdEncoding.EncodeToString([]byte(s))
+	}
+	return s
 }
 
 func TestOldSecretUpstreamDoesNotMatter(t *testing.T) {

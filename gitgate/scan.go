@@ -140,7 +140,9 @@ func (s *inspection) objects(ctx context.Context) error {
 		s.edge(h)
 	}
 	for _, u := range s.updates {
-		s.edge(u.old)
+		if s.need.snap.get(u.ref) == u.old {
+			s.edge(u.old)
+		}
 	}
 	if err := s.pathNames(ctx); err != nil {
 		return err
