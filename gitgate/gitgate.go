@@ -27,6 +27,7 @@ import (
 	"airlock/gitgate/objects"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/ca"
 	"airlock/internal/handoff"
 	"airlock/internal/hostkey"
 	"airlock/internal/httpd"
@@ -233,7 +234,10 @@ func newGate(c Config) (*gate, error) {
 		return nil, err
 	}
 	g.audit.Trouble = handoff.Trouble
-	if err := g.openMirrors(c); err != nil {
+	if c.Roots == nil && c.File.UpstreamCA != "" {
+		c.Roots, err = ca.Roots(c.Dirs.Path(c.File.UpstreamCA))
+	}
+	if err = errors.Join(err, g.openMirrors(c)); err != nil {
 		g.close()
 		return nil, err
 	}

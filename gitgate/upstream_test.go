@@ -3,8 +3,10 @@ package gitgate
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -147,6 +149,26 @@ func TestUntrustedCertificate(t *testing.T) {
 	r := viaHTTPS(t, token(25), token(25), nil)
 	r.edit(func(c *Config) { c.Roots = x509.NewCertPool() })
 	r.fails(t.TempDir(), []string{"certificate"}, "git", "ls-remote", r.url("git", "app"))
+}
+
+// Roots of the operator's make an upstream of their own authority trusted.
+func TestOwnRoots(t *testing.T) {
+	var cert []byte
+	r := viaHTTPS(t, token(26), token(26), nil)
+	conn, err := tls.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(r.config.File.Repos["app"].URL, "https://"), "/app.git"), &tls.Config{RootCAs: r.config.Roots, ServerName: "example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert = conn.ConnectionState().PeerCertificates[0].Raw
+	conn.Close()
+	file := filepath.Join(r.state, "roots.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.edit(func(c *Config) { c.Roots = nil })
+	r.fails(r.state, []string{"certificate"}, "git", "ls-remote", r.url("git", "app"))
+	r.edit(func(c *Config) { c.File.UpstreamCA = file })
+	r.run(r.state, "git", "ls-remote", r.url("git", "app"))
 }
 
 // A server with several host keys is known by the pinned one, whichever it would prefer.

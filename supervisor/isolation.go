@@ -100,6 +100,9 @@ func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
 	if f.Scan.Config != "" {
 		p.Read = append(p.Read, dirs.Path(f.Scan.Config))
 	}
+	if f.UpstreamCA != "" {
+		p.Read = append(p.Read, dirs.Path(f.UpstreamCA))
+	}
 	root := filepath.Join(dirs.State, "git")
 	if f.Root != "" {
 		root = dirs.Path(f.Root)

@@ -207,8 +207,10 @@ type GitGateFile struct {
 	Hosts   map[string]netip.Addr `yaml:"hosts,omitempty"` // instead of DNS
 	Repos   map[string]Repo       `yaml:"repos"`
 	Protect []string              `yaml:"protect,omitempty,flow"` // refs never forced, never deleted
-	Limits  GitLimits             `yaml:"limits,omitempty"`
-	Scan    GitScan               `yaml:"scan,omitempty"`
+	// UpstreamCA is a file with roots for https upstreams, beside the system's.
+	UpstreamCA string    `yaml:"upstream_ca,omitempty"`
+	Limits     GitLimits `yaml:"limits,omitempty"`
+	Scan       GitScan   `yaml:"scan,omitempty"`
 }
 
 // GitListen are the addresses of the two protocols.
