@@ -308,16 +308,22 @@ func (p *pushing) report() error {
 	return errors.Join(writeReport(p.band, v2, p.unpack, p.updates, p.said), p.band.Close())
 }
 
+// drainWithin bounds how long a client that was refused may go on sending.
+const drainWithin = 30 * time.Second
+
 // drain lets a client that is still sending come to its end, so that it reads the report instead of a broken pipe.
 func (p *pushing) drain(failed error) error {
 	if failed == nil || p.pack != nil {
 		return nil
 	}
-	_, err := io.CopyN(io.Discard, p.in, p.gate.pushLimits.PackBytes)
-	if err == io.EOF {
-		return nil
+	for end := time.Now().Add(drainWithin); time.Now().Before(end); {
+		if _, err := io.CopyN(io.Discard, p.in, 64<<10); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // explain turns an error into what the agent may read.
