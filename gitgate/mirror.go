@@ -34,6 +34,7 @@ type mirror struct {
 
 	reach   *objects.Reach
 	readers atomic.Int64 // clients that are being served
+	heavy   atomic.Bool  // much memory was needed since the last of them left
 
 	mu        sync.Mutex
 	now       *snapshot
@@ -177,6 +178,9 @@ func (m *mirror) reading() (done func()) {
 	return func() {
 		if m.readers.Add(-1) == 0 {
 			m.store.Packs().Forget()
+			if m.heavy.Swap(false) {
+				debug.FreeOSMemory()
+			}
 		}
 	}
 }
@@ -337,12 +341,12 @@ func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered cap
 	}
 	defer pack.Close()
 	if pack.Len() > manyObjects {
-		defer debug.FreeOSMemory() // what indexing took is not needed again soon
+		m.heavy.Store(true)
 	}
 	return m.adopt(ctx, pack, wants)
 }
 
-// manyObjects is a pack whose index takes tens of megabytes to make.
+// manyObjects are so many that to index them takes tens of megabytes.
 const manyObjects = 20_000
 
 func (m *mirror) receive(ctx context.Context, in listening, banded bool, dir string) (*objects.Pack, error) {
