@@ -67,11 +67,6 @@ func UploadPack(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	return nil
 }
 
-// ReceivePack says that there is none: a push is always scanned, and forwarded upstream.
-func ReceivePack(_ context.Context, _ []string, _, stderr io.Writer) error {
-	return fatal(stderr, errors.New("git-gate takes no push on standard input: it would have no upstream to go to"))
-}
-
 // stdio is one client on standard input and output.
 type stdio struct {
 	repository *ordinary
