@@ -56,12 +56,12 @@ func TestPushMatrix(t *testing.T) {
 			return []string{"HEAD:refs/heads/x"}
 		},
 		"many folders": func(r *rig, w string) []string {
-			r.commit(w, "mine", numbered("d%d/e/f", 300))
-			r.commit(w, "more", numbered("d%d/e/g", 300))
+			r.commit(w, "mine", numbered("d%d/e/f", 80))
+			r.commit(w, "more", numbered("d%d/e/g", 80))
 			return []string{"HEAD:refs/heads/x"}
 		},
 		"many references": func(r *rig, w string) (refs []string) {
-			for i := range 400 {
+			for i := range 60 {
 				refs = append(refs, fmt.Sprintf("HEAD~%d:refs/heads/many/%d", i%3, i))
 			}
 			return refs
