@@ -112,6 +112,8 @@ type fetching struct {
 	seen   map[objects.Hash]bool
 	other  bool // the client has named something that is not here
 	ready  bool // it was told that it has named enough
+	plenty bool // it has
+	asked  int  // how many of common were known when that was looked at last
 }
 
 // errRefused carries a reason that the client may see.
@@ -120,7 +122,7 @@ type errRefused string
 func (e errRefused) Error() string { return string(e) }
 
 // maxWants bounds what one request asks for: a partial clone names every file of a checkout.
-const maxWants = 2_000_000
+const maxWants = 1_000_000
 
 // run talks to a client of protocol v0 until it has its pack, or wants nothing.
 func (f *fetching) run(ctx context.Context) error {
@@ -320,10 +322,13 @@ func (f *fetching) have(ctx context.Context, h objects.Hash) error {
 
 // enough tells whether every want leads to something that the client has.
 func (f *fetching) enough(ctx context.Context) (bool, error) {
-	if f.ready || len(f.common) == 0 {
-		return f.ready, nil
+	if f.plenty || len(f.common) == f.asked {
+		return f.plenty, nil // nothing was named since that could change the answer
 	}
-	return f.set.Reaches(ctx, f.wants, f.seen)
+	f.asked = len(f.common)
+	var err error
+	f.plenty, err = f.set.Reaches(ctx, f.wants, f.seen)
+	return f.plenty, err
 }
 
 // round ends a batch of haves.

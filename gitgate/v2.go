@@ -49,7 +49,7 @@ type command struct {
 }
 
 // maxCommand bounds the arguments of one command, in bytes: enough for maxWants.
-const maxCommand = 128 << 20
+const maxCommand = 64 << 20
 
 // readCommand reads a request; io.EOF and errFlush say that there is none.
 func readCommand(r *bufio.Reader) (c command, err error) {
@@ -71,7 +71,7 @@ func readCommand(r *bufio.Reader) (c command, err error) {
 		case err != nil:
 			return c, fmt.Errorf("reading command: %w", unexpectedEOF(err))
 		}
-		if size += len(line) + 16; size > maxCommand {
+		if size += len(line) + 4; size > maxCommand {
 			return c, errRefused("too many arguments")
 		}
 		if args {

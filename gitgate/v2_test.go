@@ -109,3 +109,23 @@ func FuzzFilter(f *testing.F) {
 		}
 	})
 }
+
+// A client whose many commits are unknown here costs one look at the history, not one for each.
+func TestManyUnknownHaves(t *testing.T) {
+	for _, version := range []string{"0", "2"} {
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		w := r.clone("git")
+		for range 300 {
+			r.commit(w, "own", nil)
+		}
+		later := r.seed("main", map[string]string{"a": "2"})
+		for _, protocol := range []string{"git", "http"} {
+			r.run(w, "git", "update-ref", "-d", "refs/remotes/origin/main")
+			r.run(w, "git", "-c", "protocol.version="+version, "fetch", "-q", r.url(protocol, "app"), "+main:refs/remotes/origin/main")
+			if got := r.run(w, "git", "rev-parse", "origin/main"); got != later {
+				t.Errorf("%s v%s: %s, want %s", protocol, version, got, later)
+			}
+		}
+	}
+}
