@@ -3,6 +3,7 @@ package gitgate
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -79,4 +80,18 @@ func TestRefreshOfNothing(t *testing.T) {
 	if after := r.run(r.mirrorDir(), "stat", "-c", "%i %z", "packed-refs", "HEAD"); after != before {
 		t.Errorf("files were written: %s, before %s", after, before)
 	}
+}
+
+// An upstream that names its objects in another way is not an empty one.
+func TestUpstreamOfAnotherFormat(t *testing.T) {
+	r := newRig(t)
+	r.seed("main", map[string]string{"a": "1"})
+	w := r.clone("git")
+	up := r.ssh.Dir("app")
+	if err := os.RemoveAll(up); err != nil {
+		t.Fatal(err)
+	}
+	r.run(r.ssh.Root, "git", "init", "-q", "--bare", "--object-format=sha256", "app.git")
+	r.fails(w, []string{"upstream names its objects by sha256; sha1 was wanted"}, "git", "fetch", "--prune")
+	r.run(w, "git", "rev-parse", "origin/main")
 }

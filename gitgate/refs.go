@@ -174,6 +174,11 @@ func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 			var caps string
 			line, caps, _ = strings.Cut(line, "\x00")
 			a.caps = strings.Fields(caps)
+			for _, c := range a.caps {
+				if err := checkFormat(c); err != nil {
+					return nil, err
+				}
+			}
 		}
 		if err := a.add(line); err != nil {
 			return nil, err
@@ -181,14 +186,22 @@ func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 	}
 }
 
+// checkFormat refuses the capability of an upstream that would look like an empty one to us.
+func checkFormat(capability string) error {
+	if format, ok := strings.CutPrefix(capability, "object-format="); ok && format != "sha1" {
+		return fmt.Errorf("upstream names its objects by %s; sha1 was wanted", clean(format))
+	}
+	return nil
+}
+
 func (a *advertisement) add(line string) error {
 	id, name, ok := strings.Cut(line, " ")
-	if !ok {
-		return nil // "version 1", "shallow …": nothing that concerns us
+	if id == "version" || id == "shallow" {
+		return nil
 	}
 	h, err := objects.ParseHash(id)
-	if err != nil {
-		return nil
+	if !ok || err != nil {
+		return errors.New("upstream advertises something that is no reference")
 	}
 	if len(a.refs) >= maxAdvertised {
 		return errors.New("upstream advertises too many references")

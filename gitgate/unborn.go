@@ -40,6 +40,9 @@ func (m *mirror) unborn(ctx context.Context) (string, error) {
 		if first && line != "version 2" {
 			return "", nil
 		}
+		if err := checkFormat(line); err != nil {
+			return "", err
+		}
 		what, ok := strings.CutPrefix(line, "ls-refs=")
 		tells = tells || ok && strings.Contains(what, "unborn")
 	}
