@@ -261,7 +261,7 @@ func (n *need) prove(reach *objects.Reach) error {
 }
 
 // fresh is a pack of just what is needed: the one that came, or another one in a folder of its own below dir.
-func (n *need) fresh(dir string, limits objects.Limits) (*objects.Pack, error) {
+func (n *need) fresh(ctx context.Context, dir string, limits objects.Limits) (*objects.Pack, error) {
 	if n.wanted.Len() == n.pack.Len() {
 		return n.pack, nil
 	}
@@ -272,11 +272,11 @@ func (n *need) fresh(dir string, limits objects.Limits) (*objects.Pack, error) {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		_, err := n.wanted.WritePack(n.ctx, w, objects.Form{Offsets: true})
+		_, err := n.wanted.WritePack(ctx, w, objects.Form{Offsets: true})
 		written <- errors.Join(err, w.CloseWithError(err))
 	}()
 	limits.PackBytes *= 2 // deltas whose base stays behind are written as a whole
-	pack, err := objects.Receive(n.ctx, r, filepath.Clean(own), limits)
+	pack, err := objects.Receive(ctx, r, filepath.Clean(own), limits)
 	r.CloseWithError(err)
 	if err = errors.Join(<-written, err); err != nil {
 		return nil, fmt.Errorf("making a pack for upstream: %w", err)

@@ -156,11 +156,14 @@ func (p *pushing) packFor(ctx context.Context, updates []update) (*objects.Pack,
 	if p.pack == nil {
 		return nil, nil
 	}
-	n := newNeed(ctx, p.pack, p.mirror.store.Packs(), p.mirror.current())
-	if err := n.follow(updates); err != nil {
-		return nil, err
+	n := p.need // of all updates
+	if !slices.Equal(updates, p.updates) {
+		n = newNeed(ctx, p.pack, p.mirror.store.Packs(), p.mirror.current())
+		if err := n.follow(updates); err != nil {
+			return nil, err
+		}
 	}
-	pack, err := n.fresh(p.dir, p.gate.pushLimits)
+	pack, err := n.fresh(ctx, p.dir, p.gate.pushLimits)
 	if pack != nil && pack != p.pack {
 		p.packs = append(p.packs, pack)
 	}

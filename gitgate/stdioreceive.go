@@ -195,7 +195,7 @@ func (t *taking) apply(dir string) error {
 		if err := n.follow(updates); err != nil {
 			return err
 		}
-		pack, err := n.fresh(dir, objects.Limits{PackBytes: 32 << 30, ObjectBytes: 512 << 20, TotalBytes: 512 << 30, Objects: 50_000_000})
+		pack, err := n.fresh(context.Background(), dir, objects.Limits{PackBytes: 32 << 30, ObjectBytes: 512 << 20, TotalBytes: 512 << 30, Objects: 50_000_000})
 		if err != nil {
 			return err
 		}
