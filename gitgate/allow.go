@@ -103,12 +103,27 @@ const (
 	askWithin = 5 * time.Second
 )
 
+// words are what the agent says to the operator, unless they hold a secret themselves.
+func (p *pushing) words(ctx context.Context) string {
+	if p.says == "" {
+		return ""
+	}
+	if found, err := p.gate.scanner.Scan(ctx, []byte(p.says)); err != nil || len(found) > 0 {
+		return "(withheld: the words hold what looks like a secret)"
+	}
+	return clean(p.says)
+}
+
 // ask proposes to the operator to let in what was found, and returns what the agent is told about it.
 func (p *pushing) ask(ctx context.Context, hits []hit) string {
 	var asked []string
 	var b strings.Builder
+	says := p.words(ctx)
 	for _, h := range hits {
 		switch {
+		case h.where == pushOption:
+			fmt.Fprintf(&b, "%s: leave it out of the options; the operator is not asked about it.\n", h)
+			continue
 		case h.digest == "":
 			fmt.Fprintf(&b, "%s is a credential of the bundle itself: it is never let through.\n", h.rule)
 			continue
@@ -117,7 +132,7 @@ func (p *pushing) ask(ctx context.Context, hits []hit) string {
 		}
 		asked = append(asked, h.digest)
 		ctx, cancel := context.WithTimeout(ctx, askWithin)
-		id, err := handoff.Submit(ctx, policy.GitAllow{Repo: p.mirror.name, Rule: h.rule, Digest: h.digest, Place: h.place(), Says: clean(p.says)})
+		id, err := handoff.Submit(ctx, policy.GitAllow{Repo: p.mirror.name, Rule: h.rule, Digest: h.digest, Place: h.place(), Says: says})
 		cancel()
 		switch {
 		case errors.Is(err, handoff.ErrNobody):

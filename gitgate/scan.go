@@ -113,11 +113,14 @@ func (s *inspection) refNames(ctx context.Context) error {
 	return nil
 }
 
+// pushOption is where a finding in an option is.
+const pushOption = "push option"
+
 // pushOptions looks at each option, and at all of them: a secret may stand in pieces.
 func (s *inspection) pushOptions(ctx context.Context) error {
 	all := []byte(strings.Join(s.options, "\n"))
 	found, err := s.scanner.Scan(ctx, all)
-	s.hits = append(s.hits, s.judge(all, found, "push option")...)
+	s.hits = append(s.hits, s.judge(all, found, pushOption)...)
 	return err
 }
 

@@ -150,6 +150,25 @@ func TestGitAllow(t *testing.T) {
 	if all := b.proposals(); len(all) != 1 {
 		t.Errorf("%+v", all)
 	}
+	// What is a secret in the agent's own words is told to nobody.
+	if out, err := p.push(p.clone("lib"), "conf.txt", "plain"); err != nil {
+		t.Errorf("%v, %s", err, out)
+	}
+	lib0 := p.clone("lib")
+	must(t, os.WriteFile(lib0+"/mine.txt", []byte("key "+other), 0o600))
+	p.git(lib0, "add", "-A")
+	p.git(lib0, "commit", "-q", "-m", "change")
+	if out, err := p.try(lib0, "push", "-o", "airlock-reason=it is "+k+" again", "origin", "HEAD:refs/heads/z"); err == nil || strings.Contains(out, k) || !strings.Contains(out, "leave it out of the options") {
+		t.Errorf("%v, %s", err, out)
+	}
+	if all := b.proposals(); len(all) != 2 || !strings.Contains(fmt.Sprint(all), "withheld") || strings.Contains(fmt.Sprint(all), k) || strings.Contains(fmt.Sprint(all), other) {
+		t.Errorf("%+v", all)
+	}
+	for _, q := range b.proposals() {
+		if q.Repo == "lib" {
+			b.decide(q.ID, proposal.Denied)
+		}
+	}
 	// A yes without a change of the file changes nothing.
 	if out, err := p.try(work, "push", "origin", "HEAD"); err == nil {
 		t.Errorf("it went through: %s", out)
@@ -179,7 +198,7 @@ func TestGitAllow(t *testing.T) {
 	if out, err := p.try(lib, "push", "origin", "HEAD"); err == nil || !strings.Contains(out, "the operator has said no") {
 		t.Errorf("%v, %s", err, out)
 	}
-	if all := b.proposals(); len(all) != 3 {
+	if all := b.proposals(); len(all) != 4 {
 		t.Errorf("%+v", all)
 	}
 	if kept := b.audits(); strings.Contains(kept, k) || strings.Contains(kept, other) {
