@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -112,14 +115,23 @@ func FuzzFilter(f *testing.F) {
 
 // A client whose many commits are unknown here costs one look at the history, not one for each.
 func TestManyUnknownHaves(t *testing.T) {
-	for _, version := range []string{"0", "2"} {
-		r := newRig(t)
-		r.seed("main", map[string]string{"a": "1"})
-		w := r.clone("git")
-		for range 300 {
-			r.commit(w, "own", nil)
+	r := newRig(t)
+	r.seed("main", map[string]string{"a": "1"})
+	w := r.clone("git")
+	var own strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&own, "commit refs/heads/main\ncommitter A <a@example.com> %d +0000\ndata 3\nown\n", 1_700_000_000+i)
+		if i == 0 {
+			own.WriteString("from refs/heads/main^0\n")
 		}
-		later := r.seed("main", map[string]string{"a": "2"})
+	}
+	path := filepath.Join(t.TempDir(), "own")
+	if err := os.WriteFile(path, []byte(own.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.run(w, "sh", "-c", "git fast-import --quiet <"+path)
+	later := r.seed("main", map[string]string{"a": "2"})
+	for _, version := range []string{"0", "2"} {
 		for _, protocol := range []string{"git", "http"} {
 			r.run(w, "git", "update-ref", "-d", "refs/remotes/origin/main")
 			r.run(w, "git", "-c", "protocol.version="+version, "fetch", "-q", r.url(protocol, "app"), "+main:refs/remotes/origin/main")
