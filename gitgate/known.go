@@ -15,9 +15,8 @@ const maxBorder = 32
 // news drops the findings that upstream already has: the same rule, the same text, in a file of the same path, in a commit that the
 // push builds upon or replaces. A file that holds an old secret, or a false alarm, can so be edited. What the agent brings is never
 // consulted, so nothing that it writes can excuse anything.
-func (s *inspection) news(ctx context.Context, o objects.Object, found []secrets.Finding) ([]secrets.Finding, error) {
-	path, ok := s.paths[o.Hash]
-	if len(found) == 0 || !ok || o.Type != plumbing.BlobObject {
+func (s *inspection) news(ctx context.Context, o objects.Object, path string, found []secrets.Finding) ([]secrets.Finding, error) {
+	if len(found) == 0 || path == "" || o.Type != plumbing.BlobObject {
 		return found, nil
 	}
 	old := map[string]bool{}

@@ -26,15 +26,37 @@ type need struct {
 	outside map[objects.Hash]bool
 	commits map[objects.Hash]bool // those of outside that must be commits
 	paths   map[objects.Hash]string
-	modules map[objects.Hash]bool // files that git takes for .gitmodules
-	attrs   map[objects.Hash]bool // or for .gitattributes
+	names   map[string]bool         // the new paths of everything, be it new itself or not
+	links   [][]byte                // what new submodules name: anything, that is
+	met     map[objects.Hash]string // trees, and the folder in which each was met first
+	again   map[place]bool          // where else
+
+	wants   func(path string) bool // tells that some rule is about such a path; nil: none is
+	also    []named                // blobs that stand in such a path, besides the first one of theirs
+	modules map[objects.Hash]bool  // files that git takes for .gitmodules
+	attrs   map[objects.Hash]bool  // or for .gitattributes
 	todo    []objects.Hash
 }
+
+// named is a blob and its path.
+type named struct {
+	blob objects.Hash
+	path string
+}
+
+// place is a tree in a folder.
+type place struct {
+	tree   objects.Hash
+	folder string
+}
+
+// maxNames bounds the paths of a push, in pieces of work: trees inside of each other may make any number of them.
+const maxNames = 4_000_000
 
 func newNeed(ctx context.Context, pack *objects.Pack, store objects.Set, snap *snapshot) *need {
 	n := &need{
 		ctx: ctx, pack: pack, store: store, all: store, snap: snap, outside: map[objects.Hash]bool{}, commits: map[objects.Hash]bool{},
-		paths: map[objects.Hash]string{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
+		paths: map[objects.Hash]string{}, names: map[string]bool{}, met: map[objects.Hash]string{}, again: map[place]bool{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
 	}
 	if pack != nil {
 		n.all = append(objects.Set{pack}, store...)
@@ -128,43 +150,60 @@ func (n *need) treeOf(commit objects.Hash) (objects.Hash, bool) {
 const maxTreeDepth = 500
 
 // tree goes down a folder. What the same folder of a commit before has is taken to be there: that commit is followed, or upstream must have it.
+// Of a tree that is upstream's only the names are new, in another folder than before.
 func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth int) error {
 	if slices.Contains(before, h) {
 		return nil
 	}
-	if !n.inPack(h) {
-		n.outside[h] = true
-		return nil
-	}
-	if n.wanted.Has(h) {
-		return nil
-	}
-	n.wanted.Add(h)
 	if depth > maxTreeDepth || len(prefix) > 4096 {
 		return fmt.Errorf("%w: path is too long", objects.ErrLimit)
 	}
+	first, err := n.meet(h, prefix)
+	if err != nil || !first {
+		return err
+	}
+	ours := n.inPack(h)
+	if ours {
+		n.wanted.Add(h)
+	} else {
+		n.outside[h] = true
+	}
 	entries, err := n.entries(h)
+	if err != nil && !ours {
+		return nil // see prove
+	}
 	if err != nil {
 		return err
 	}
-	old := n.oldEntries(before)
-	for _, e := range entries {
-		if e.IsLink() {
-			continue
-		}
-		was := old[e.Name]
-		if slices.Contains(was, e.Hash) {
+	old := n.compare(entries, before)
+	for i, e := range entries {
+		if old[i].same {
 			continue
 		}
 		if e.IsTree() {
-			if err := n.tree(e.Hash, prefix+e.Name+"/", was, depth+1); err != nil {
+			if err := n.tree(e.Hash, prefix+e.Name+"/", old[i].trees, depth+1); err != nil {
 				return err
 			}
 			continue
 		}
-		n.file(e, prefix+e.Name)
+		n.file(e, prefix+e.Name, ours)
 	}
-	return nil
+	return n.ctx.Err()
+}
+
+// meet tells whether a tree stands in a folder for the first time.
+func (n *need) meet(h objects.Hash, folder string) (first bool, err error) {
+	if was, met := n.met[h]; !met {
+		n.met[h] = folder
+		return true, nil
+	} else if was == folder || n.again[place{h, folder}] {
+		return false, nil
+	}
+	n.again[place{h, folder}] = true
+	if len(n.again)+len(n.names) > maxNames {
+		return false, fmt.Errorf("%w: too many paths", objects.ErrLimit)
+	}
+	return true, nil
 }
 
 func (n *need) entries(h objects.Hash) ([]objects.Entry, error) {
@@ -178,22 +217,68 @@ func (n *need) entries(h objects.Hash) ([]objects.Entry, error) {
 	return objects.ParseTree(o.Data)
 }
 
-// oldEntries are the entries of the folder before, by their names.
-func (n *need) oldEntries(before []objects.Hash) map[string][]objects.Hash {
-	old := map[string][]objects.Hash{}
-	for _, h := range before {
-		entries, err := n.entries(h)
+// older is what folders before have under the name of an entry.
+type older struct {
+	same  bool
+	trees []objects.Hash
+}
+
+// maxBefore is how many commits before are looked at. What more of them have costs work and proves nothing.
+const maxBefore = 8
+
+// compare finds the entries of a folder in the same folder of commits before. Both are in git's order; where they are not, they differ.
+func (n *need) compare(entries []objects.Entry, before []objects.Hash) []older {
+	all := make([]older, len(entries))
+	for _, h := range before[:min(len(before), maxBefore)] {
+		old, err := n.entries(h)
 		if err != nil {
 			continue // it proves nothing then
 		}
-		for _, e := range entries {
-			old[e.Name] = append(old[e.Name], e.Hash)
+		j := 0
+		for i, e := range entries {
+			for j < len(old) && earlier(old[j], e) {
+				j++
+			}
+			switch {
+			case j == len(old) || old[j].Name != e.Name:
+			case old[j].Hash == e.Hash && old[j].Mode == e.Mode:
+				all[i].same = true
+			case old[j].IsTree():
+				all[i].trees = append(all[i].trees, old[j].Hash)
+			}
 		}
 	}
-	return old
+	return all
 }
 
-func (n *need) file(e objects.Entry, path string) {
+// earlier compares names as git sorts them: a folder as if a slash stood behind it.
+func earlier(a, b objects.Entry) bool {
+	x, y := a.Name, b.Name
+	if a.IsTree() {
+		x += "/"
+	}
+	if b.IsTree() {
+		y += "/"
+	}
+	return x < y
+}
+
+// file notes a new entry that is no folder. ours tells that its folder is in the pack.
+func (n *need) file(e objects.Entry, path string, ours bool) {
+	n.names[path] = true
+	if e.IsLink() {
+		n.links = append(n.links, e.Hash[:])
+		return
+	}
+	if ours {
+		n.blob(e, path)
+	}
+	if n.wants != nil && n.paths[e.Hash] != path && n.wants(path) {
+		n.also = append(n.also, named{e.Hash, path})
+	}
+}
+
+func (n *need) blob(e objects.Entry, path string) {
 	if objects.IsModules(e.Name) {
 		n.modules[e.Hash] = true
 	}

@@ -42,6 +42,7 @@ type pushing struct {
 	need   *need           // what the updates need of the pack
 	packs  []*objects.Pack // made for upstream
 	absent map[string]bool // references whose new object is nowhere
+	clean  map[string]bool // references whose names hold no secret
 	calm   func()          // ends the signs of life
 	says   string          // the agent's words to the operator
 }
@@ -84,6 +85,7 @@ func (p *pushing) handle(ctx context.Context) error {
 	if v := p.gate.rules.count(len(p.updates)); !v.Allow {
 		return errors.Join(p.gate.record(v, "push", p.mirror.name, ""), errRefused(v.Why))
 	}
+	p.lookAtNames(ctx)
 	q, err := p.mirror.newQuarantine()
 	if err != nil {
 		return err
@@ -111,6 +113,23 @@ func (p *pushing) handle(ctx context.Context) error {
 	return p.forward(ctx)
 }
 
+// lookAtNames finds the references that may be written down.
+func (p *pushing) lookAtNames(ctx context.Context) {
+	p.clean = map[string]bool{}
+	for _, u := range p.updates {
+		found, err := p.gate.scanner.Scan(ctx, []byte(u.ref))
+		p.clean[u.ref] = err == nil && len(found) == 0
+	}
+}
+
+// record writes the verdict on a reference down.
+func (p *pushing) record(v policy.Verdict, ref string) error {
+	if !p.clean[ref] {
+		ref = "(withheld: the secret is in the name)"
+	}
+	return p.gate.record(v, "push", p.mirror.name, ref)
+}
+
 // brings tells whether a pack comes behind the commands.
 func (p *pushing) brings() bool {
 	return slices.ContainsFunc(p.updates, func(u update) bool { return !u.deletes() })
@@ -126,8 +145,11 @@ func (p *pushing) take(ctx context.Context) (err error) {
 
 // rest finds out what the updates need, and makes sure that all of it came along or is upstream's.
 func (p *pushing) rest(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
+	defer cancel()
 	snap := p.mirror.current()
 	p.need = newNeed(ctx, p.pack, p.mirror.store.Packs(), snap)
+	p.need.wants = p.gate.scanner.WantsPath
 	if err := p.need.follow(p.updates); err != nil {
 		return err
 	}
@@ -200,12 +222,8 @@ func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	p.band.Say("%s", explainHits(hits, p.ask(ctx, hits)))
 	why := "secret found: " + hits[0].String()
 	for _, u := range p.updates {
-		ref := u.ref
-		if s.refHit[u.ref] {
-			ref = "(withheld: the secret is in the name)"
-		}
 		p.said[u.ref] = told{why: why}
-		if err := p.gate.record(policy.Denied(hits[0].rule, why), "push", p.mirror.name, ref); err != nil {
+		if err := p.record(policy.Denied(hits[0].rule, why), u.ref); err != nil {
 			return true, err
 		}
 	}
@@ -233,7 +251,7 @@ func (p *pushing) judge(ctx context.Context) error {
 			}
 		}
 		v := p.gate.rules.update(u, f)
-		if err := p.gate.record(v, "push", p.mirror.name, u.ref); err != nil {
+		if err := p.record(v, u.ref); err != nil {
 			return err
 		}
 		if !v.Allow {
@@ -271,7 +289,7 @@ func (p *pushing) forward(ctx context.Context) error {
 	for _, u := range updates {
 		p.said[u.ref] = said[u.ref]
 		if why := said[u.ref].why; why != "" {
-			if err := p.gate.record(policy.Denied("upstream", why), "push", p.mirror.name, u.ref); err != nil {
+			if err := p.record(policy.Denied("upstream", why), u.ref); err != nil {
 				return err
 			}
 		}
@@ -285,8 +303,11 @@ func (p *pushing) fail(why string) {
 	if p.brings() && p.pack == nil {
 		p.unpack = why
 	}
+	if p.clean == nil { // there are too many, which has been written down
+		return
+	}
 	for _, u := range p.updates {
-		if err := p.gate.record(policy.Denied("push", p.said[u.ref].why), "push", p.mirror.name, u.ref); err != nil {
+		if err := p.record(policy.Denied("push", p.said[u.ref].why), u.ref); err != nil {
 			p.gate.log.Error("writing the audit", "error", err)
 			return
 		}

@@ -73,7 +73,6 @@ type inspection struct {
 	paths     map[objects.Hash]string // of pushed blobs
 	border    []objects.Hash          // commits of upstream's that the push builds upon or replaces
 	bordering map[objects.Hash]bool
-	refHit    map[string]bool
 
 	large sync.Mutex
 	mu    sync.Mutex
@@ -85,7 +84,6 @@ var errEnough = errors.New("enough findings")
 
 // run returns the findings. An error means that not everything was seen.
 func (s *inspection) run(ctx context.Context) ([]hit, error) {
-	s.refHit = map[string]bool{}
 	if err := errors.Join(s.refNames(ctx), s.pushOptions(ctx)); err != nil {
 		return nil, err
 	}
@@ -105,7 +103,6 @@ func (s *inspection) refNames(ctx context.Context) error {
 			return err
 		}
 		for _, h := range s.judge([]byte(u.ref), found, "the name of a reference") {
-			s.refHit[u.ref] = true
 			h.line = 0
 			s.hits = append(s.hits, h)
 		}
@@ -137,7 +134,7 @@ func (s *inspection) judge(text []byte, found []secrets.Finding, where string) (
 // objects reads the pack in order, so that deltas find their bases cached, and scans on all cores.
 func (s *inspection) objects(ctx context.Context) error {
 	s.paths, s.bordering = s.need.paths, map[objects.Hash]bool{}
-	group, ctx := errgroup.WithContext(ctx)
+	group, within := errgroup.WithContext(ctx)
 	hashes := s.pack.Hashes()
 	for h := range s.need.commits {
 		s.edge(h)
@@ -160,8 +157,8 @@ func (s *inspection) objects(ctx context.Context) error {
 			}
 			select {
 			case work <- o:
-			case <-ctx.Done():
-				return ctx.Err()
+			case <-within.Done():
+				return within.Err()
 			}
 		}
 		return nil
@@ -169,14 +166,34 @@ func (s *inspection) objects(ctx context.Context) error {
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() error {
 			for o := range work {
-				if err := s.object(ctx, o); err != nil {
+				if err := s.object(within, o); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return s.otherPaths(ctx)
+}
+
+// otherPaths looks at blobs in such paths as some rule is about, besides their first.
+func (s *inspection) otherPaths(ctx context.Context) error {
+	for _, n := range s.need.also {
+		o, err := s.need.all.Get(n.blob)
+		if errors.Is(err, objects.ErrNotFound) {
+			continue // prove has found it behind upstream's references, of which a mirror may lack some blobs
+		}
+		if err != nil {
+			return fmt.Errorf("reading a pushed path: %w", err)
+		}
+		if err := s.look(ctx, o, n.path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // largeObject is the size from which objects are looked at one at a time, in bytes.
@@ -198,10 +215,15 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 	if err := s.check(o); err != nil {
 		return err
 	}
-	if s.seen.clean(o.Hash, s.paths[o.Hash]) {
+	return s.look(ctx, o, s.paths[o.Hash])
+}
+
+// look scans an object as what stands in a path.
+func (s *inspection) look(ctx context.Context, o objects.Object, path string) error {
+	if s.seen.clean(o.Hash, path) {
 		return nil
 	}
-	text, where, err := s.view(o)
+	text, where, err := view(o, path)
 	if err != nil {
 		return err
 	}
@@ -209,23 +231,26 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 		s.large.Lock()
 		defer s.large.Unlock()
 	}
-	found, err := s.scanner.ScanFile(ctx, s.paths[o.Hash], text)
+	found, err := s.scanner.ScanFile(ctx, path, text)
 	if err != nil {
-		where, placeErr := s.place(ctx, o.Hash, where)
+		where, placeErr := s.place(ctx, o.Hash, path, where)
 		return errors.Join(placeErr, fmt.Errorf("%s: %w", where, err))
 	}
 	if len(found) == 0 {
-		s.seen.note(o.Hash, s.paths[o.Hash])
+		s.seen.note(o.Hash, path)
 		return nil
 	}
-	if found, err = s.news(ctx, o, found); err != nil {
+	if found, err = s.news(ctx, o, path, found); err != nil {
 		return fmt.Errorf("comparing findings with upstream's: %w", err)
 	}
 	for _, h := range s.judge(text, found, where) {
 		if o.Type == plumbing.TreeObject {
 			h.line = 0
 		}
-		if err := s.add(ctx, h, o); err != nil {
+		if h.where, err = s.place(ctx, o.Hash, path, where); err != nil {
+			return err
+		}
+		if err := s.add(h, o); err != nil {
 			return err
 		}
 	}
@@ -233,7 +258,7 @@ func (s *inspection) object(ctx context.Context, o objects.Object) error {
 }
 
 // view is what is scanned of an object, and how to name it. Of a tree it is the names.
-func (s *inspection) view(o objects.Object) (text []byte, where string, err error) {
+func view(o objects.Object, path string) (text []byte, where string, err error) {
 	short := o.Hash.String()[:8]
 	switch o.Type {
 	case plumbing.TreeObject:
@@ -244,27 +269,29 @@ func (s *inspection) view(o objects.Object) (text []byte, where string, err erro
 	case plumbing.TagObject:
 		return o.Data, "tag object " + short, nil
 	}
-	if path, ok := s.paths[o.Hash]; ok {
+	if path != "" {
 		return o.Data, path, nil
 	}
 	return o.Data, "blob " + short, nil
 }
 
-// treeNames lists the names in a tree.
+// treeNames lists the names in a tree, and behind them what submodules name: anything, that is.
 func treeNames(data []byte) ([]byte, error) {
 	entries, err := objects.ParseTree(data)
-	var names bytes.Buffer
+	var names, links bytes.Buffer
 	for _, e := range entries {
 		names.WriteString(e.Name)
 		names.WriteByte('\n')
+		if e.IsLink() {
+			links.Write(e.Hash[:])
+		}
 	}
-	return names.Bytes(), err
+	return append(names.Bytes(), links.Bytes()...), err
 }
 
 // place names an object by its path, if the path holds no secret itself.
-func (s *inspection) place(ctx context.Context, h objects.Hash, where string) (string, error) {
-	path, ok := s.paths[h]
-	if !ok {
+func (s *inspection) place(ctx context.Context, h objects.Hash, path, where string) (string, error) {
+	if path == "" {
 		return where, nil
 	}
 	found, err := s.scanner.Scan(ctx, []byte(path))
@@ -275,12 +302,8 @@ func (s *inspection) place(ctx context.Context, h objects.Hash, where string) (s
 }
 
 // add notes a hit.
-func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
-	where, err := s.place(ctx, o.Hash, h.where)
-	if err != nil {
-		return err
-	}
-	h.where, h.object = where, o.Hash.String()[:8]
+func (s *inspection) add(h hit, o objects.Object) error {
+	h.object = o.Hash.String()[:8]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Contains(s.hits, h) {
@@ -294,9 +317,19 @@ func (s *inspection) add(ctx context.Context, h hit, o objects.Object) error {
 
 // pathNames scans the joined paths: a name may only be a secret together with its folder.
 func (s *inspection) pathNames(ctx context.Context) error {
-	all := []byte(strings.Join(slices.Sorted(maps.Values(s.paths)), "\n"))
-	found, err := s.scanner.Scan(ctx, all)
-	for _, h := range s.judge(all, found, "the path of a file") {
+	turned := slices.Clone(s.need.links) // the oldest first
+	slices.Reverse(turned)
+	return errors.Join(
+		s.names(ctx, []byte(strings.Join(slices.Sorted(maps.Keys(s.need.names)), "\n")), "the path of a file"),
+		s.names(ctx, bytes.Join(s.need.links, nil), "the commits of submodules"),
+		s.names(ctx, bytes.Join(turned, nil), "the commits of submodules"),
+	)
+}
+
+// names scans what has no lines.
+func (s *inspection) names(ctx context.Context, text []byte, where string) error {
+	found, err := s.scanner.Scan(ctx, text)
+	for _, h := range s.judge(text, found, where) {
 		h.line = 0
 		s.hits = append(s.hits, h)
 	}

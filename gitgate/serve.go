@@ -152,7 +152,11 @@ func advertise(w io.Writer, q request, src source, stateless bool) error {
 func (g *gate) admit(q request) (*mirror, error) {
 	v := g.rules.open(q)
 	if !v.Allow || q.method() == "fetch" {
-		if err := g.record(v, q.method(), clean(q.repo), ""); err != nil {
+		name := q.repo
+		if _, known := g.mirrors[name]; !known {
+			name = "" // it may hold anything
+		}
+		if err := g.record(v, q.method(), name, ""); err != nil {
 			return nil, errNoAudit
 		}
 	}

@@ -28,6 +28,7 @@ type ruleset struct {
 	words  *words
 	mirror []mirror    // keywords turned round, whose numbers follow those of byWord
 	always []int       // rules without a keyword
+	paths  []int       // rules that want a path
 	allow  []allowlist // for every rule
 }
 
@@ -235,6 +236,11 @@ func (rs *ruleset) index() (err error) {
 				all = append(all, turned)
 				rs.mirror = append(rs.mirror, mirror{rs.byWord[id], turn})
 			}
+		}
+	}
+	for i := range rs.rules {
+		if rs.rules[i].pathed {
+			rs.paths = append(rs.paths, i)
 		}
 	}
 	rs.words, err = newWords(all)

@@ -110,6 +110,17 @@ func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found
 	return s.run(ctx, path, data, func(r *run) ([]span, error) { return r.scan(data, s.opts.ArchiveDepth) })
 }
 
+// WantsPath tells whether some rule is about files of such a path: then the same data may be a finding there and none elsewhere. It errs on the
+// side of yes.
+func (s *Scanner) WantsPath(path string) bool {
+	rules, err := s.rules()
+	if err != nil {
+		return true
+	}
+	r := &run{rules: rules, path: path}
+	return slices.ContainsFunc(rules.paths, r.wantsPath)
+}
+
 // run does one scan and says what came of it.
 func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*run) ([]span, error)) (found []Finding, err error) {
 	defer func() {
