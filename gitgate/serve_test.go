@@ -129,7 +129,7 @@ func TestAuditOfFetchAndPush(t *testing.T) {
 		"deny push app refs/heads/main protect: refs/heads/main",
 		"deny push app refs/heads/topic github-pat",
 		"deny push app (withheld: the secret is in the name) github-pat",
-		"deny fetch nope  repos",
+		"deny fetch   repos",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
