@@ -2,6 +2,7 @@ package gitgate
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
@@ -162,4 +163,83 @@ func TestDroppedSecretIsNoOldOne(t *testing.T) {
 		t.Errorf("upstream has now\n%s\n%q", up, answer)
 	}
 	r.unsaid(k)
+}
+
+// TestOldSecretInANewPath: what upstream has in one path excuses nothing in another, in which the same file stands.
+func TestOldSecretInANewPath(t *testing.T) {
+	r := newRig(t)
+	k := token(301)
+	r.seed("main", map[string]string{"conf/old": "key = " + k + "\n"})
+	w := r.clone("git")
+	text := "more\nkey = " + k + "\n"
+	r.commit(w, "edited", map[string]string{"conf/old": text})
+	r.run(w, "git", "push", "-q", "origin", "HEAD")
+	text = "still more\n" + text
+	r.commit(w, "copied", map[string]string{"conf/old": text, "public/q": text})
+	r.fails(w, []string{"secret found"}, "git", "push", "origin", "HEAD")
+	r.agree()
+}
+
+// TestKindsAreChecked: an object that stands where another kind belongs is refused, in the pack or upstream's, as git does with receive.fsckObjects: what
+// it points at would not be looked at.
+func TestKindsAreChecked(t *testing.T) {
+	for name, make := range map[string]func(r *rig, w string, up map[string]string) string{
+		"a parent is a blob": func(r *rig, w string, up map[string]string) string {
+			return r.child(w, up["tree"], r.object(w, "blob", "b"))
+		},
+		"a parent is a tree": func(r *rig, w string, up map[string]string) string { return r.child(w, up["tree"], up["tree"]) },
+		"a folder is a blob": func(r *rig, w string, up map[string]string) string {
+			return r.child(w, r.folder(w, "40000", up["blob"]), up["commit"])
+		},
+		"a file is a tree": func(r *rig, w string, up map[string]string) string {
+			return r.child(w, r.folder(w, "100644", up["tree"]), up["commit"])
+		},
+		"a file is a commit": func(r *rig, w string, up map[string]string) string {
+			return r.child(w, r.folder(w, "100644", up["commit"]), up["commit"])
+		},
+		"a file of ours is a commit": func(r *rig, w string, up map[string]string) string {
+			broken := r.child(w, strings.Repeat("77", 20), strings.Repeat("78", 20))
+			return r.child(w, r.folder(w, "100644", broken), up["commit"])
+		},
+		"a tag of a blob says commit": func(r *rig, w string, _ map[string]string) string {
+			return r.object(w, "tag", "object "+r.object(w, "blob", "b")+"\ntype commit\ntag v\ntagger A <a@example.com> 1700000000 +0000\n\nx\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.seed("main", map[string]string{"a": "1"})
+			w := r.clone("git")
+			up := map[string]string{"commit": "HEAD", "tree": "HEAD^{tree}", "blob": "HEAD:a"}
+			for kind, rev := range up {
+				up[kind] = r.run(w, "git", "rev-parse", rev)
+			}
+			tip := make(r, w, up)
+			var ours []string
+			for h := range r.objects(w) {
+				if h != up["commit"] && h != up["tree"] && h != up["blob"] {
+					ours = append(ours, h)
+				}
+			}
+			answer := strings.Join(pktLines(r.rawPush("git", "report-status", []string{zeros + " " + tip + " refs/tags/v"}, nil, r.loose(w, ours...))), "\n")
+			if !strings.Contains(answer, "ng refs/tags/v ") || strings.Contains(answer, "upstream: ") {
+				t.Errorf("%s", answer)
+			}
+			r.agree()
+		})
+	}
+}
+
+// child writes a commit.
+func (r *rig) child(w, tree, parent string) string {
+	return r.object(w, "commit", "tree "+tree+"\nparent "+parent+"\nauthor A <a@example.com> 1700000000 +0000\ncommitter A <a@example.com> 1700000000 +0000\n\nx\n")
+}
+
+// folder writes a tree with one entry.
+func (r *rig) folder(w, mode, name string) string {
+	raw, err := hex.DecodeString(name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.object(w, "tree", mode+" f\x00"+string(raw))
 }

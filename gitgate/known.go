@@ -2,6 +2,7 @@ package gitgate
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"airlock/gitgate/objects"
@@ -13,25 +14,25 @@ import (
 const maxBorder = 32
 
 // news drops the findings that upstream already has: the same rule, the same text, in a file of the same path, in a commit that the
-// push builds upon or replaces. A file that holds an old secret, or a false alarm, can so be edited. What the agent brings is never
-// consulted, so nothing that it writes can excuse anything.
+// push builds upon or replaces. A file that holds an old secret, or a false alarm, can so be edited. A blob that stands in several paths is none
+// of upstream's unless each of them is. What the agent brings is never consulted, so nothing that it writes can excuse anything.
 func (s *inspection) news(ctx context.Context, o objects.Object, path string, found []secrets.Finding) ([]secrets.Finding, error) {
 	if len(found) == 0 || path == "" || o.Type != plumbing.BlobObject {
 		return found, nil
 	}
-	old := map[string]bool{}
-	for _, commit := range s.border {
-		if err := s.oldFindings(ctx, commit, path, old); err != nil {
-			return nil, err
+	fresh := map[secrets.Finding]bool{}
+	for _, path := range append([]string{path}, s.need.more[o.Hash]...) {
+		old := map[string]bool{}
+		for _, commit := range s.border {
+			if err := s.oldFindings(ctx, commit, path, old); err != nil {
+				return nil, err
+			}
+		}
+		for _, f := range found {
+			fresh[f] = fresh[f] || !old[fingerprint(f, o.Data)]
 		}
 	}
-	var fresh []secrets.Finding
-	for _, f := range found {
-		if !old[fingerprint(f, o.Data)] {
-			fresh = append(fresh, f)
-		}
-	}
-	return fresh, nil
+	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !fresh[f] }), nil
 }
 
 // fingerprint is what makes two findings the same; it stays in memory.

@@ -24,12 +24,14 @@ type need struct {
 
 	wanted  *objects.Objects // of the pack
 	outside map[objects.Hash]bool
-	commits map[objects.Hash]bool // those of outside that must be commits
-	paths   map[objects.Hash]string
-	names   map[string]bool         // the new paths of everything, be it new itself or not
-	links   [][]byte                // what new submodules name: anything, that is
-	met     map[objects.Hash]string // trees, and the folder in which each was met first
-	again   map[place]bool          // where else
+	commits map[objects.Hash]bool     // those of outside that must be commits
+	paths   map[objects.Hash]string   // of blobs: the first one
+	more    map[objects.Hash][]string // and the others
+	files   map[objects.Hash]bool     // blobs of outside
+	names   map[string]bool           // the new paths of everything, be it new itself or not
+	links   [][]byte                  // what new submodules name: anything, that is
+	met     map[objects.Hash]string   // trees, and the folder in which each was met first
+	again   map[place]bool            // where else
 
 	wants   func(path string) bool // tells that some rule is about such a path; nil: none is
 	also    []named                // blobs that stand in such a path, besides the first one of theirs
@@ -56,7 +58,7 @@ const maxNames = 4_000_000
 func newNeed(ctx context.Context, pack *objects.Pack, store objects.Set, snap *snapshot) *need {
 	n := &need{
 		ctx: ctx, pack: pack, store: store, all: store, snap: snap, outside: map[objects.Hash]bool{}, commits: map[objects.Hash]bool{},
-		paths: map[objects.Hash]string{}, names: map[string]bool{}, met: map[objects.Hash]string{}, again: map[place]bool{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
+		paths: map[objects.Hash]string{}, more: map[objects.Hash][]string{}, files: map[objects.Hash]bool{}, names: map[string]bool{}, met: map[objects.Hash]string{}, again: map[place]bool{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
 	}
 	if pack != nil {
 		n.all = append(objects.Set{pack}, store...)
@@ -87,16 +89,40 @@ func (n *need) follow(updates []update) error {
 
 func (n *need) inPack(h objects.Hash) bool { return n.pack != nil && n.pack.Has(h) }
 
-// point goes on to an object, or notes that upstream must have it.
-func (n *need) point(h objects.Hash, commit bool) {
+// point goes on to an object of a type, or notes that upstream must have it.
+func (n *need) point(h objects.Hash, typ objects.Type) error {
+	if err := n.expect(h, typ); err != nil {
+		return err
+	}
 	if n.inPack(h) {
 		n.todo = append(n.todo, h)
-		return
+		return nil
 	}
 	n.outside[h] = true
-	if commit {
+	if typ == plumbing.CommitObject {
 		n.commits[h] = true
 	}
+	return nil
+}
+
+// expect makes sure that an object is of a type: what it points at would not be followed otherwise. What is not here upstream must have.
+func (n *need) expect(h objects.Hash, typ objects.Type) (err error) {
+	var is objects.Type
+	if n.inPack(h) {
+		is, err = n.pack.TypeOf(h)
+	} else {
+		is, err = n.store.TypeOf(h)
+	}
+	if errors.Is(err, objects.ErrNotFound) {
+		return nil // see prove
+	}
+	if err != nil {
+		return fmt.Errorf("reading the type of a pushed object: %w", err)
+	}
+	if is != typ {
+		return fmt.Errorf("%w: %.8s is a %s where a %s belongs", objects.ErrCorrupt, h.String(), is, typ)
+	}
+	return nil
 }
 
 func (n *need) object(h objects.Hash) error {
@@ -116,7 +142,9 @@ func (n *need) object(h objects.Hash) error {
 		}
 		var before []objects.Hash
 		for _, p := range c.Parents {
-			n.point(p, true)
+			if err := n.point(p, plumbing.CommitObject); err != nil {
+				return err
+			}
 			if t, ok := n.treeOf(p); ok {
 				before = append(before, t)
 			}
@@ -125,10 +153,14 @@ func (n *need) object(h objects.Hash) error {
 	case plumbing.TagObject:
 		n.wanted.Add(h)
 		target, err := objects.TagTarget(o.Data)
-		if err == nil {
-			n.point(target, false)
+		if err != nil {
+			return err
 		}
-		return err
+		typ, err := objects.TagType(o.Data)
+		if err != nil {
+			return err
+		}
+		return n.point(target, typ)
 	case plumbing.TreeObject:
 		return n.tree(h, "", nil, 0)
 	}
@@ -162,6 +194,9 @@ func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth 
 	if err != nil || !first {
 		return err
 	}
+	if err := n.expect(h, plumbing.TreeObject); err != nil {
+		return err
+	}
 	ours := n.inPack(h)
 	if ours {
 		n.wanted.Add(h)
@@ -186,7 +221,9 @@ func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth 
 			}
 			continue
 		}
-		n.file(e, prefix+e.Name, ours)
+		if err := n.file(e, prefix+e.Name, ours); err != nil {
+			return err
+		}
 	}
 	return n.ctx.Err()
 }
@@ -264,35 +301,46 @@ func earlier(a, b objects.Entry) bool {
 }
 
 // file notes a new entry that is no folder. ours tells that its folder is in the pack.
-func (n *need) file(e objects.Entry, path string, ours bool) {
+func (n *need) file(e objects.Entry, path string, ours bool) error {
 	n.names[path] = true
 	if e.IsLink() {
 		n.links = append(n.links, e.Hash[:])
-		return
+		return nil
 	}
 	if ours {
-		n.blob(e, path)
+		if err := n.blob(e, path); err != nil {
+			return err
+		}
 	}
 	if n.wants != nil && n.paths[e.Hash] != path && n.wants(path) {
 		n.also = append(n.also, named{e.Hash, path})
 	}
+	return nil
 }
 
-func (n *need) blob(e objects.Entry, path string) {
+func (n *need) blob(e objects.Entry, path string) error {
 	if objects.IsModules(e.Name) {
 		n.modules[e.Hash] = true
 	}
 	if objects.IsAttributes(e.Name) {
 		n.attrs[e.Hash] = true
 	}
-	if !n.inPack(e.Hash) {
-		n.outside[e.Hash] = true
-		return
+	first, met := n.paths[e.Hash]
+	if !met && !n.files[e.Hash] {
+		if err := n.expect(e.Hash, plumbing.BlobObject); err != nil {
+			return err
+		}
 	}
-	n.wanted.Add(e.Hash)
-	if _, named := n.paths[e.Hash]; !named {
+	switch {
+	case !n.inPack(e.Hash):
+		n.outside[e.Hash], n.files[e.Hash] = true, true
+	case !met:
+		n.wanted.Add(e.Hash)
 		n.paths[e.Hash] = path
+	case first != path:
+		n.more[e.Hash] = append(n.more[e.Hash], path)
 	}
+	return nil
 }
 
 // has tells which of some objects upstream is known to have: those that can be reached from its references, not what a mirror happens to hold.

@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"sort"
 
@@ -50,6 +51,25 @@ func (p *Pack) kind(place int) (Type, error) {
 		return k, nil
 	}
 	return p.typeAt(p.index.offset(place))
+}
+
+// TypeOf is the type of an object of the pack. All types are found out at once, by the first who asks.
+func (p *Pack) TypeOf(h Hash) (Type, error) {
+	place, ok := p.index.find(h)
+	if !ok {
+		return 0, fmt.Errorf("%w: %s", ErrNotFound, h)
+	}
+	return p.kind(place)
+}
+
+// TypeOf is the type of one object, for which no more than the heads of its deltas are read.
+func (s Set) TypeOf(h Hash) (Type, error) {
+	for _, p := range s {
+		if at, ok := p.find(h); ok {
+			return p.typeAt(at)
+		}
+	}
+	return 0, fmt.Errorf("%w: %s", ErrNotFound, h)
 }
 
 // BlobsOnly tells whether a filter is about blobs by their size, and nothing else.

@@ -105,6 +105,20 @@ func TagTarget(data []byte) (Hash, error) {
 	return ParseHash(string(rest[:40]))
 }
 
+// TagType is what the target of an annotated tag is, as the tag says.
+func TagType(data []byte) (Type, error) {
+	lines := bytes.SplitN(data, []byte("\n"), 3)
+	if len(lines) < 2 {
+		return 0, fmt.Errorf("%w: tag without a type", ErrCorrupt)
+	}
+	name, ok := bytes.CutPrefix(lines[1], []byte("type "))
+	t, err := plumbing.ParseObjectType(string(name))
+	if !ok || err != nil {
+		return 0, fmt.Errorf("%w: tag without a type", ErrCorrupt)
+	}
+	return t, nil
+}
+
 // Entry is one line of a tree.
 type Entry struct {
 	Name string
