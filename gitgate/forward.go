@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -289,9 +290,18 @@ func (f *forwarding) report(r *bufio.Reader) error {
 			t = told{why: up.unpack}
 		}
 		if t.why != "" {
-			t = told{why: "upstream: " + clean(f.mirror.hide(t.why))}
+			t = told{why: "upstream: " + f.mirror.words(t.why)}
 		}
+		t.more = f.tellable(t.more)
 		f.said[u.ref] = t
 	}
 	return nil
+}
+
+// tellable leaves out what holds the credential. A list that was there stays one: upstream did not do as it was asked.
+func (f *forwarding) tellable(more [][]string) [][]string {
+	for i := range more {
+		more[i] = slices.DeleteFunc(more[i], func(o string) bool { return f.mirror.hide(o) != o })
+	}
+	return more
 }

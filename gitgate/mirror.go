@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"airlock/gitgate/objects"
 	"golang.org/x/sys/unix"
@@ -275,7 +276,37 @@ func (m *mirror) explain(ctx context.Context, err error) error {
 	case errors.As(c, &quiet):
 		err = quiet
 	}
-	return upstreamError(clean(m.hide(err.Error())))
+	return upstreamError(m.words(err.Error()))
+}
+
+// words makes upstream's words fit for the agent. A credential is hidden in what is left when all is out that is not drawn: it may come with
+// such characters in the middle.
+func (m *mirror) words(text string) string {
+	if bare := undrawn(text); m.hide(bare) != bare {
+		text = m.hide(bare)
+	}
+	return clean(text)
+}
+
+// undrawn takes out what is not drawn, line breaks too.
+func undrawn(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unseen(c) || c == unicode.ReplacementChar {
+			return -1
+		}
+		return c
+	}, text)
+}
+
+// withhold leaves out references whose names hold the credential: they can be told neither as they are nor with a part hidden.
+func (m *mirror) withhold(s *snapshot) {
+	s.refs = slices.DeleteFunc(s.refs, func(r ref) bool { return m.hide(r.name) != r.name })
+	if m.hide(s.head) == s.head {
+		return
+	}
+	if s.head = ""; s.headAt.IsZero() {
+		s.head = "refs/heads/main"
+	}
 }
 
 func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error) {
@@ -299,6 +330,7 @@ func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error
 			next.head = branch
 		}
 	}
+	m.withhold(next)
 	packs := m.store.Packs()
 	var wants []objects.Hash
 	for _, h := range next.tips() {
@@ -324,7 +356,7 @@ func (m *mirror) take(ctx context.Context, dog *watchdog, s session, offered cap
 		return fmt.Errorf("reading upstream's answer: %w", unexpectedEOF(err))
 	}
 	if text, ok := strings.CutPrefix(line, "ERR "); ok {
-		return fmt.Errorf("upstream says: %s", clean(text))
+		return fmt.Errorf("upstream says: %s", text)
 	}
 	if line != "NAK" && !strings.HasPrefix(line, "ACK ") {
 		return errors.New("upstream answers neither ACK nor NAK")

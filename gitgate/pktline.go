@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // maxPkt is the longest packet, its four digits included.
@@ -224,7 +225,7 @@ func (d *demux) next() {
 	case data[0] == bandMessage:
 		d.say(string(data[1:]))
 	default:
-		d.err = fmt.Errorf("remote error: %s", clean(string(data[1:])))
+		d.err = fmt.Errorf("remote error: %s", data[1:])
 	}
 }
 
@@ -237,14 +238,40 @@ func unexpectedEOF(err error) error {
 
 // clean makes foreign text fit for one line of a log or an error.
 func clean(text string) string {
-	text = strings.Map(func(c rune) rune {
-		if c < ' ' || c >= 0x7f && c < 0xa0 || c == 0xfffd {
+	text = visible(strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || c == unicode.ReplacementChar {
 			return ' '
 		}
 		return c
-	}, strings.TrimSpace(text))
+	}, strings.TrimSpace(text)))
 	if len(text) > 300 {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
 	}
 	return text
+}
+
+// visible spells out what would be drawn as nothing, or change the order of what is drawn: a name must not look like another one.
+func visible(text string) string {
+	if !strings.ContainsFunc(text, unseen) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if unseen(c) {
+			fmt.Fprintf(&b, "\\u%04x", c)
+			continue
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
+}
+
+// unseen tells characters that steer how text is drawn without being drawn themselves: bidirectional controls, joiners, spaces of no width, tags,
+// fillers, and the separators that begin a line.
+func unseen(c rune) bool {
+	switch c {
+	case '\u2028', '\u2029', '\u034f', '\u115f', '\u1160', '\u3164', '\uffa0':
+		return true
+	}
+	return unicode.Is(unicode.Cf, c)
 }

@@ -127,7 +127,7 @@ func (p *pushing) record(v policy.Verdict, ref string) error {
 	if !p.clean[ref] {
 		ref = "(withheld: the secret is in the name)"
 	}
-	return p.gate.record(v, "push", p.mirror.name, ref)
+	return p.gate.record(v, "push", p.mirror.name, visible(ref))
 }
 
 // brings tells whether a pack comes behind the commands.

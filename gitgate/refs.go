@@ -153,7 +153,7 @@ type advertisement struct {
 // maxAdvertised bounds the references of an upstream.
 const maxAdvertised = 1_000_000
 
-// readAdvertisement reads the first part of protocol v0.
+// readAdvertisement reads the first part of protocol v0. Its errors quote upstream: see mirror.words.
 func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 	a := &advertisement{}
 	for first := true; ; first = false {
@@ -168,7 +168,7 @@ func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 			return nil, fmt.Errorf("reading advertisement: %w", unexpectedEOF(err))
 		}
 		if text, ok := strings.CutPrefix(line, "ERR "); ok {
-			return nil, fmt.Errorf("upstream says: %s", clean(text))
+			return nil, fmt.Errorf("upstream says: %s", text)
 		}
 		if first {
 			var caps string
@@ -189,7 +189,7 @@ func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 // checkFormat refuses the capability of an upstream that would look like an empty one to us.
 func checkFormat(capability string) error {
 	if format, ok := strings.CutPrefix(capability, "object-format="); ok && format != "sha1" {
-		return fmt.Errorf("upstream names its objects by %s; sha1 was wanted", clean(format))
+		return fmt.Errorf("upstream names its objects by %s; sha1 was wanted", format)
 	}
 	return nil
 }

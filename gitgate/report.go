@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"unicode"
 
 	"airlock/gitgate/objects"
 )
@@ -185,7 +186,7 @@ func (s *speech) end() {
 	if s.told += len(line); s.told > maxSpeech {
 		line = "(and more)\n"
 	}
-	s.say(tame(s.hide(line)))
+	s.say(s.hide(tame(line))) // in this order: what is taken out may stand in the middle of a credential
 }
 
 // tame takes out what steers a terminal.
@@ -194,7 +195,7 @@ func tame(text string) string {
 		switch {
 		case c == '\n', c == '\r', c == '\t':
 			return c
-		case c < ' ', c >= 0x7f && c < 0xa0:
+		case unicode.IsControl(c), unseen(c):
 			return -1
 		}
 		return c

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 
 	"airlock/gitgate/objects"
 )
@@ -74,7 +75,8 @@ func (f *fetching) ends(ctx context.Context) (border, within map[objects.Hash]bo
 		}
 		return border, within, err
 	case d.depth == wholeDepth && len(f.cut) == 0:
-		return map[objects.Hash]bool{}, d.has, nil
+		within, err = f.shown(ctx)
+		return map[objects.Hash]bool{}, within, err
 	case d.depth > 0 && d.relative:
 		from, err := f.set.Behind(ctx, f.wants, d.has)
 		if err != nil {
@@ -88,6 +90,20 @@ func (f *fetching) ends(ctx context.Context) (border, within map[objects.Hash]bo
 		return border, nil, err
 	}
 	return map[objects.Hash]bool{}, nil, nil
+}
+
+// shown are those of the client's ends that what it wants or was shown leads to. Of any other, the parents are not offered: upstream may have
+// dropped them.
+func (f *fetching) shown(ctx context.Context) (map[objects.Hash]bool, error) {
+	shown := map[objects.Hash]bool{}
+	if len(f.deepen.has) == 0 {
+		return shown, nil
+	}
+	found, err := f.set.Behind(ctx, slices.Concat(f.wants, f.snap.tips()), f.deepen.has)
+	for _, h := range found {
+		shown[h] = true
+	}
+	return shown, err
 }
 
 func writeBounds(w io.Writer, shallow, opened []objects.Hash) error {

@@ -465,11 +465,11 @@ var errNotTaken = errors.New("nothing was taken")
 func checkAnswer(resp *http.Response, contentType string) error {
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("upstream refuses the gate's credential (%s); %w", clean(resp.Status), errNotTaken)
+		return fmt.Errorf("upstream refuses the gate's credential (%s); %w", resp.Status, errNotTaken)
 	case resp.StatusCode/100 == 4:
-		return fmt.Errorf("upstream answers %s; %w", clean(resp.Status), errNotTaken)
+		return fmt.Errorf("upstream answers %s; %w", resp.Status, errNotTaken)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("upstream answers %s", clean(resp.Status))
+		return fmt.Errorf("upstream answers %s", resp.Status)
 	case resp.Header.Get("Content-Type") != contentType:
 		return errors.New("upstream does not speak smart HTTP")
 	}
