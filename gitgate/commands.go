@@ -24,12 +24,13 @@ type commands struct {
 
 	seen map[string]bool
 	size int
+	tab  *tab // of what is kept
 }
 
 // readCommands reads up to the pack. What it has read when it fails is returned, too: the client's capabilities say how it
 // is to be told.
-func readCommands(r *bufio.Reader) (c commands, err error) {
-	c.seen = map[string]bool{}
+func readCommands(r *bufio.Reader, t *tab) (c commands, err error) {
+	c.tab, c.seen = t, map[string]bool{}
 	for {
 		line, err := c.line(r)
 		if err == errFlush || err == io.EOF && len(c.updates) == 0 {
@@ -52,6 +53,9 @@ func (c *commands) line(r *bufio.Reader) (string, error) {
 	line, err := readLine(r)
 	if c.size += len(line); c.size > maxCommands {
 		return "", errRefused("too many commands")
+	}
+	if full := c.tab.take(len(line) + keepOne); full != nil {
+		return "", full
 	}
 	return line, err
 }

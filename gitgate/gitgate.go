@@ -122,6 +122,7 @@ type gate struct {
 	scanTime   time.Duration
 	idle       time.Duration
 	keepAlive  time.Duration
+	kept       *budget       // of what clients have said, until they are answered
 	grown      chan struct{} // some mirror has a new pack
 }
 
@@ -203,6 +204,7 @@ func newGate(c Config) (*gate, error) {
 	g := &gate{
 		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000), allow: c.File.Scan.Allow},
 		mirrors:  map[string]*mirror{},
+		kept:     newBudget(maxKept),
 		grown:    make(chan struct{}, 1),
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),

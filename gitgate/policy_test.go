@@ -154,7 +154,7 @@ func FuzzCommands(f *testing.F) {
 	_ = writeFlush(&b)
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := readCommands(bufio.NewReader(bytes.NewReader(data)))
+		c, err := readCommands(bufio.NewReader(bytes.NewReader(data)), nil)
 		if err != nil {
 			return
 		}

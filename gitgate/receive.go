@@ -52,7 +52,9 @@ const keepAlive = 5 * time.Second
 
 // run takes the push, judges it, forwards it, and reports.
 func (p *pushing) run(ctx context.Context) (err error) {
-	p.commands, err = readCommands(p.in)
+	t := p.gate.kept.open()
+	defer t.settle()
+	p.commands, err = readCommands(p.in, t)
 	p.band = &band{w: p.out, wide: p.caps.has("side-band-64k")}
 	if err != nil {
 		return p.fatal(err)

@@ -129,7 +129,8 @@ func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) 
 		return err
 	}
 	if q.service == uploadPack {
-		f := &fetching{source: m.source(snap), in: in, out: out}
+		f := &fetching{source: m.source(snap), in: in, out: out, tab: g.kept.open()}
+		defer f.tab.settle()
 		return f.run(ctx)
 	}
 	return (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
@@ -200,7 +201,7 @@ func (g *gate) speaker(m *mirror, in *bufio.Reader, out *bufio.Writer, admitted 
 		}
 		return list(ctx)
 	}
-	return &speaker{in: in, out: out, list: list, recent: recent}
+	return &speaker{in: in, out: out, list: list, recent: recent, budget: g.kept}
 }
 
 // source is the mirror as a client sees it who was shown a snapshot. Whatever becomes of the mirror meanwhile, it can be read to the end.
@@ -312,7 +313,9 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	case inV2:
 		err = g.speaker(m, in, out, false).serve(r.Context(), true)
 	default:
-		err = (&fetching{source: m.source(m.current()), in: in, out: out, stateless: true}).run(r.Context())
+		f := &fetching{source: m.source(m.current()), in: in, out: out, stateless: true, tab: g.kept.open()}
+		defer f.tab.settle()
+		err = f.run(r.Context())
 	}
 	var refused errRefused
 	if errors.As(err, &refused) { // some of the answer may be on its way, so the protocol carries the reason

@@ -68,7 +68,7 @@ type taking struct {
 }
 
 func (t *taking) run(ctx context.Context, out *bufio.Writer) (err error) {
-	if t.commands, err = readCommands(t.in); err != nil || len(t.updates) == 0 {
+	if t.commands, err = readCommands(t.in, nil); err != nil || len(t.updates) == 0 {
 		return err
 	}
 	t.band = &band{w: out, wide: t.caps.has("side-band-64k")}

@@ -100,6 +100,7 @@ type fetching struct {
 	in        *bufio.Reader
 	out       *bufio.Writer
 	stateless bool // smart HTTP: every round of haves is a request of its own
+	tab       *tab // of what is kept
 
 	caps   capabilities
 	wants  []objects.Hash
@@ -167,7 +168,11 @@ func (f *fetching) want(ctx context.Context, line string) error {
 			f.caps = strings.Fields(caps)
 			f.deepen.relative = f.caps.has("deepen-relative")
 		}
-		return f.addWant(ctx, id)
+		h, err := objects.ParseHash(id)
+		if err != nil {
+			return errRefused("want without an object name: 40 hexadecimal digits were wanted")
+		}
+		return errors.Join(f.tab.take(keepOne), f.addWant(ctx, h))
 	}
 	ok, err := f.option(word, rest)
 	if !ok && err == nil {
@@ -176,20 +181,23 @@ func (f *fetching) want(ctx context.Context, line string) error {
 	return err
 }
 
-func (f *fetching) addWant(ctx context.Context, id string) error {
-	h, err := objects.ParseHash(id)
-	if err != nil {
-		return errRefused("want without an object name: 40 hexadecimal digits were wanted")
-	}
+func (f *fetching) addWant(ctx context.Context, h objects.Hash) error {
 	ok, err := f.offers(ctx, f.set, h)
 	if err != nil {
 		return err
 	}
 	if !ok || !f.set.Has(h) {
-		return errRefused("upload-pack: not our ref " + id)
+		return errRefused("upload-pack: not our ref " + h.String())
 	}
 	f.wants = append(f.wants, h)
 	return nil
+}
+
+// shallow notes that the client lacks the parents of a commit.
+func (f *fetching) shallow(h objects.Hash) {
+	if f.set.Has(h) {
+		f.deepen.have(h)
+	}
 }
 
 // option reads what both protocols say in the same words.
@@ -200,9 +208,8 @@ func (f *fetching) option(word, rest string) (ok bool, err error) {
 		if err != nil {
 			return true, errRefused("shallow without an object name: 40 hexadecimal digits were wanted")
 		}
-		if f.set.Has(h) {
-			f.deepen.have(h)
-		}
+		f.shallow(h)
+		return true, f.tab.take(keepOne)
 	case "deepen":
 		f.deepen.depth, err = strconv.Atoi(rest)
 		if err != nil || f.deepen.depth < 1 {
@@ -219,6 +226,7 @@ func (f *fetching) option(word, rest string) (ok bool, err error) {
 			return true, errRefused("ambiguous deepen-not: " + clean(rest))
 		}
 		f.deepen.not = append(f.deepen.not, h)
+		return true, f.tab.take(keepOne)
 	case "filter":
 		if !f.allows.filter {
 			return true, errRefused("filters are not served here")
@@ -283,11 +291,12 @@ func (f *fetching) note(h objects.Hash) (known bool, err error) {
 		f.other = true
 		return false, nil
 	}
-	if !f.seen[h] {
-		f.seen[h] = true
-		f.common = append(f.common, h)
+	if f.seen[h] {
+		return true, nil
 	}
-	return true, nil
+	f.seen[h] = true
+	f.common = append(f.common, h)
+	return true, f.tab.take(2 * keepOne)
 }
 
 // have answers one line.

@@ -45,14 +45,27 @@ func advertiseV2(w io.Writer, allows features) error {
 // command is one request of v2.
 type command struct {
 	name string
-	args []string
+	args []string // but for the lines of a fetch that name an object:
+
+	wants, haves, shallow []objects.Hash
+
+	tab      *tab
+	kept     int // bytes of args, as they are counted
+	prefixes int
 }
 
-// maxCommand bounds the arguments of one command, in bytes: enough for maxWants.
-const maxCommand = 64 << 20
+const (
+	// maxCommand bounds the arguments of one command as they come, in bytes: enough for maxWants.
+	maxCommand = 64 << 20
+	// maxText bounds those that are kept as text.
+	maxText = 32 << 20
+	// maxArg bounds one of them: no reference has a longer name.
+	maxArg = 1100
+)
 
-// readCommand reads a request; io.EOF and errFlush say that there is none.
-func readCommand(r *bufio.Reader) (c command, err error) {
+// readCommand reads a request; io.EOF and errFlush say that there is none. What it keeps goes on the tab.
+func readCommand(r *bufio.Reader, t *tab) (c command, err error) {
+	c.tab = t
 	size, args := 0, false
 	for first := true; ; first = false {
 		line, err := readLine(r)
@@ -74,14 +87,43 @@ func readCommand(r *bufio.Reader) (c command, err error) {
 		if size += len(line) + 4; size > maxCommand {
 			return c, errRefused("too many arguments")
 		}
+		read := c.capability
 		if args {
-			c.args = append(c.args, line)
-			continue
+			read = c.arg
 		}
-		if err := c.capability(line); err != nil {
+		if err := read(line); err != nil {
 			return c, err
 		}
 	}
+}
+
+// arg keeps a line behind the capabilities.
+func (c *command) arg(line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	if names := map[string]*[]objects.Hash{"want": &c.wants, "have": &c.haves, "shallow": &c.shallow}[word]; names != nil && c.name == "fetch" {
+		h, err := objects.ParseHash(rest)
+		if err != nil {
+			return errRefused(word + " without an object name: 40 hexadecimal digits were wanted")
+		}
+		if len(*names) >= maxWants {
+			return errRefused("too many lines that begin with " + word)
+		}
+		*names = append(*names, h)
+		return c.tab.take(keepOne)
+	}
+	if len(line) > maxArg {
+		return errRefused(fmt.Sprintf("an argument of %d bytes; at most %d are read", len(line), maxArg))
+	}
+	if word == "ref-prefix" {
+		if c.prefixes++; c.prefixes > maxPrefixes+1 {
+			return nil // there are too many to compare already
+		}
+	}
+	if c.kept += len(line) + keepOne; c.kept > maxText {
+		return errRefused("too many arguments")
+	}
+	c.args = append(c.args, line)
+	return c.tab.take(len(line) + keepOne)
 }
 
 // capability reads a line in front of the arguments.
@@ -120,25 +162,34 @@ type speaker struct {
 	out    *bufio.Writer
 	list   func(context.Context) (source, error) // the repository as it is upstream now
 	recent func(context.Context) (source, error) // as it was a moment ago, for a client that has been told of it
+	budget *budget                               // of what is kept of requests; nil has no end
 }
 
 // serve answers commands until the client leaves; a stateless client sends one.
 func (s *speaker) serve(ctx context.Context, stateless bool) error {
 	for {
-		c, err := readCommand(s.in)
+		err := s.one(ctx)
 		if err == io.EOF || err == errFlush {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		if err := s.answer(ctx, c); err != nil {
-			return err
-		}
-		if err := s.out.Flush(); err != nil || stateless {
+		if err != nil || stateless {
 			return err
 		}
 	}
+}
+
+// one reads a command and answers it.
+func (s *speaker) one(ctx context.Context) error {
+	t := s.budget.open()
+	defer t.settle()
+	c, err := readCommand(s.in, t)
+	if err != nil {
+		return err
+	}
+	if err := s.answer(ctx, c); err != nil {
+		return err
+	}
+	return s.out.Flush()
 }
 
 func (s *speaker) answer(ctx context.Context, c command) error {
@@ -160,7 +211,7 @@ func (s *speaker) answer(ctx context.Context, c command) error {
 	if err != nil {
 		return err
 	}
-	return (&fetchingV2{fetching: fetching{source: src, out: s.out}}).run(ctx, c.args)
+	return (&fetchingV2{fetching: fetching{source: src, out: s.out, tab: c.tab}}).run(ctx, c)
 }
 
 // listing is a parsed ls-refs.
@@ -243,27 +294,24 @@ func (l listing) head(w io.Writer, s *snapshot) error {
 // fetchingV2 is a fetch of protocol v2: all that the client has to say comes at once.
 type fetchingV2 struct {
 	fetching
-	named   []objects.Hash // the haves
 	done    bool
 	patient bool // wait-for-done: no pack before the client says so
 }
 
-func (f *fetchingV2) run(ctx context.Context, args []string) error {
+func (f *fetchingV2) run(ctx context.Context, c command) error {
 	f.caps, f.seen = capabilities{"side-band-64k"}, map[objects.Hash]bool{}
-	for _, arg := range args {
-		if err := f.arg(ctx, arg); err != nil {
-			return err
-		}
+	if err := f.hear(ctx, c); err != nil {
+		return err
 	}
 	if len(f.wants) == 0 && !f.patient {
 		return nil
 	}
-	for _, h := range f.named {
+	for _, h := range c.haves {
 		if _, err := f.note(h); err != nil {
 			return err
 		}
 	}
-	if len(f.named) > 0 && !f.done {
+	if len(c.haves) > 0 && !f.done {
 		if enough, err := f.acknowledgments(ctx); err != nil || !enough {
 			return err
 		}
@@ -287,8 +335,26 @@ func (f *fetchingV2) run(ctx context.Context, args []string) error {
 	return f.send(ctx)
 }
 
+// hear takes in all but the haves.
+func (f *fetchingV2) hear(ctx context.Context, c command) error {
+	for _, line := range c.args {
+		if err := f.arg(line); err != nil {
+			return err
+		}
+	}
+	for _, h := range c.shallow {
+		f.shallow(h)
+	}
+	for _, h := range c.wants {
+		if err := f.addWant(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // arg reads one argument.
-func (f *fetchingV2) arg(ctx context.Context, line string) error {
+func (f *fetchingV2) arg(line string) error {
 	word, rest, _ := strings.Cut(line, " ")
 	switch line {
 	case "thin-pack", "ofs-delta", "no-progress", "include-tag":
@@ -302,20 +368,6 @@ func (f *fetchingV2) arg(ctx context.Context, line string) error {
 		return nil
 	case "deepen-relative":
 		f.deepen.relative = true
-		return nil
-	}
-	switch word {
-	case "want":
-		if len(f.wants) >= maxWants {
-			return errRefused("too many wants")
-		}
-		return f.addWant(ctx, rest)
-	case "have":
-		h, err := objects.ParseHash(rest)
-		if err != nil {
-			return errRefused("have without an object name: 40 hexadecimal digits were wanted")
-		}
-		f.named = append(f.named, h)
 		return nil
 	}
 	ok, err := f.option(word, rest)

@@ -1,0 +1,91 @@
+package gitgate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"airlock/gitgate/objects"
+)
+
+// What clients of v2 have us keep of their requests has an end for all of them together, is counted until they are answered, and given back then.
+func TestArgumentsOfAllClientsAreBounded(t *testing.T) {
+	src := source{snap: &snapshot{head: "refs/heads/main"}, reach: objects.NewReach(), offers: anyObject, allows: mirrorAllows}
+	load := func(context.Context) (source, error) { return src, nil }
+	shared := newBudget(100 * keepOne)
+	speak := func(name string, args ...string) (string, error) {
+		var in, out bytes.Buffer
+		command2(&in, name, args...)
+		s := &speaker{in: bufio.NewReader(&in), out: bufio.NewWriter(&out), list: load, recent: load, budget: shared}
+		err := s.serve(t.Context(), true)
+		s.out.Flush()
+		return out.String(), err
+	}
+	many := func(n int, format string) (lines []string) {
+		for i := range n {
+			lines = append(lines, fmt.Sprintf(format, i))
+		}
+		return append(lines, "wait-for-done")
+	}
+	if out, err := speak("fetch", many(90, "have %040x")...); err != nil || !strings.Contains(out, "NAK") {
+		t.Errorf("%v, %q", err, out)
+	}
+	for _, word := range []string{"have", "want", "shallow"} {
+		if _, err := speak("fetch", many(101, word+" %040x")...); err != errCrowded {
+			t.Errorf("%s: %v, want %v", word, err, errCrowded)
+		}
+	}
+	if _, err := speak("ls-refs", many(70, "ref-prefix refs/heads/"+strings.Repeat("x", 40)+"%d")...); err != errCrowded {
+		t.Errorf("prefixes: %v, want %v", err, errCrowded)
+	}
+	another := shared.open()
+	if err := another.take(50 * keepOne); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := speak("fetch", many(60, "have %040x")...); err != errCrowded {
+		t.Errorf("beside another client: %v, want %v", err, errCrowded)
+	}
+	another.settle()
+	if left := shared.left.Load(); left != 100*keepOne {
+		t.Errorf("%d bytes are left, want %d: a client has not given back what it took", left, 100*keepOne)
+	}
+}
+
+// Kilobytes of gzip are no hundreds of megabytes of arguments: a line has a length, and the rest is not read.
+func TestArgumentsAreShort(t *testing.T) {
+	r := newRig(t)
+	r.seed("main", map[string]string{"a": "1"})
+	var b bytes.Buffer
+	command2(&b, "ls-refs", "ref-prefix refs/heads/main", "ref-prefix "+strings.Repeat("x", 60000))
+	req, err := http.NewRequest(http.MethodPost, r.url("http", "app")+"/git-upload-pack", &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	req.Header.Set("Git-Protocol", "version=2")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(answer), "an argument of 60011 bytes") {
+		t.Errorf("%v, %.100q", err, answer)
+	}
+}
+
+// A push's commands are counted, too.
+func TestCommandsAreCounted(t *testing.T) {
+	var b bytes.Buffer
+	for i := range 20 {
+		_ = writePkt(&b, fmt.Sprintf("%s %040x refs/heads/%d", zeros, i+1, i))
+	}
+	_ = writeFlush(&b)
+	if _, err := readCommands(bufio.NewReader(&b), newBudget(2000).open()); err == nil || !strings.Contains(err.Error(), errCrowded.Error()) {
+		t.Errorf("%v, want %v", err, errCrowded)
+	}
+}
