@@ -23,14 +23,17 @@ var (
 )
 
 // readPkt reads one packet; errFlush says that it was a flush. io.EOF comes only before the first byte.
-func readPkt(r *bufio.Reader) ([]byte, error) {
+func readPkt(r *bufio.Reader) ([]byte, error) { return readPktOf(r, maxPkt) }
+
+// readPktOf reads one packet of at most so many bytes, its four digits included.
+func readPktOf(r *bufio.Reader, most uint64) ([]byte, error) {
 	var digits [4]byte
 	if _, err := io.ReadFull(r, digits[:]); err != nil {
 		return nil, err
 	}
 	n, err := strconv.ParseUint(string(digits[:]), 16, 16)
 	switch {
-	case err != nil || n > maxPkt:
+	case err != nil || n > most:
 		return nil, errors.New("malformed packet length")
 	case n == 0:
 		return nil, errFlush

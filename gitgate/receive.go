@@ -335,7 +335,7 @@ func (p *pushing) report() error {
 }
 
 // drainWithin bounds how long a client that was refused may go on sending.
-const drainWithin = 30 * time.Second
+const drainWithin = 10 * time.Second
 
 // drain lets a client that is still sending come to its end, so that it reads the report instead of a broken pipe.
 func (p *pushing) drain(failed error) error {
@@ -343,11 +343,12 @@ func (p *pushing) drain(failed error) error {
 		return nil
 	}
 	for end := time.Now().Add(drainWithin); time.Now().Before(end); {
-		if _, err := io.CopyN(io.Discard, p.in, 64<<10); err == io.EOF {
+		if _, err := p.in.Peek(1); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
 		}
+		_, _ = p.in.Discard(p.in.Buffered()) // it is there
 	}
 	return nil
 }

@@ -44,34 +44,17 @@ func (g *gate) serveGit(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// idle gives a connection a new deadline with every use.
-type idle struct {
-	net.Conn
-	limit time.Duration
-}
-
-func (c idle) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c idle) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
-}
-
 // client serves one connection of git://. The end of the context cuts it.
 func (g *gate) client(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer g.survive("git")
-	patient := idle{conn, g.idle}
-	in, out := bufio.NewReaderSize(patient, 64<<10), bufio.NewWriterSize(patient, 64<<10)
-	err := g.daemon(ctx, in, out)
+	patience := newPace(min(greetWithin, g.idle))
+	in, out := bufio.NewReaderSize(paced{conn, patience}, 64<<10), bufio.NewWriterSize(paced{conn, patience}, 64<<10)
+	q, err := readRequest(in)
+	if patience.restart(g.idle); err == nil {
+		err = g.daemon(ctx, q, in, out)
+	}
 	var refused errRefused
 	if errors.As(err, &refused) {
 		_ = writePkt(out, "ERR "+refused.Error())
@@ -100,16 +83,21 @@ func (g *gate) survive(protocol string) {
 	}
 }
 
-// daemon speaks git://: a request line, then the service.
-func (g *gate) daemon(ctx context.Context, in *bufio.Reader, out *bufio.Writer) error {
-	line, err := readPkt(in)
+// readRequest reads the first line of git://.
+func readRequest(in *bufio.Reader) (request, error) {
+	line, err := readPktOf(in, maxRequest)
 	if err != nil {
-		return errRefused("no request")
+		return request{}, errRefused("no request")
 	}
 	q, err := parseRequest(string(line))
 	if err != nil {
-		return errRefused(err.Error())
+		return q, errRefused(err.Error())
 	}
+	return q, nil
+}
+
+// daemon gives a client of git:// the service that it asks for.
+func (g *gate) daemon(ctx context.Context, q request, in *bufio.Reader, out *bufio.Writer) error {
 	m, err := g.admit(q)
 	if err != nil {
 		return err
@@ -301,7 +289,7 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		}
 	}
 	control := http.NewResponseController(w)
-	in, err := requestBody(r, slow{r.Body, control, g.idle})
+	in, err := requestBody(r, slow{r.Body, control, newPace(g.idle)})
 	if err != nil {
 		return err
 	}
@@ -338,27 +326,6 @@ func requestBody(r *http.Request, body io.Reader) (*bufio.Reader, error) {
 		return nil, errRefused("unknown Content-Encoding")
 	}
 	return bufio.NewReaderSize(body, 64<<10), nil
-}
-
-// slow gives a body a new deadline with every read.
-type slow struct {
-	io.Reader
-	control *http.ResponseController
-	limit   time.Duration
-}
-
-func (s slow) Read(p []byte) (int, error) {
-	if err := s.control.SetReadDeadline(time.Now().Add(s.limit)); err != nil {
-		return 0, err
-	}
-	n, err := s.Reader.Read(p)
-	if err == io.EOF {
-		// From now on the server itself watches the connection; a deadline would end the request while we work on it.
-		if err := s.control.SetReadDeadline(time.Time{}); err != nil {
-			return n, err
-		}
-	}
-	return n, err
 }
 
 // flushing sends what it is given at once: messages must arrive while the work goes on.

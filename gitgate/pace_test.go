@@ -1,0 +1,99 @@
+package gitgate
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// drip is a client of git:// that sends a byte every so often until it is cut off. It tells how long that took, and what it was told.
+func drip(t *testing.T, g *gate, first string, every time.Duration) (took time.Duration, told string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		var all sync.WaitGroup
+		all.Go(func() { g.client(t.Context(), there) })
+		began := time.Now()
+		all.Go(func() {
+			_, err := io.WriteString(here, first)
+			for err == nil {
+				time.Sleep(every) // in a bubble: it is the client's own slowness
+				_, err = here.Write([]byte("x"))
+			}
+		})
+		answer, _ := io.ReadAll(here)
+		took, told = time.Since(began), string(answer)
+		here.Close()
+		all.Wait()
+	})
+	return took, told
+}
+
+// A client that sends its request line a byte a second is gone after seconds, not hours; one that announces a line beyond all names at once.
+func TestRequestLineHasAnEnd(t *testing.T) {
+	g := &gate{idle: time.Minute, log: slog.New(slog.DiscardHandler)}
+	if took, told := drip(t, g, "0fff", time.Second); took > greetWithin+time.Second || !strings.Contains(told, "no request") {
+		t.Errorf("a byte a second: cut off after %s, told %q", took, told)
+	}
+	if took, told := drip(t, g, "fff0", time.Second); took > time.Second || !strings.Contains(told, "no request") {
+		t.Errorf("64 KiB: cut off after %s, told %q", took, told)
+	}
+}
+
+// Whoever sends fast enough in the long run may pause; a byte now and then buys no time, and neither does what was sent long ago.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		in := bufio.NewReaderSize(paced{there, newPace(time.Minute)}, 64<<10)
+		began := time.Now()
+		var all sync.WaitGroup
+		defer all.Wait()
+		defer here.Close()
+		all.Go(func() {
+			big := bytes.Repeat([]byte("x"), 4<<20)
+			for range 10 { // seven minutes, and 100 KiB a second
+				_, _ = here.Write(big)
+				time.Sleep(40 * time.Second)
+			}
+			for range 4000 {
+				if _, err := here.Write([]byte("x")); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		})
+		n, err := io.Copy(io.Discard, in)
+		if took := time.Since(began); err == nil || n < 40<<20 || took < 400*time.Second || took > 500*time.Second {
+			t.Errorf("%d bytes, %v after %s", n, err, took)
+		}
+	})
+}
+
+// A client that was refused and goes on sending is let go after a while.
+func TestDrainHasAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		var all sync.WaitGroup
+		defer all.Wait()
+		defer here.Close()
+		all.Go(func() {
+			for err := error(nil); err == nil; time.Sleep(time.Second) {
+				_, err = here.Write(make([]byte, 32<<10))
+			}
+		})
+		began := time.Now()
+		p := &pushing{in: bufio.NewReader(paced{there, newPace(time.Minute)})}
+		err := p.drain(errRefused("no"))
+		there.Close()
+		if took := time.Since(began); err != nil || took > drainWithin+2*time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
+}
