@@ -122,7 +122,8 @@ type gate struct {
 	scanTime   time.Duration
 	idle       time.Duration
 	keepAlive  time.Duration
-	kept       *budget       // of what clients have said, until they are answered
+	kept       *budget // of what clients have said, until they are answered
+	farewells  farewells
 	grown      chan struct{} // some mirror has a new pack
 }
 
@@ -184,7 +185,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		return nil
 	})
 	group.Go(func() error {
-		leave := httpd.Leave{Within: drain, Ending: handoff.Ending()}
+		leave := httpd.Leave{Within: drain + farewellWithin, Ending: handoff.Ending()}
 		if err := httpd.Serve(ctx, server, netutil.LimitListener(web, maxConns), leave); err != nil {
 			return fmt.Errorf("serving http: %w", err)
 		}
@@ -194,7 +195,10 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		<-ctx.Done()
 		handoff.Stopping()
 		git.Close()
-		time.AfterFunc(drain, cut) // for both protocols; to call it once more later is harmless
+		time.AfterFunc(drain, func() { // for both protocols; to cut once more later is harmless
+			g.farewells.say()
+			cut()
+		})
 		return nil
 	})
 	return group.Wait()

@@ -259,7 +259,10 @@ func (m *mirror) fetch(ctx context.Context) (*snapshot, error) {
 	if now := m.current(); s.same(now) {
 		return now, nil
 	}
-	return s, m.move(s)
+	if err := m.move(s); err != nil {
+		return nil, m.explain(ctx, err)
+	}
+	return s, nil
 }
 
 // upstreamError is what went wrong upstream, in words that the agent may read.
@@ -267,8 +270,11 @@ type upstreamError string
 
 func (e upstreamError) Error() string { return string(e) }
 
-// explain prefers why a context ended to what the connection made of it.
+// explain prefers why a context ended to what the connection made of it. What is the gate's own trouble is not called upstream's.
 func (m *mirror) explain(ctx context.Context, err error) error {
+	if own, ok := m.trouble(err); ok {
+		return own
+	}
 	var quiet silence
 	switch c := context.Cause(ctx); {
 	case errors.As(c, &quiet) && errors.Is(err, errUnknownOutcome):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"airlock/gitgate/objects"
@@ -45,6 +46,8 @@ type pushing struct {
 	clean  map[string]bool // references whose names hold no secret
 	calm   func()          // ends the signs of life
 	says   string          // the agent's words to the operator
+
+	forwarded atomic.Bool // upstream may have heard of it
 }
 
 // keepAlive is how often a client hears that the push is still being looked at, unless the configuration says otherwise.
@@ -67,7 +70,7 @@ func (p *pushing) run(ctx context.Context) (err error) {
 	err = p.handle(ctx)
 	p.calm()
 	if err != nil {
-		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", clean(err.Error()))
+		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", forLog(err))
 		p.fail(explain(err))
 	}
 	return errors.Join(p.report(), p.drain(err))
@@ -103,6 +106,7 @@ func (p *pushing) handle(ctx context.Context) error {
 	}
 	// Not before all has come: a client of HTTP may be answered only then.
 	p.calm = p.band.KeepAlive(p.gate.keepAlive)
+	defer p.gate.farewells.add(p.farewell)()
 	if err := p.rest(ctx); err != nil {
 		return err
 	}
@@ -113,6 +117,15 @@ func (p *pushing) handle(ctx context.Context) error {
 		return err
 	}
 	return p.forward(ctx)
+}
+
+// farewell is what a client hears that is cut because another git-gate takes over.
+func (p *pushing) farewell() {
+	why := "nothing was forwarded, push again"
+	if p.forwarded.Load() {
+		why = "the outcome is unknown, fetch to see"
+	}
+	_ = p.band.Fail("git-gate is being replaced: " + why + "\n") // the client may be gone
 }
 
 // lookAtNames finds the references that may be written down.
@@ -279,6 +292,7 @@ func (p *pushing) forward(ctx context.Context) error {
 	if len(updates) == 0 {
 		return nil
 	}
+	p.forwarded.Store(true)
 	said, err := p.mirror.forward(ctx, order{
 		updates: updates, pack: p.packFor, atomic: p.atomic(), quiet: p.caps.has("quiet"), options: p.options, withOptions: len(p.options) > 0,
 		say: func(text string) { p.band.Say("%s", text) },
@@ -357,7 +371,12 @@ func (p *pushing) drain(failed error) error {
 func explain(err error) string {
 	var upstream upstreamError
 	var refused errRefused
+	var own ownError
 	switch {
+	case errors.As(err, &own):
+		return own.words
+	case full(err):
+		return diskFull
 	case errors.Is(err, objects.ErrLimit):
 		return "push is over a limit: " + clean(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):

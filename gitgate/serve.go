@@ -164,11 +164,16 @@ func (g *gate) update(ctx context.Context, m *mirror, q request) (*snapshot, err
 	if err == nil {
 		return snap, nil
 	}
-	g.log.Warn("upstream failed", "repo", m.name, "error", clean(err.Error()))
-	if err := g.record(policy.Denied("upstream", clean(err.Error())), q.method(), m.name, ""); err != nil {
+	rule, why := "upstream", "upstream failed, and nothing stale is served: "+clean(err.Error())
+	var own ownError
+	if errors.As(err, &own) {
+		rule, why = "store", own.words
+	}
+	g.log.Warn("a refresh failed", "repo", m.name, "rule", rule, "error", forLog(err))
+	if err := g.record(policy.Denied(rule, clean(err.Error())), q.method(), m.name, ""); err != nil {
 		return nil, errNoAudit
 	}
-	return nil, errRefused("upstream failed, and nothing stale is served: " + clean(err.Error()))
+	return nil, errRefused(why)
 }
 
 // speaker serves a mirror in protocol v2, to a client that was admitted or is so with its first look at the references.
