@@ -60,34 +60,38 @@ func (o *ordinary) isRepository() bool {
 
 // readConfig reads the repository's own configuration and no other.
 func (o *ordinary) readConfig() error {
-	text, err := os.ReadFile(filepath.Join(o.common, "config"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("reading configuration: %w", err)
+	o.config = map[string][]string{}
+	if err := o.addConfig(filepath.Join(o.common, "config")); err != nil {
+		return err
 	}
-	o.config = parseSettings(string(text))
+	if o.enabled("extensions.worktreeconfig") {
+		if err := o.addConfig(filepath.Join(o.dir, "config.worktree")); err != nil {
+			return err
+		}
+	}
 	if format := o.setting("extensions.objectformat"); format != "" && format != "sha1" {
 		return fmt.Errorf("objects are named by %s; sha1 was wanted", clean(format))
 	}
 	return nil
 }
 
-// parseSettings reads what this file needs of git-config(1): one setting a line, plain values.
-func parseSettings(text string) map[string][]string {
-	settings, section := map[string][]string{}, ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if head, ok := strings.CutPrefix(line, "["); ok {
-			section, _, _ = strings.Cut(head, "]")
-			continue
-		}
-		key, value, given := strings.Cut(line, "=")
-		if !given {
-			value = "true"
-		}
-		name := strings.ToLower(section + "." + strings.TrimSpace(key))
-		settings[name] = append(settings[name], strings.Trim(strings.TrimSpace(value), `"`))
+// addConfig reads one file, if it is there.
+func (o *ordinary) addConfig(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return settings
+	if err != nil {
+		return fmt.Errorf("reading configuration: %w", err)
+	}
+	settings, err := parseSettings(string(text))
+	if err != nil {
+		return fmt.Errorf("reading configuration %s: %w", path, err)
+	}
+	for name, values := range settings {
+		o.config[name] = append(o.config[name], values...)
+	}
+	return nil
 }
 
 // setting is the last of its name: "" when there is none.
