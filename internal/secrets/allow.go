@@ -87,12 +87,15 @@ func (a *allowlist) allows(secret, match, line string) bool {
 	return !a.never && (fits || len(a.regexes) == 0) && (stops || a.stop.empty())
 }
 
+// maxAround is how much of a line is looked at on each side of a match, in bytes.
+const maxAround = 1 << 10
+
 // lineAround is the line, or lines, of a match.
 func lineAround(text string, at []int) string {
-	start := strings.LastIndexByte(text[:at[0]], '\n') + 1
-	end := strings.IndexByte(text[at[1]:], '\n')
-	if end < 0 {
-		return text[start:]
+	from, to := max(0, at[0]-maxAround), min(len(text), at[1]+maxAround)
+	start := from + strings.LastIndexByte(text[from:at[0]], '\n') + 1
+	if end := strings.IndexByte(text[at[1]:to], '\n'); end >= 0 {
+		to = at[1] + end
 	}
-	return text[start : at[1]+end]
+	return text[start:to]
 }

@@ -42,7 +42,8 @@ type run struct {
 	open    bool            // it ends inside something compressed
 	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
 
-	reserved bool // see reserve
+	reserved bool   // see reserve
+	raw      []byte // what is being scanned
 }
 
 // scan looks at data and at what it holds as an archive.
@@ -51,6 +52,8 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	if r.scanner.clean != nil && r.path == "" && len(data) >= block {
 		look = r.changed
 	}
+	defer func(before []byte) { r.raw = before }(r.raw)
+	r.raw = data
 	// Who calls leaves data as it is until the scan is over, after which nothing refers to it: there is no need for a copy.
 	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
@@ -120,8 +123,43 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 }
 
 // written looks at all of a text that somebody sent.
-func (r *run) written(text string, archives int) ([]span, error) {
-	return r.look(sight{text: text}, decodeDepth, archives, asWritten)
+func (r *run) written(text string, archives int) ([]span, error) { return r.parts(text, 0, len(text), archives) }
+
+const (
+	// maxWritten is how much of a text is looked at together, in bytes: what is made of it takes up to forty times as much room.
+	maxWritten = 2 << 20
+	// maxSpans is after how many places a look ends. One would be enough to refuse a text.
+	maxSpans = 4096
+)
+
+// parts looks at [from,to) of a text and what surrounds it, piece by piece where it is long.
+func (r *run) parts(text string, from, to, archives int) (spans []span, err error) {
+	for first := true; first || from < to && len(spans) < maxSpans; first = false {
+		end := min(to, from+maxWritten)
+		found, err := r.part(text, from, end, archives)
+		if err != nil {
+			return nil, err
+		}
+		spans, from = append(spans, found...), end
+	}
+	return spans, nil
+}
+
+// part looks at a part of a text and what surrounds it. What begins behind it, or touches the edge before it, its neighbours see whole.
+func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
+	start, end := max(0, from-longest), min(len(text), to+longest)
+	before := r.open
+	found, err := r.look(sight{text: text[start:end], raw: r.raw[start:]}, decodeDepth, archives, asWritten)
+	if end < len(text) {
+		r.open = before
+	}
+	for _, s := range found {
+		s.start, s.end = s.start+start, s.end+start
+		if (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
+			spans = append(spans, s)
+		}
+	}
+	return spans, err
 }
 
 // into looks at what was made of a text of that size, and returns what is new in it, by its place in that text.

@@ -40,6 +40,13 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 		if !in.fresh(s.start, s.end) {
 			continue
 		}
+		text := text
+		if s.end == len(text) && len(in.raw) > len(text) { // it goes on behind the part
+			for s.end < len(in.raw) && class[in.raw[s.end]]&isB64 != 0 {
+				s.end++
+			}
+			text = string(in.raw[:s.end])
+		}
 		for shift := range min(4, s.end-s.start-minRun+1) {
 			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) && !goesOn(text, s.end) {
 				if head := base64Code.decode(body[:min(len(body), 64)]); marked(head) || shift == 0 && opaque(head) {
@@ -53,7 +60,7 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 			add(s, hexCode.decode(text[s.start:s.end]), false)
 		}
 	}
-	var data []byte
+	data := in.raw
 	for _, at := range marksIn(in) {
 		if data == nil {
 			data = []byte(text)

@@ -129,28 +129,11 @@ func (r *run) rest(text string, blocks []seen, archives int) ([]span, error) {
 		for i+1 < len(blocks) && !blocks[i+1].known {
 			i++
 		}
-		found, err := r.part(text, from, blocks[i].to, archives)
+		found, err := r.parts(text, from, blocks[i].to, archives)
 		if err != nil {
 			return nil, err
 		}
 		spans = append(spans, found...)
 	}
 	return spans, nil
-}
-
-// part looks at a part of a text and what surrounds it. What touches an edge was cut there: its neighbour sees it whole.
-func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
-	start, end := max(0, from-longest), min(len(text), to+longest)
-	before := r.open
-	found, err := r.look(sight{text: text[start:end]}, decodeDepth, archives, asWritten)
-	if end < len(text) {
-		r.open = before
-	}
-	for _, s := range found {
-		s.start, s.end = s.start+start, s.end+start
-		if (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin) {
-			spans = append(spans, s)
-		}
-	}
-	return spans, err
 }

@@ -103,6 +103,7 @@ type sight struct {
 	text   string
 	is     *view
 	survey *survey // of text
+	raw    []byte  // of a part of what was sent: all from where text begins on; only what is packed is followed beyond text
 }
 
 // fresh tells whether a place of the text, or what it stands beside, was made by the view. What was only copied into it has been undone already,
