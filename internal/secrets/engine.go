@@ -123,7 +123,9 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 }
 
 // written looks at all of a text that somebody sent.
-func (r *run) written(text string, archives int) ([]span, error) { return r.parts(text, 0, len(text), archives) }
+func (r *run) written(text string, archives int) ([]span, error) {
+	return r.parts(text, 0, len(text), archives)
+}
 
 const (
 	// maxWritten is how much of a text is looked at together, in bytes: what is made of it takes up to forty times as much room.

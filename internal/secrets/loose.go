@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"math/bits"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -111,6 +112,16 @@ const (
 	maxSpread = 1 << 10
 )
 
+// maxBetweens is how many different bytes may stand between the characters of a token. In something binary, there are letters and digits enough for any.
+const maxBetweens = 16
+
+func count(set [4]uint64) (n int) {
+	for _, w := range set {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
 // spread looks for a token behind its keyword, with anything between its characters.
 func (r *run) spread(text string, i, start, end int) (spans []span) {
 	b := r.rules.rules[i].body()
@@ -127,10 +138,13 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 	for _, keep := range []string{"-_", "_"} {
 		token := []byte(text[start:end])
 		var places []int
-		for at := end; at < min(len(text), end+maxSpread) && len(places) < made.reach.right.bounded; at++ {
+		var between [4]uint64 // which bytes
+		for at := end; at < min(len(text), end+maxSpread) && len(places) < made.reach.right.bounded && count(between) <= maxBetweens; at++ {
 			if kindOf(text[at]) != 0 || strings.IndexByte(keep, text[at]) >= 0 {
 				token = append(token, text[at])
 				places = append(places, at+1)
+			} else {
+				between[text[at]>>6] |= 1 << (text[at] & 63)
 			}
 		}
 		if len(token) == end-start || !made.reach.head.begins(string(token)) {

@@ -1,7 +1,6 @@
 package secrets
 
 import (
-	"math/bits"
 	"strings"
 )
 
@@ -356,11 +355,7 @@ func monotonous(text string) bool {
 		for i := range len(text) {
 			have[text[i]>>6] |= 1 << (text[i] & 63)
 		}
-		n := 0
-		for _, w := range have {
-			n += bits.OnesCount64(w)
-		}
-		return n < minDistinct
+		return count(have) < minDistinct
 	}
 	for period := 1; period <= maxRepeat; period++ {
 		if text[period:] == text[:len(text)-period] {
