@@ -339,12 +339,14 @@ func (s *stage) proposal() (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("%w: %s", err, out)
 		}
-		var all []struct{ ID, State string }
+		var all []struct{ ID, State, URL string }
 		if err := json.Unmarshal([]byte(out), &all); err != nil {
 			return "", err
 		}
-		if len(all) > 0 && all[0].State == "pending" {
-			return all[0].ID, nil
+		for _, p := range all {
+			if p.State == "pending" && p.URL != "" { // the push that was refused has become another one
+				return p.ID, nil
+			}
 		}
 		time.Sleep(50 * time.Millisecond) // the operator looks again
 	}
