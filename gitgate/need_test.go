@@ -149,16 +149,17 @@ func TestMalformedObjects(t *testing.T) {
 		w := r.clone(protocol)
 		blob := r.object(w, "blob", "[submodule \"x\"]\n\tpath = x\n\turl = --upload-pack=evil\n")
 		long := r.object(w, "blob", strings.Repeat("x", 3000)+"\n")
+		good := r.object(w, "blob", "[submodule \"x\"]\n\tpath = x\n\turl = https://example.com/x.git\n")
 		commit := func(tree string) string {
 			return r.object(w, "commit", "tree "+tree+"\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n")
 		}
 		for id, tree := range map[string]string{
-			"hasDotgit": "40000 .GIT\x00" + unhex(r.object(w, "tree", "")), "gitmodulesUrl": "100644 .gitmodules\x00" + unhex(blob), "gitmodulesSymlink": "120000 .gitmodules\x00" + unhex(blob),
+			"hasDotgit": "40000 .GIT\x00" + unhex(r.object(w, "tree", "")), "gitmodulesUrl": "100644 .gitmodules\x00" + unhex(blob), "gitmodulesSymlink": "120000 .gitmodules\x00" + unhex(good),
 			"gitattributesLineLength": "100644 .gitattributes\x00" + unhex(long), "treeNotSorted": "100644 b\x00" + unhex(blob) + "100644 a\x00" + unhex(long),
 		} {
 			name := r.object(w, "tree", tree)
 			tip := commit(name)
-			pack := r.loose(w, tip, name, blob, long, r.object(w, "tree", ""))
+			pack := r.loose(w, tip, name, blob, long, good, r.object(w, "tree", ""))
 			answer := strings.Join(pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + tip + " refs/heads/x"}, nil, pack)), "\n")
 			if !strings.Contains(answer, id) || !strings.Contains(answer, "ng refs/heads/x") {
 				t.Errorf("%s: %s", id, answer)
