@@ -11,9 +11,12 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/andybalholm/brotli"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"airlock/internal/lab"
 )
@@ -167,4 +170,63 @@ func varied() string {
 			return k
 		}
 	}
+}
+
+// TestTrailerBehindNothing: in HTTP/2 a trailer may follow a body that is said
+// to have no bytes, and is left out, or one that has none, and is read like any
+// other.
+func TestTrailerBehindNothing(t *testing.T) {
+	var mu sync.Mutex
+	var came []string
+	b := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		came = append(came, fmt.Sprint(r.Trailer, r.Header))
+	}))
+	ok := fmt.Sprintf("api.ok.test:%d", b.origin.Port())
+	b.atBothDoors(func(t *testing.T, b *running) {
+		for _, length := range []string{"0", ""} {
+			k := varied()
+			c, err := b.tunnel(ok, "api.ok.test", "h2")
+			must(t, err)
+			defer c.Close()
+			_, err = io.WriteString(c, http2.ClientPreface)
+			must(t, err)
+			f := http2.NewFramer(c, c)
+			must(t, f.WriteSettings())
+			var block bytes.Buffer
+			enc := hpack.NewEncoder(&block)
+			write := func(name, value string) { must(t, enc.WriteField(hpack.HeaderField{Name: name, Value: value})) }
+			write(":method", "POST")
+			write(":scheme", "https")
+			write(":authority", ok)
+			write(":path", "/v1/x")
+			if length != "" {
+				write("content-length", length)
+			}
+			write("trailer", "x-t")
+			must(t, f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true}))
+			block.Reset()
+			write("x-t", k)
+			must(t, f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}))
+			for {
+				frame, err := f.ReadFrame()
+				must(t, err)
+				if h, ok := frame.(*http2.HeadersFrame); ok {
+					fields, err := hpack.NewDecoder(4096, nil).DecodeFull(h.HeaderBlockFragment())
+					must(t, err)
+					if got, want := fields[0].Value, map[string]string{"0": "200", "": "403"}[length]; got != want {
+						t.Errorf("with length %q: %s, want %s", length, got, want)
+					}
+					break
+				}
+			}
+			mu.Lock()
+			if strings.Contains(strings.Join(came, ""), k) {
+				t.Errorf("with length %q the origin saw the secret", length)
+			}
+			mu.Unlock()
+		}
+	})
 }

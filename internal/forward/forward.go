@@ -73,7 +73,7 @@ func Outgoing(r *http.Request) *http.Request {
 	*out = *r
 	out.RequestURI = ""
 	if r.ContentLength == 0 {
-		out.Body = nil
+		out.Body, out.Trailer = nil, nil // net/http would never end a request in HTTP/2 that has the second alone
 	}
 	return out
 }
