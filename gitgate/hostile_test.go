@@ -16,7 +16,7 @@ import (
 // hostile is an upstream that says whatever a test wants: what it advertises, and what it answers to a request for a pack or to a push.
 type hostile struct {
 	advertise func(w io.Writer, service string) error
-	answer    func(w io.Writer) error
+	answer    func(w io.Writer) error // nil: with nothing
 }
 
 func (h hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -29,7 +29,12 @@ func (h hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		_, _ = io.Copy(io.Discard, r.Body)
 		service, kind = strings.TrimPrefix(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/'):], "/"), "result"
-		speak = func() error { return h.answer(w) }
+		speak = func() error {
+			if h.answer == nil {
+				return nil
+			}
+			return h.answer(w)
+		}
 	}
 	w.Header().Set("Content-Type", "application/x-"+service+"-"+kind)
 	_ = speak() // who asked may be gone
