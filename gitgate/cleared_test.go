@@ -21,7 +21,7 @@ func TestCleared(t *testing.T) {
 	for i := range 2*maxVerdicts + 10 {
 		c.note(name(i+10), "")
 	}
-	if len(c.now)+len(c.old) > 2*maxVerdicts || c.clean(name(1), "a.go") || !c.clean(name(2*maxVerdicts), "") {
-		t.Errorf("%d and %d are remembered", len(c.now), len(c.old))
+	if c.Len() > 2*maxVerdicts || c.clean(name(1), "a.go") || !c.clean(name(2*maxVerdicts), "") {
+		t.Errorf("%d are remembered", c.Len())
 	}
 }

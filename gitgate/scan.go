@@ -68,7 +68,7 @@ type inspection struct {
 	value func(rule string, value []byte) (digest string, excused bool)
 
 	need *need
-	seen *cleared // of earlier pushes; nil: none
+	seen *cleared // of earlier pushes
 
 	paths     map[objects.Hash]string // of pushed blobs
 	border    []objects.Hash          // commits of upstream's that the push builds upon or replaces

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"airlock/internal/policy"
+	"airlock/internal/recent"
 	"airlock/internal/secrets"
 )
 
@@ -151,13 +152,13 @@ func (s *scanner) together(ctx context.Context, h policy.Host, rows ...[]string)
 		s.trails.forget(h, fresh)
 		return v
 	}
-	s.rows.add(p.sums...)
+	s.rows.Add(p.sums...)
 	return v
 }
 
 // lookTogether scans what was put together.
 func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
-	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.within)
 	defer cancel()
 	found := p.known.crossing(s.engine.Known(bytes.Join(p.known.pieces, nil)))
 	for _, m := range p.any {
@@ -181,7 +182,7 @@ func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 // is a text of its own: lines would be taken for one that was wrapped.
 type puzzle struct {
 	engine *secrets.Scanner
-	clean  *cleanSums
+	clean  *recent.Set[uint64]
 	known  mosaic
 	any    []mosaic
 	size   int
@@ -210,7 +211,7 @@ func (p *puzzle) row(row []string) {
 		total += len(text)
 		sum = sum*prime + maphash.String(seed, text)
 	}
-	if len(row) < 2 || total < minSecret || p.full(2*total) || p.clean.has(sum) {
+	if len(row) < 2 || total < minSecret || p.full(2*total) || p.clean.Has(sum) {
 		return
 	}
 	p.sums = append(p.sums, sum)
@@ -271,7 +272,7 @@ func (p *puzzle) words(crumbs, words []string) {
 		own := maphash.String(seed, b)
 		for _, a := range crumbs {
 			sum := own*prime + maphash.String(seed, a)
-			if len(a)+len(b) < minSecret || p.clean.has(sum) {
+			if len(a)+len(b) < minSecret || p.clean.Has(sum) {
 				continue
 			}
 			if p.full(0) {

@@ -21,7 +21,7 @@ import (
 // nor is a field.
 func (s *scanner) head(r *http.Request, to handling) policy.Verdict {
 	sum := s.sum(r, to)
-	if s.clean.has(sum) {
+	if s.clean.Has(sum) {
 		return policy.Allowed("scan")
 	}
 	text, sums := s.unread(r, to)
@@ -33,8 +33,8 @@ func (s *scanner) head(r *http.Request, to handling) policy.Verdict {
 		v = s.together(r.Context(), to.host, s.rowsOf(r, to)...)
 	}
 	if v.Allow {
-		s.clean.add(sum)
-		s.parts.add(sums...)
+		s.clean.Add(sum)
+		s.parts.Add(sums...)
 	}
 	return v
 }
@@ -45,7 +45,7 @@ func (s *scanner) head(r *http.Request, to handling) policy.Verdict {
 func (s *scanner) unread(r *http.Request, to handling) (text []byte, sums []uint64) {
 	text = make([]byte, 0, 1<<10)
 	known := func(sum uint64) bool {
-		if s.parts.has(sum) {
+		if s.parts.Has(sum) {
 			return true
 		}
 		sums = append(sums, sum)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"airlock/internal/policy"
+	"airlock/internal/recent"
 )
 
 // Under a wildcard the agent writes a part of the name itself, and whoever
@@ -70,7 +71,7 @@ func (s *scanner) judgeName(ctx context.Context, a policy.Authority, labels []st
 		return policy.Allowed("scan")
 	}
 	sum := maphash.String(seed, a.Host.String())*prime + maphash.String(seed, pattern)
-	if s.names.clean.has(sum) {
+	if s.names.clean.Has(sum) {
 		return policy.Allowed("scan")
 	}
 	v := s.look(ctx, "host name", hostText(a.Host.String()))
@@ -87,7 +88,7 @@ func (s *scanner) judgeName(ctx context.Context, a policy.Authority, labels []st
 	if why != "" {
 		return policy.Denied(ruleName, why+"; a name that is in the allowlist itself passes")
 	}
-	s.names.clean.add(sum)
+	s.names.clean.Add(sum)
 	return v
 }
 
@@ -260,7 +261,7 @@ func isText(b []byte) bool {
 
 // names are what is known of the names that the agent has chosen.
 type names struct {
-	clean cleanSums
+	clean recent.Set[uint64]
 
 	mu    sync.Mutex
 	fresh map[string][]time.Time // by pattern, of which there are as many as in the file

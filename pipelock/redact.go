@@ -70,7 +70,7 @@ func (o overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
 			return nil, policy.Denied("scan", "the "+o.surface+" holds what looks like a secret beside a credential of egress, and cannot be overwritten there")
 		}
 	}
-	ctx, cancel := context.WithTimeout(o.ctx, scanTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, o.scanner.within)
 	defer cancel()
 	found, _, err := o.scanner.find(ctx, seen)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
+	"airlock/internal/recent"
 	"airlock/internal/secrets"
 )
 
@@ -42,27 +43,30 @@ const (
 	// maxGrown is up to which length a window grows while something compressed
 	// goes on beyond it, and the longest compressed body.
 	maxGrown = 16 << 20
-	// scanTimeout bounds the scan of one window, with a second more a MiB.
-	scanTimeout = 10 * time.Second
+	// scanTime bounds the scan of one window, with a second more a MiB.
+	scanTime = 10 * time.Second
 	// maxInflate bounds what a compressed body may grow to.
 	maxInflate = 64 << 20
 	// defaultBody is the longest body without a limit in the configuration.
 	defaultBody = 100 << 20
+	// maxClean bounds each half of what is remembered of texts that hold nothing.
+	maxClean = 2048
 )
 
 // scanner reads what leaves.
 type scanner struct {
 	engine *secrets.Scanner
 	known  map[string]secrets.Digest
-	clean  cleanSums // heads
-	parts  cleanSums // names of hosts, and fields
-	rows   cleanSums // what was read together
+	clean  recent.Set[uint64] // sums of heads that hold nothing
+	parts  recent.Set[uint64] // of names of hosts, and of fields
+	rows   recent.Set[uint64] // of what was read together
 	trails trails
 	names  names
 	action actions
 	chance chance
 	limit  int64
 	memory *memory
+	within time.Duration // a scan must end: scanTime
 }
 
 // handling is what is known of one request, and what becomes of what is found
@@ -131,7 +135,11 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	return &scanner{engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit())}, nil
+	remembers := func() recent.Set[uint64] { return recent.Set[uint64]{Max: maxClean} }
+	return &scanner{
+		engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit()), within: scanTime,
+		clean: remembers(), parts: remembers(), rows: remembers(), names: names{clean: remembers()},
+	}, nil
 }
 
 // look scans one text and turns a finding into the verdict of its surface.
@@ -143,7 +151,7 @@ func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.
 // lookPart is look for a part of something longer: open tells that it ends
 // inside of something compressed, of which more must be seen.
 func (s *scanner) lookPart(ctx context.Context, surface string, data []byte) (v policy.Verdict, open bool) {
-	ctx, cancel := context.WithTimeout(ctx, scanTimeout+time.Duration(len(data)/wholeBody)*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, s.within+time.Duration(len(data)/wholeBody)*time.Second)
 	defer cancel()
 	found, open, err := s.find(ctx, data)
 	switch {

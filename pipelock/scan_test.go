@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"airlock/internal/httpd"
 	"airlock/internal/lab"
@@ -24,7 +25,21 @@ func testScanner(t *testing.T, more string) *scanner {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.within = time.Hour // some of the tests have much to scan, on machines that are slow or busy
 	return s
+}
+
+// TestScanOutOfTime is refused, whatever the text is.
+func TestScanOutOfTime(t *testing.T) {
+	s := testScanner(t, "")
+	s.within = 0
+	for _, length := range []int64{5, -1} {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("hello"))
+		r.ContentLength = length
+		if v, got := outcome(t, s, r); v.Allow || v.Rule != "scan" || !strings.Contains(v.Why, "deadline exceeded") || got != "" {
+			t.Errorf("length %d: %+v, %q went on", length, v, got)
+		}
+	}
 }
 
 func zipped(t *testing.T, text string) string {

@@ -116,9 +116,10 @@ func TestGrantsChange(t *testing.T) {
 		b.write("egress.yaml", text)
 		must(t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
 	}
-	first := time.Now().Add(2 * time.Second)
-	b.write("egress.yaml", granted(first))
 	b.run()
+	first := time.Now().Add(4 * time.Second)
+	reload(granted(first))
+	b.until("msg=reloaded")
 	res := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))
 	reload(b.egressYAML("")) // without an end
 	b.until("msg=reloaded")

@@ -2,27 +2,26 @@ package secrets
 
 import (
 	"hash/maphash"
-	"sync"
+
+	"airlock/internal/recent"
 )
 
 const (
 	// block is how much of a text is remembered at a time, in bytes, together with longest before and behind it.
 	block = 16 << 10
-	// maxBlocks bounds how many blocks each of two generations remembers: 24 bytes each, for as much as half a gigabyte of text.
+	// maxBlocks bounds how many blocks are remembered, twice: 24 bytes each, for as much as half a gigabyte of text.
 	maxBlocks = 32 << 10
 )
 
 // clean remembers blocks of text in which nothing was found: an agent sends its whole conversation again with every turn. A block is known by two
 // hashes under seeds that nobody sees, so that no text can be made to look like another.
 type clean struct {
+	recent.Set[[2]uint64]
 	seeds [2]maphash.Seed
-
-	mu       sync.Mutex
-	now, old map[[2]uint64]struct{}
 }
 
 func newClean() *clean {
-	return &clean{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, now: map[[2]uint64]struct{}{}}
+	return &clean{Set: recent.Set[[2]uint64]{Max: maxBlocks}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 }
 
 // key is that of a block at [start,end) of a text, with its surroundings. Where the text begins or ends counts.
@@ -38,40 +37,11 @@ func (c *clean) key(text string, start, end int) (k [2]uint64) {
 	return k
 }
 
-// has tells whether nothing was found in a block.
-func (c *clean) has(k [2]uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.now[k]
-	if !ok {
-		if _, ok = c.old[k]; ok {
-			c.keep(k)
-		}
-	}
-	return ok
-}
-
-// add remembers blocks.
-func (c *clean) add(keys [][2]uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, k := range keys {
-		c.keep(k)
-	}
-}
-
-func (c *clean) keep(k [2]uint64) {
-	if len(c.now) >= maxBlocks {
-		c.old, c.now = c.now, map[[2]uint64]struct{}{}
-	}
-	c.now[k] = struct{}{}
-}
-
 // changed looks at those blocks of a text that are not known, and at what only the whole of it shows: strings that belong together, and archives.
 func (r *run) changed(text string, archives int) ([]span, error) {
 	c := r.scanner.clean
 	all := c.key(text, 0, len(text))
-	if c.has(all) {
+	if c.Has(all) {
 		return nil, nil
 	}
 	var blocks []seen
@@ -79,7 +49,7 @@ func (r *run) changed(text string, archives int) ([]span, error) {
 	for start := 0; start < len(text); start += block {
 		b := seen{from: start, to: min(len(text), start+block)}
 		b.key = c.key(text, b.from, b.to)
-		if b.known = c.has(b.key); !b.known {
+		if b.known = c.Has(b.key); !b.known {
 			unknown++
 		}
 		blocks = append(blocks, b)
@@ -96,7 +66,7 @@ func (r *run) changed(text string, archives int) ([]span, error) {
 	for _, b := range blocks {
 		keys = append(keys, b.key)
 	}
-	c.add(keys)
+	c.Add(keys...)
 	return nil, nil
 }
 
