@@ -2,13 +2,12 @@ package secrets
 
 import (
 	"archive/tar"
-	"archive/zip"
 	"bytes"
 	"compress/bzip2"
-	"compress/flate"
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"sync"
 	"unicode/utf8"
@@ -17,7 +16,11 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"airlock/internal/inflate"
+	"airlock/internal/unpack"
 )
+
+// Unreadable is the rule of archives that nobody here can read: encrypted ones, and those in a form that is not undone. Nobody knows what they hold.
+const Unreadable = "unreadable-archive"
 
 // archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
 // like one is no archive: its raw bytes have been seen already.
@@ -25,26 +28,24 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
 	}
-	if bytes.HasPrefix(data, []byte("BZh")) || bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")) {
-		if err := r.reserve(); err != nil { // their decoders alone are large
-			return nil, err
-		}
-	}
 	var rules []string
-	err := members(data, r.member(&rules, depth))
+	err := members(data, true, r.member(&rules, depth))
 	return rules, err
 }
 
 // member scans the name and the content of a file, and adds the rules that were hit.
 func (r *run) member(rules *[]string, depth int) memberFunc {
-	return func(name string, body io.Reader) error {
+	return func(name string, content contents) error {
 		if depth == 0 {
 			r.nested = true
 			return nil
 		}
-		inner, err := r.inflate(body)
+		inner, unread, err := r.inflate(content)
 		if err != nil {
 			return err
+		}
+		if unread {
+			*rules = append(*rules, Unreadable)
 		}
 		for _, part := range [][]byte{[]byte(name), inner} {
 			spans, err := r.scan(part, depth-1)
@@ -59,25 +60,85 @@ func (r *run) member(rules *[]string, depth int) memberFunc {
 	}
 }
 
-// inflate reads one member within the budget. A member that breaks off gives what it had, and leaves the run open.
-func (r *run) inflate(body io.Reader) ([]byte, error) {
-	inner, broken := io.ReadAll(io.LimitReader(body, min(r.budget+1, smallMember)))
-	if len(inner) == smallMember {
-		if err := r.reserve(); err != nil {
-			return nil, err
-		}
-		rest := io.LimitReader(body, r.budget+1-smallMember)
-		inner, broken = io.ReadAll(io.MultiReader(bytes.NewReader(inner), rest)) // grown once, not joined
-	}
+// inflate reads one member within the budget, and tells whether there is something in it that cannot be read. A member that breaks off gives what it
+// had, and leaves the run open.
+func (r *run) inflate(content contents) (inner []byte, unread bool, err error) {
+	inner, broken := content(r)
 	r.open = r.open || errors.Is(broken, io.ErrUnexpectedEOF)
-	if int64(len(inner)) > r.budget {
-		return nil, ErrTooLarge
+	if int64(len(inner)) > r.budget || errors.Is(broken, ErrTooLarge) {
+		return nil, false, ErrTooLarge
 	}
 	r.budget -= int64(len(inner))
 	r.unfold += maxUnfold * len(inner)
 	r.tries += len(inner) / bytesPerTry
-	return inner, r.ctx.Err()
+	return inner, errors.Is(broken, unpack.ErrUnknown), r.ctx.Err()
 }
+
+// contents gives what a member holds, up to a byte more than the budget of the run, or ErrTooLarge. Any other error is about the data, of which there is
+// what could be read.
+type contents func(r *run) ([]byte, error)
+
+// streamed is what a decoder gives.
+func streamed(from io.Reader) contents {
+	return func(r *run) ([]byte, error) {
+		inner, broken := io.ReadAll(io.LimitReader(from, min(r.budget+1, smallMember)))
+		if len(inner) == smallMember {
+			if err := r.reserve(); err != nil {
+				return nil, err
+			}
+			rest := io.LimitReader(from, r.budget+1-smallMember)
+			inner, broken = io.ReadAll(io.MultiReader(bytes.NewReader(inner), rest)) // grown once, not joined
+		}
+		return inner, broken
+	}
+}
+
+// largeDecoder is what a decoder costs that takes megabytes for itself alone, in files of a zip.
+const largeDecoder = 256
+
+// large is a stream whose decoder alone takes much.
+func large(open func() (io.ReadCloser, error)) contents {
+	return func(r *run) ([]byte, error) {
+		if err := r.reserve(); err != nil {
+			return nil, err
+		}
+		from, err := open()
+		if err != nil {
+			return nil, nil
+		}
+		defer from.Close()
+		return streamed(from)(r)
+	}
+}
+
+// paid is content that costs so many files of a zip.
+func paid(cost int, content contents) contents {
+	return func(r *run) ([]byte, error) {
+		if !r.pay(cost) {
+			return nil, nil
+		}
+		return content(r)
+	}
+}
+
+// unpacked is what package unpack reads, with models at that cost.
+func unpacked(models int, read func(unpack.Room) ([]byte, error)) contents {
+	return paid(models, func(r *run) ([]byte, error) { return read(r.room) })
+}
+
+// room lets a member grow to the budget of the run.
+func (r *run) room(n int) (most int, err error) {
+	switch {
+	case int64(n) > r.budget:
+		return 0, ErrTooLarge
+	case n <= smallMember:
+		return int(min(smallMember, r.budget)), nil
+	}
+	return int(r.budget), r.reserve()
+}
+
+// unread is the content of what nobody here can read.
+func unread(*run) ([]byte, error) { return nil, unpack.ErrUnknown }
 
 const (
 	// smallMember is up to which length a member is inflated at once.
@@ -107,28 +168,110 @@ func (r *run) release() {
 	}
 }
 
-type memberFunc func(name string, body io.Reader) error
+type memberFunc func(name string, content contents) error
 
 // maxMembers bounds the files of one archive.
 const maxMembers = 10_000
 
-// members calls fn for each file in data. Its own errors are fn's alone.
-func members(data []byte, fn memberFunc) error {
+// packing is a form of compression that package unpack reads.
+type packing struct {
+	mark string
+	read func(data []byte, all bool, room unpack.Room) ([]byte, error)
+}
+
+var packings = []packing{{unpack.MarkXZ, unpack.XZ}, {unpack.MarkLzip + "\x01", unpack.Lzip}, {unpack.MarkLZ4, unpack.LZ4}, {unpack.MarkLZ4Old, unpack.LZ4}}
+
+// models is what the smallest models of LZMA cost, in files of a zip; bytesPerModel is how many bytes of them cost one.
+const (
+	models        = 8
+	bytesPerModel = 4 << 10
+)
+
+// members calls fn for each file in data; of what may stand several times behind itself all is read as one, or the first alone. Its own errors are fn's alone.
+func members(data []byte, all bool, fn memberFunc) error {
+	for _, p := range packings {
+		if bytes.HasPrefix(data, []byte(p.mark)) {
+			return fn("", unpacked(models, func(room unpack.Room) ([]byte, error) { return p.read(data, all, room) }))
+		}
+	}
 	switch {
+	case bytes.HasPrefix(data, []byte(localHeader)) && !all:
+		return localFile(data, fn)
 	case bytes.HasPrefix(data, []byte(localHeader)):
 		return zipMembers(data, fn)
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		return gzipMember(data, true, fn)
+		return gzipMember(data, all, fn)
 	case bytes.HasPrefix(data, []byte("BZh")):
-		return fn("", bzip2.NewReader(bytes.NewReader(data)))
+		return fn("", bzip2Body(data))
 	case bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")):
-		return zstdMember(data, fn)
+		return fn("", zstdBody(data))
+	case bytes.HasPrefix(data, []byte(sevenZip)):
+		return sevenZipMembers(data, fn)
+	case bytes.HasPrefix(data, []byte(rar)):
+		if isRar(data) {
+			return fn("", unread)
+		}
+		return nil
 	case len(data) > 512 && bytes.HasPrefix(data[257:], []byte("ustar")):
 		return tarMembers(data, fn)
-	case opaque(data):
+	}
+	if unpack.IsAlone(data) && (data[0] == usual || beginsAlone(data)) {
+		return fn("", unpacked(modelsOf(data[0]), func(room unpack.Room) ([]byte, error) { return unpack.Alone(data, room) }))
+	}
+	if opaque(data) {
 		return bareMember(data, fn)
 	}
 	return nil
+}
+
+func bzip2Body(data []byte) contents {
+	return large(func() (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(bytes.NewReader(data))), nil })
+}
+
+func zstdBody(data []byte) contents {
+	return large(func() (io.ReadCloser, error) {
+		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	})
+}
+
+// usual is the byte that LZMA alone begins with unless it was asked for other models (lc 3, lp 0, pb 2).
+const usual = ']'
+
+// maxModels bounds the models with which a beginning is tried: more than xz itself takes.
+const maxModels = 64 << 10
+
+// beginsAlone tells whether what may be LZMA alone begins with text.
+func beginsAlone(data []byte) bool {
+	if unpack.Models(data[0]) > maxModels {
+		return false
+	}
+	begin, _ := unpack.Alone(data[:min(len(data), maxBegin)], func(n int) (int, error) {
+		if n > 4*minBare {
+			return 0, ErrTooLarge
+		}
+		return 4 * minBare, nil
+	})
+	return promising(begin)
+}
+
+// rar begins archives that nobody here reads.
+const rar = "Rar!\x1a\x07"
+
+// isRar tells whether the first header of an archive holds: programs that read such archives have the mark in them, too.
+func isRar(data []byte) bool {
+	const old, now = len(rar) + 1, len(rar) + 2
+	switch {
+	case len(data) > old+7 && data[old-1] == 0: // HEAD_CRC, HEAD_TYPE, HEAD_FLAGS, HEAD_SIZE
+		return data[old+2] == 0x73 && binary.LittleEndian.Uint16(data[old+5:]) == 13
+	case len(data) > now+5 && string(data[now-2:now]) == "\x01\x00": // CRC32 of what follows, its size
+		size := int(data[now+4])
+		return size < 0x80 && now+5+size <= len(data) && crc32.ChecksumIEEE(data[now+4:now+5+size]) == binary.LittleEndian.Uint32(data[now:])
+	}
+	return false
 }
 
 // minBare is how much of what has no mark of its own must be text for it to be taken for compressed, in bytes.
@@ -152,7 +295,7 @@ func bareMember(data []byte, fn memberFunc) error {
 		if err != nil {
 			continue
 		}
-		if err := fn("", r); err != nil {
+		if err := fn("", streamed(r)); err != nil {
 			return err
 		}
 	}
@@ -191,70 +334,7 @@ func gzipMember(data []byte, all bool, fn memberFunc) error {
 		return nil
 	}
 	z.Multistream(all)
-	return fn(z.Name+"\n"+z.Comment, z)
-}
-
-func zstdMember(data []byte, fn memberFunc) error {
-	z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
-	if err != nil {
-		return nil
-	}
-	defer z.Close()
-	return fn("", z)
-}
-
-func zipMembers(data []byte, fn memberFunc) error {
-	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
-	if err != nil { // its list of files is missing
-		return localFiles(data, fn)
-	}
-	if len(z.File) > maxMembers {
-		return ErrTooLarge
-	}
-	for _, f := range z.File {
-		body, err := f.Open()
-		if err != nil {
-			continue // a method that nobody here knows
-		}
-		err = fn(f.Name+"\n"+f.Comment, body)
-		body.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// localHeader is how each file of a zip begins.
-const localHeader = "PK\x03\x04"
-
-// localFiles reads the files of a zip that was cut off.
-func localFiles(data []byte, fn memberFunc) error {
-	for n := 0; n < maxMembers; n++ {
-		i := bytes.Index(data, []byte(localHeader))
-		if i < 0 {
-			return nil
-		}
-		if err := localFile(data[i:], fn); err != nil {
-			return err
-		}
-		data = data[i+len(localHeader):]
-	}
-	return ErrTooLarge
-}
-
-// localFile is the first file of a zip, as its own header has it (APPNOTE.TXT §4.3.7).
-func localFile(data []byte, fn memberFunc) error {
-	const header, deflated = 30, 8
-	if len(data) < header {
-		return nil
-	}
-	le := binary.LittleEndian
-	name, start := header+int(le.Uint16(data[26:])), header+int(le.Uint16(data[26:]))+int(le.Uint16(data[28:]))
-	if le.Uint16(data[8:]) != deflated || start > len(data) { // what is only stored has been seen
-		return nil
-	}
-	return fn(string(data[header:name]), flate.NewReader(bytes.NewReader(data[start:])))
+	return fn(z.Name+"\n"+z.Comment, streamed(z))
 }
 
 func tarMembers(data []byte, fn memberFunc) error {
@@ -264,7 +344,7 @@ func tarMembers(data []byte, fn memberFunc) error {
 		if errors.Is(err, io.EOF) || err != nil {
 			return nil
 		}
-		if err := fn(h.Name+"\n"+h.Linkname, t); err != nil {
+		if err := fn(h.Name+"\n"+h.Linkname, streamed(t)); err != nil {
 			return err
 		}
 	}

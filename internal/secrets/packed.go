@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"airlock/internal/inflate"
+	"airlock/internal/unpack"
 )
 
 // packed looks into what a text has of archives and compressed data, in base64, hex or as they are. What an image has inside is left alone.
@@ -21,15 +22,8 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 		}
 		before := r.open
 		var rules []string
-		switch { // each of several has a mark of its own
-		case one && bytes.HasPrefix(data, []byte("\x1f\x8b")):
-			err = gzipMember(data, false, r.member(&rules, archives))
-		case one && bytes.HasPrefix(data, []byte(localHeader)):
-			err = localFile(data, r.member(&rules, archives))
-		default:
-			rules, err = r.archive(data, archives)
-		}
-		if s.end < len(text)-maxPadding { // what is behind it is there
+		err = members(data, !one, r.member(&rules, archives)) // each of several has a mark of its own
+		if s.end < len(text)-maxPadding {                     // what is behind it is there
 			r.open = before
 		}
 		for _, rule := range rules {
@@ -72,16 +66,20 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 	return spans, err
 }
 
-// try counts what is opened, by what it costs to begin. Who has more than anybody needs is refused.
+// try counts what is opened, by what it costs to begin. What is LZMA pays for its models itself.
 func (r *run) try(data []byte) bool {
 	switch {
 	case bytes.HasPrefix(data, []byte("\x28\xb5")), bytes.HasPrefix(data, []byte("BZh")):
-		r.tries -= 256
+		return r.pay(largeDecoder)
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		r.tries -= 8
-	default:
-		r.tries--
+		return r.pay(8)
 	}
+	return r.pay(1)
+}
+
+// pay counts what it costs to begin. Who has more than anybody needs is refused.
+func (r *run) pay(n int) bool {
+	r.tries -= n
 	r.nested = r.nested || r.tries < 0
 	return r.tries >= 0
 }
@@ -98,34 +96,59 @@ const (
 	maxBegin = 1 << 10
 )
 
-// marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files of a zip, zstd (RFC 8878), bzip2, zlib.
+// marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files of a zip, zstd (RFC 8878), bzip2, zlib, xz, lzip,
+// LZ4, LZMA, 7z.
 func marksIn(s sight) (all []int) {
 	text := s.text
-	all = marksOf(all, text, localHeader, 2)
-	for _, at := range marksOf(nil, text, bzip2Block, 3) {
+	all = marksOf(all, text, 2, localHeader)
+	for _, at := range marksOf(nil, text, 3, bzip2Block) {
 		if at >= 4 && text[at-4:at-1] == "BZh" {
 			all = append(all, at-4)
 		}
 	}
-	binary := s.survey.any(ofHigh)
+	binary, zero := s.survey.any(ofHigh), s.survey.any(ofZero)
 	if binary {
-		all = marksOf(marksOf(all, text, "\x1f\x8b\x08", 0), text, "\x28\xb5\x2f\xfd", 3)
+		all = marksOf(all, text, 0, "\x1f\x8b\x08")
+		all = marksOf(all, text, 3, "\x28\xb5\x2f\xfd")
 	}
-	if s.survey.any(ofZero) || binary && !utf8.ValidString(text) {
+	if binary && zero { // xz has a zero in its mark, the others near it
+		all = marksOf(all, text, 0, unpack.MarkXZ)
+		all = marksOf(all, text, 5, sevenZip)
+	}
+	if zero {
+		all = marksOf(all, text, 3, unpack.MarkLZ4, unpack.MarkLZ4Old)
+		all = marksOf(all, text, 1, unpack.MarkLzip+"\x01")
+		all = marksOf(all, text, 5, rar)
+		all = append(all, aloneIn(text)...)
+	}
+	if zero || binary && !utf8.ValidString(text) {
 		all = append(all, zlibIn(text)...)
 	}
 	return all
 }
 
-// marksOf adds the places of a mark, of which the byte at rare is the one that other data has least.
-func marksOf(all []int, text, mark string, rare int) []int {
+// aloneIn are the places at which LZMA alone may stand: with the usual models and a dictionary of 64 KiB at least, before text.
+func aloneIn(text string) (all []int) {
+	for _, at := range marksOf(nil, text, 0, "]\x00\x00") {
+		if body := []byte(text[at:min(len(text), at+maxBegin)]); unpack.IsAlone(body) && beginsAlone(body) {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+// marksOf adds the places of marks, of which the byte at rare is the same, and the one that other data has least.
+func marksOf(all []int, text string, rare int, marks ...string) []int {
 	for at := rare; at < len(text); at++ {
-		i := strings.IndexByte(text[at:], mark[rare])
+		i := strings.IndexByte(text[at:], marks[0][rare])
 		if i < 0 {
 			break
 		}
-		if at += i; strings.HasPrefix(text[at-rare:], mark) {
-			all = append(all, at-rare)
+		at += i
+		for _, mark := range marks {
+			if strings.HasPrefix(text[at-rare:], mark) {
+				all = append(all, at-rare)
+			}
 		}
 	}
 	return all
@@ -171,7 +194,10 @@ func diverse(text string) bool {
 }
 
 // marks are how data that members opens begins.
-var marks = []string{"PK\x03\x04", "\x1f\x8b\x08", "BZh", "\x28\xb5\x2f\xfd", "\x78\x01", "\x78\x5e", "\x78\x9c", "\x78\xda"}
+var marks = []string{
+	localHeader, "\x1f\x8b\x08", "BZh", "\x28\xb5\x2f\xfd", "\x78\x01", "\x78\x5e", "\x78\x9c", "\x78\xda",
+	unpack.MarkXZ, unpack.MarkLzip + "\x01", unpack.MarkLZ4, unpack.MarkLZ4Old, "]\x00\x00", sevenZip, rar,
+}
 
 func marked(data []byte) bool {
 	return slices.ContainsFunc(marks, func(m string) bool { return bytes.HasPrefix(data, []byte(m)) })
@@ -180,7 +206,7 @@ func marked(data []byte) bool {
 // marked64 looks at the first characters of base64 whether it can begin with a mark.
 func marked64(text string) bool {
 	switch text[:2] {
-	case "UE", "H4", "Ql", "KL", "eA", "eF", "eJ", "eN":
+	case "UE", "H4", "Ql", "KL", "eA", "eF", "eJ", "eN", "/T", "_T", "TF", "BC", "Ai", "XQ", "N3", "Um":
 		return true
 	}
 	return false
