@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ulikunitz/xz"
 
 	"airlock/internal/config"
 )
@@ -126,6 +129,7 @@ func TestPushWithSecretIsRefused(t *testing.T) {
 		"in a tar.gz":           {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.tgz": tarred(k)}) }},
 		"in three archives":     {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.zip": zipped(tarred(zipped(k)))}) }},
 		"in base64, five times": {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.txt": encoded(k, 5)}) }},
+		"in a tar.xz":           {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.txz": xzOf(tarred(k))}) }},
 		"in a zip":              {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"a.zip": zipped(k)}) }},
 		"behind a clean branch": {make: func(r *rig, w string) { r.commit(w, "x", map[string]string{"b": k}) }, push: []string{"origin/main:refs/heads/clean", "HEAD:refs/heads/dirty"}, wants: []string{"clean", "dirty"}},
 	}
@@ -171,6 +175,32 @@ func zipped(s string) string {
 	w, _ := z.Create("inside.txt")
 	w.Write([]byte(s))
 	z.Close()
+	return b.String()
+}
+
+func xzOf(s string) string {
+	var b bytes.Buffer
+	z, err := xz.NewWriter(&b)
+	if err == nil {
+		_, err = z.Write([]byte(s))
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		panic(err)
+	}
+	return b.String()
+}
+
+// encryptedZip has a file that nobody can read.
+func encryptedZip() string {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.CreateRaw(&zip.FileHeader{Name: "inside.txt", Method: zip.Deflate, Flags: 1, CompressedSize64: 12, UncompressedSize64: 30})
+	if err == nil {
+		_, err = w.Write([]byte("twelve bytes"))
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		panic(err)
+	}
 	return b.String()
 }
 
@@ -357,6 +387,16 @@ func TestPushLimits(t *testing.T) {
 			w := r.clone(protocol)
 			r.commit(w, "bomb", map[string]string{"bomb.zip": zipped(strings.Repeat("\x00", 70<<20))})
 			r.fails(w, []string{"cannot be looked at", "bomb.zip", "inflates to more"}, "git", "push", "origin", "HEAD")
+			r.agree()
+		})
+	})
+	t.Run("unreadable archive", func(t *testing.T) {
+		each(t, func(t *testing.T, protocol string) {
+			r := newRig(t)
+			r.seed("main", map[string]string{"a": "1"})
+			w := r.clone(protocol)
+			r.commit(w, "encrypted", map[string]string{"a.zip": encryptedZip()})
+			r.fails(w, []string{"unreadable-archive", "a.zip", "nobody here can read it"}, "git", "push", "origin", "HEAD")
 			r.agree()
 		})
 	})

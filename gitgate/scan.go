@@ -52,6 +52,9 @@ func explainHits(hits []hit, next string) string {
 	for _, h := range hits {
 		fmt.Fprintf(&b, "  %s\n", h)
 	}
+	if slices.ContainsFunc(hits, func(h hit) bool { return h.rule == secrets.Unreadable }) {
+		b.WriteString("An archive that is encrypted, or compressed in a way that is not known, may hold one: nobody here can read it.\n")
+	}
 	b.WriteString("Take it out of every commit that holds it (git commit --amend, git rebase -i), then push again.\n")
 	b.WriteString(next + "\n")
 	return b.String()

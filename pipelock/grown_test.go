@@ -19,6 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ulikunitz/xz"
+
 	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
@@ -33,6 +35,19 @@ func zipOf(t *testing.T, text string) string {
 		_, err = io.WriteString(f, text)
 	}
 	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func xzOf(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := xz.NewWriter(&b)
+	if err == nil {
+		_, err = io.WriteString(w, text)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -77,6 +92,8 @@ func TestCompressedBeyondAWindow(t *testing.T) {
 	for name, wrap := range map[string]func(text string) (body, contentType string){
 		"gzip":           func(text string) (string, string) { return zipped(t, text), "" },
 		"zip":            func(text string) (string, string) { return zipOf(t, text), "" },
+		"xz":             func(text string) (string, string) { return xzOf(t, text), "" },
+		"xz in a form":   func(text string) (string, string) { return form(xzOf(t, text)) },
 		"gzip in a form": func(text string) (string, string) { return form(zipped(t, text)) },
 		"zip in a form":  func(text string) (string, string) { return form(zipOf(t, text)) },
 		"gzip late": func(text string) (string, string) {
@@ -130,6 +147,31 @@ func TestSmallCompressedParts(t *testing.T) {
 	r.ContentLength = -1
 	if v, _ := outcome(t, s, r); !isFinding(v) {
 		t.Errorf("a message: %+v", v)
+	}
+}
+
+// TestUnreadableArchives: an encrypted one is refused, and the reason says so; the operator may let it pass like any finding.
+func TestUnreadableArchives(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.CreateRaw(&zip.FileHeader{Name: "a.txt", Method: zip.Deflate, Flags: 1, CompressedSize64: 5000, UncompressedSize64: 9000})
+	if err == nil {
+		_, err = w.Write(random(5000))
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	body, kind := inForm(t, b.String())
+	for action, allowed := range map[string]bool{"": false, "secrets: {action: warn}\n": true} {
+		s := testScanner(t, action)
+		for text, kind := range map[string]string{b.String(): "application/zip", body: kind} {
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(text))
+			r.Header.Set("Content-Type", kind)
+			v, got := outcome(t, s, r)
+			if v.Allow != allowed || !allowed && (v.Rule != "secret: unreadable-archive" || !strings.Contains(v.Why, "an archive that cannot be read") || got != "") {
+				t.Errorf("%q: %+v, %d bytes left", action, v, len(got))
+			}
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ func (o overwriting) overwrite(text []byte) policy.Verdict {
 		}
 		for _, f := range found {
 			if why := o.obstacle(f, text); why != "" {
-				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds what looks like a secret ("+f.Rule+"), which cannot be overwritten: "+why)
+				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds "+secrets.Says(f.Rule)+", which cannot be overwritten: "+why)
 			}
 			fill(text, max(f.Start, o.from), restOf(text, f.End))
 			if !slices.Contains(rules, f.Rule) {
@@ -55,7 +55,7 @@ func (o overwriting) overwrite(text []byte) policy.Verdict {
 	case !v.Allow:
 		return v
 	case len(found) > 0:
-		return policy.Denied("secret: "+found[0].Rule, "the "+o.surface+" holds what looks like a secret ("+found[0].Rule+"), and still does after it was overwritten")
+		return policy.Denied("secret: "+found[0].Rule, "the "+o.surface+" holds "+secrets.Says(found[0].Rule)+", and still does after it was overwritten")
 	case len(rules) == 0:
 		return policy.Allowed("scan")
 	}

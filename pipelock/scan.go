@@ -158,7 +158,7 @@ func (s *scanner) lookPart(ctx context.Context, surface string, data []byte) (v 
 	case err != nil:
 		return policy.Denied("scan", "the "+surface+" could not be scanned: "+brief(err.Error())), open
 	case len(found) > 0:
-		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds what looks like a secret ("+found[0].Rule+")"), open
+		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds "+secrets.Says(found[0].Rule)), open
 	}
 	return policy.Allowed("scan"), open
 }

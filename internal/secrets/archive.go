@@ -22,6 +22,14 @@ import (
 // Unreadable is the rule of archives that nobody here can read: encrypted ones, and those in a form that is not undone. Nobody knows what they hold.
 const Unreadable = "unreadable-archive"
 
+// Says is what a finding by a rule is called in a sentence.
+func Says(rule string) string {
+	if rule == Unreadable {
+		return "an archive that cannot be read (" + rule + ")"
+	}
+	return "what looks like a secret (" + rule + ")"
+}
+
 // archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
 // like one is no archive: its raw bytes have been seen already.
 func (r *run) archive(data []byte, depth int) ([]string, error) {
