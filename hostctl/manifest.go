@@ -105,7 +105,15 @@ type ManifestGit struct {
 	Repos   map[string]ManifestRepo `yaml:"repos,omitempty"`
 	Hosts   map[string]netip.Addr   `yaml:"hosts,omitempty"`
 	Protect []string                `yaml:"protect,omitempty,flow"`
-	Limits  bundle.GitLimits        `yaml:"limits,omitempty"`
+	// UpstreamCA is "file:PATH" of roots for https upstreams, beside the system's.
+	UpstreamCA string           `yaml:"upstream_ca,omitempty"`
+	Limits     bundle.GitLimits `yaml:"limits,omitempty"`
+	Scan       ManifestGitScan  `yaml:"scan,omitempty"`
+}
+
+// ManifestGitScan is the part of git-gate's scan that a person chooses.
+type ManifestGitScan struct {
+	Config string `yaml:"config,omitempty"` // "file:PATH" of a gitleaks TOML; empty: the built-in rules
 }
 
 // ManifestRepo is bundle.Repo with references in the place of files and slots.
@@ -176,6 +184,11 @@ func (m *Manifest) Validate() error {
 	}
 	for name, r := range m.Git.Repos {
 		errs = append(errs, r.validate("git.repos."+name))
+	}
+	for at, file := range map[string]string{"git.upstream_ca": m.Git.UpstreamCA, "git.scan.config": m.Git.Scan.Config} {
+		if ref, err := parseReference(file); file != "" && (err != nil || ref.kind != "file") {
+			errs = append(errs, config.At(at, "file:PATH of a file of the host was wanted"))
+		}
 	}
 	l := newLayout()
 	egress := l.egress(m)

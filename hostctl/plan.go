@@ -193,6 +193,14 @@ func (l *layout) git(m *Manifest) bundle.GitGateFile {
 		}
 		f.Repos[name] = repo
 	}
+	if ref, err := parseReference(m.Git.UpstreamCA); err == nil {
+		l.copies["ca/git-upstream.crt"] = ref
+		f.UpstreamCA = "/etc/airlock/ca/git-upstream.crt"
+	}
+	if ref, err := parseReference(m.Git.Scan.Config); err == nil {
+		l.copies["git-scan.toml"] = ref
+		f.Scan.Config = "/etc/airlock/git-scan.toml"
+	}
 	return f
 }
 

@@ -226,7 +226,14 @@ func TestTrust(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.trust(m, accept)
+		l, err := lay(m, "/state/demo", nil, osLookup)
+		if err == nil {
+			err = l.read(t.Context(), filepath.Dir(path))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.trust(m, l.digest(m), accept)
 	}
 	base := "version: 1\nname: demo\nagent: {command: [bash], workspace: {path: ., mode: bind}}\n"
 	if err := use(base, false); err != nil {
@@ -244,6 +251,51 @@ func TestTrust(t *testing.T) {
 	outside := "version: 1\nname: demo\nagent: {command: [bash], workspace: {path: " + t.TempDir() + "}}\n"
 	if err := use(outside, false); err != nil {
 		t.Errorf("outside the workspace: %v", err)
+	}
+	rules := filepath.Join(dir, "rules.toml")
+	named := base + "git: {scan: {config: \"file:rules.toml\"}}\n"
+	for i, c := range []struct {
+		rules  string
+		accept bool
+		good   bool
+	}{{"title = \"a\"\n", true, true}, {"title = \"a\"\n", false, true}, {"title = \"b\"\n", false, false}, {"title = \"b\"\n", true, true}, {"title = \"b\"\n", false, true}} {
+		if err := os.WriteFile(rules, []byte(c.rules), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := use(named, c.accept); (err == nil) != c.good {
+			t.Errorf("a file in the workspace, step %d: %v", i, err)
+		}
+	}
+}
+
+// TestFilesOfGit: the operator's rules and roots reach git-gate, as the daemon reads them.
+func TestFilesOfGit(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"rules.toml": "title = \"rules\"\n", "roots.pem": "roots\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := load(t, "version: 1\nname: demo\nagent: {command: [sh]}\ngit: {upstream_ca: \"file:"+dir+"/roots.pem\", scan: {config: \"file:"+dir+"/rules.toml\"}}\n")
+	l, err := lay(m, filepath.Join(dir, "demo"), nil, osLookup)
+	if err == nil {
+		err = l.read(t.Context(), filepath.Dir(m.path))
+	}
+	if err == nil {
+		err = l.write()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs := bundle.Dirs{Etc: l.plan.Etc()}
+	f, _, err := bundle.Load[bundle.GitGateFile](dirs.File(bundle.GitGate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{f.UpstreamCA: "roots\n", f.Scan.Config: "title = \"rules\"\n"} {
+		if got, err := os.ReadFile(dirs.Path(path)); err != nil || string(got) != want {
+			t.Errorf("%q: %q, %v", path, got, err)
+		}
 	}
 }
 
@@ -308,7 +360,7 @@ func TestPlanIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.write(t.Context(), dir); err != nil {
+	if err := l.write(); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]os.FileMode{"etc/ca/ca.key": 0o600, "etc/egress.yaml": 0o600, "agent/ca.crt": 0o644, "etc": 0o700 | os.ModeDir, "": 0o700 | os.ModeDir} {

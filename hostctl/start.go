@@ -2,11 +2,15 @@ package hostctl
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"airlock/hostctl/pair"
@@ -105,7 +109,10 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 	if m.workspaceHas(c.store.root) {
 		return "", nil, fmt.Errorf("the state folder %s lies in the workspace %s: its keys would be the agent's; set XDG_STATE_HOME to another place, or name a smaller workspace", c.store.root, m.workspace().Path)
 	}
-	if err := c.store.trust(m, o.trust); err != nil {
+	if err := l.read(ctx, filepath.Dir(m.path)); err != nil {
+		return "", nil, err
+	}
+	if err := c.store.trust(m, l.digest(m), o.trust); err != nil {
 		return "", nil, err
 	}
 	which, b, err := c.backendOf(ctx, o.backend)
@@ -133,7 +140,7 @@ func (c *controller) build(ctx context.Context, l layout, m *Manifest, which str
 		l.plan.Agent.Env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
 	c.progress("pair %s: writing its policy and its own certificate authority", m.Name)
-	if err := l.write(ctx, filepath.Dir(m.path)); err != nil {
+	if err := l.write(); err != nil {
 		return err
 	}
 	if err := c.store.write(card{Name: m.Name, Backend: which, Manifest: m.path, Digest: m.digest, Plan: l.plan}); err != nil {
@@ -147,8 +154,38 @@ func (c *controller) build(ctx context.Context, l layout, m *Manifest, which str
 	return b.Create(ctx, l.plan)
 }
 
+// read takes the files of the host that the sidecars get.
+func (l layout) read(ctx context.Context, base string) (err error) {
+	for name, ref := range l.copies {
+		if l.etc[name], err = ref.read(ctx, base); err != nil {
+			return fmt.Errorf("reading %s for the sidecars: %w", ref.where, err)
+		}
+	}
+	return nil
+}
+
+// digest is that of what the agent could have written: the manifest, and the files in the workspace that it names for the sidecars. It is empty
+// where all of it lies elsewhere.
+func (l layout) digest(m *Manifest) string {
+	h := sha256.New()
+	files := 0
+	for _, name := range slices.Sorted(maps.Keys(l.copies)) {
+		if ref := l.copies[name]; ref.kind == "file" && m.workspaceHas(expandPath(ref.where, filepath.Dir(m.path))) {
+			files++
+			fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(l.etc[name]))
+		}
+	}
+	switch {
+	case files > 0:
+		return m.digest + " " + hex.EncodeToString(h.Sum(nil))
+	case m.inWorkspace():
+		return m.digest
+	}
+	return ""
+}
+
 // write makes the folders and files of the pair.
-func (l layout) write(ctx context.Context, base string) error {
+func (l layout) write() error {
 	p := l.plan
 	if err := os.RemoveAll(p.Dir); err != nil { // the rest of a start that was killed
 		return fmt.Errorf("making the pair's folder: %w", err)
@@ -163,11 +200,6 @@ func (l layout) write(ctx context.Context, base string) error {
 		return err
 	}
 	l.etc["ca/ca.crt"], l.etc["ca/ca.key"], l.files["ca.crt"] = cert, key, cert
-	for name, ref := range l.copies {
-		if l.etc[name], err = ref.read(ctx, base); err != nil {
-			return fmt.Errorf("reading %s for the sidecars: %w", ref.where, err)
-		}
-	}
 	for name, data := range l.etc {
 		if err := writeFile(filepath.Join(p.Etc(), name), data, 0o600); err != nil {
 			return err

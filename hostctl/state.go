@@ -140,8 +140,8 @@ func keepOwner(f *os.File, old string) error {
 // trust decides whether a manifest may be used. One that the agent could have
 // written is taken at its first use, which is the operator's, and afterwards
 // only as long as it does not change; "--trust" takes the change.
-func (s store) trust(m *Manifest, accept bool) error {
-	if !m.inWorkspace() {
+func (s store) trust(m *Manifest, digest string, accept bool) error {
+	if digest == "" { // nothing that the agent could have written
 		return nil
 	}
 	known := map[string][]string{}
@@ -153,13 +153,13 @@ func (s store) trust(m *Manifest, accept bool) error {
 		return fmt.Errorf("reading which manifests are trusted: %w", err)
 	}
 	have := known[m.path]
-	if slices.Contains(have, m.digest) {
+	if slices.Contains(have, digest) {
 		return nil
 	}
 	if len(have) > 0 && !accept {
-		return fmt.Errorf("%s lies in the workspace and has changed since it was last used; look at it, then say --trust", m.path)
+		return fmt.Errorf("%s, or a file that it names for the sidecars, lies in the workspace and has changed since it was last used; look at it, then say --trust", m.path)
 	}
-	known[m.path] = append(have, m.digest)
+	known[m.path] = append(have, digest)
 	if data, err = json.MarshalIndent(known, "", "  "); err != nil {
 		return fmt.Errorf("writing which manifests are trusted: %w", err)
 	}
