@@ -11,11 +11,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -117,7 +120,7 @@ func Decode(name string, data []byte, v any) error {
 		if errors.Is(err, io.EOF) {
 			return &Error{name, "the file is empty; a document that begins with \"version: 1\" is needed"}
 		}
-		return describe(name, data, err)
+		return join(faults(name, data, err, v))
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return &Error{name, "a second document; one is wanted"}
@@ -154,7 +157,7 @@ var (
 
 // describe turns the library's error into ours: one line a fault, each with
 // its place.
-func describe(name string, data []byte, err error) error {
+func describe(name string, data []byte, err error) []error {
 	lines := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
 	var te *yaml.TypeError
 	if errors.As(err, &te) {
@@ -172,27 +175,99 @@ func describe(name string, data []byte, err error) error {
 		what = wrongType.ReplaceAllStringFunc(what, wanted)
 		all = append(all, &Error{where, what})
 	}
-	return join(all)
+	return all
+}
+
+// maxFaults bounds how many refused values are told at once.
+const maxFaults = 100
+
+// faults are all that is wrong with data, of which err is the first. The
+// library ends at a value that its own UnmarshalText refuses: with nothing in
+// that value's place the rest is read, too.
+func faults(name string, data []byte, err error, v any) (all []error) {
+	data, told := bytes.Clone(data), map[int]bool{}
+	for range maxFaults {
+		all = append(all, describe(name, data, err)...)
+		var te *yaml.TypeError
+		n := quoted(data, err.Error())
+		if errors.As(err, &te) || n == nil || !blank(data, n) {
+			return all
+		}
+		told[n.Line] = true
+		rest := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+		dec := yaml.NewDecoder(bytes.NewReader(data))
+		dec.KnownFields(true)
+		if err = dec.Decode(rest); err == nil {
+			return append(all, invalid(name, data, rest, told)...)
+		}
+	}
+	return all
+}
+
+// invalid is what Validate says of all lines but those of which it has been
+// told: there a value is missing that was refused.
+func invalid(name string, data []byte, v any, told map[int]bool) []error {
+	val, ok := v.(Validator)
+	if !ok {
+		return nil
+	}
+	var root yaml.Node
+	_ = yaml.Unmarshal(data, &root) // it has been decoded once
+	return slices.DeleteFunc(located(name, &root, val.Validate()), func(err error) bool {
+		var e *Error
+		line := 0
+		if errors.As(err, &e) {
+			line, _ = strconv.Atoi(strings.TrimPrefix(e.Where, name+":"))
+		}
+		return told[line]
+	})
+}
+
+// blank puts nothing in the place of a scalar that is written in one line.
+func blank(data []byte, n *yaml.Node) bool {
+	at := 0
+	for range n.Line - 1 {
+		at += bytes.IndexByte(data[at:], '\n') + 1
+	}
+	for range n.Column - 1 {
+		_, size := utf8.DecodeRune(data[at:])
+		at += size
+	}
+	for _, quote := range []string{"", `"`, "'"} {
+		if raw := quote + n.Value + quote; bytes.HasPrefix(data[at:], []byte(raw)) {
+			copy(data[at:], "~"+strings.Repeat(" ", len(raw)-1))
+			return true
+		}
+	}
+	return false
 }
 
 // quotedLine finds the line of the scalar that the message quotes: the
 // library drops the line when a value's own UnmarshalText refuses it.
 func quotedLine(data []byte, message string) int {
+	if n := quoted(data, message); n != nil {
+		return n.Line
+	}
+	return 0
+}
+
+// quoted is the scalar that the message quotes.
+func quoted(data []byte, message string) *yaml.Node {
 	var root yaml.Node
 	if yaml.Unmarshal(data, &root) != nil {
-		return 0
+		return nil
 	}
-	var find func(n *yaml.Node) int
-	find = func(n *yaml.Node) int {
+	var find func(n *yaml.Node) *yaml.Node
+	find = func(n *yaml.Node) *yaml.Node {
 		if n.Kind == yaml.ScalarNode && n.Value != "" && strings.Contains(message, strconv.Quote(n.Value)) {
-			return n.Line
+			return n
 		}
 		for _, c := range n.Content {
-			if line := find(c); line > 0 {
-				return line
+			if found := find(c); found != nil {
+				return found
 			}
 		}
-		return 0
+		return nil
 	}
 	return find(&root)
 }
@@ -252,18 +327,24 @@ func Under(key string, err error) error {
 func locate(name string, data []byte, err error) error {
 	var root yaml.Node
 	_ = yaml.Unmarshal(data, &root) // it has been decoded once: lines are a help, not a need
-	var all []error
+	return join(located(name, &root, err))
+}
+
+func located(name string, root *yaml.Node, err error) (all []error) {
+	if err == nil {
+		return nil
+	}
 	for _, e := range flatten(err) {
 		where := name
 		var ke *keyError
 		if errors.As(e, &ke) {
-			if line := lineOf(&root, ke.key); line > 0 {
+			if line := lineOf(root, ke.key); line > 0 {
 				where += ":" + strconv.Itoa(line)
 			}
 		}
 		all = append(all, &Error{where, e.Error()})
 	}
-	return join(all)
+	return all
 }
 
 func flatten(err error) []error {

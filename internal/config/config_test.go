@@ -45,6 +45,10 @@ func TestDecode(t *testing.T) {
 		{"a bad duration", "version: 1\n\nwait: soon\n", `f:3: duration "soon"`},
 		{"a bad size", "size: -4\n", "f:1: size"},
 		{"a bad time", "version: 1\nwhen: tomorrow\n", "f:2:"},
+		{"a bad size behind a bad duration", "wait: soon\nsize: 'lots'\n", `f:2: size "lots"`},
+		{"an unknown key behind a bad duration", "wait: \"soon\"\nnmae: x\n", "f:2: unknown key nmae"},
+		{"a bad name before a bad duration", "name: bad\nwait: soon\n", "f:1: name"},
+		{"the same fault twice", "# ü\nwait: soon\nsize: soon\n", `f:3: size "soon"`},
 		{"two faults, each with its place", "name: bad\ndeep:\n  key: bad\n", "f:3: deep.key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
