@@ -39,7 +39,7 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 		return nil
 	}
 	if at > uint64(len(content)) || size > uint64(len(content))-at {
-		return fn("", func(*run) ([]byte, error) { return nil, io.ErrUnexpectedEOF })
+		return fn("", cutSevenZip(content))
 	}
 	list := content[at : at+size]
 	for range maxLists {
@@ -70,6 +70,21 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 		list = next
 	}
 	return fn("", unread)
+}
+
+// cutSevenZip reads the first folder of an archive whose list is missing, as 7-Zip codes it unless it was asked for something else.
+func cutSevenZip(content []byte) contents {
+	return unpacked(models, func(room unpack.Room) (out []byte, err error) {
+		if len(content) > 0 && content[0] == 0 {
+			out, err = unpack.LZMA([]byte{usual, 0, 0, 0, 0}, content, -1, 0, room)
+		} else {
+			out, err = unpack.LZMA2(content, 0, room)
+		}
+		if err == nil || errors.Is(err, unpack.ErrCorrupt) || errors.Is(err, unpack.ErrUnknown) {
+			err = io.ErrUnexpectedEOF
+		}
+		return out, err
+	})
 }
 
 // Properties of a list.

@@ -198,6 +198,36 @@ func TestArchivesOfEveryMethod(t *testing.T) {
 	}
 }
 
+// TestFilesThatTheListHides: a zip whose list says nothing of what it begins with.
+func TestFilesThatTheListHides(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 2})
+	var list bytes.Buffer
+	z := zip.NewWriter(&list)
+	_ = z.Close()
+	for name, by := range map[string]struct {
+		method uint16
+		packed string
+	}{"deflate": {8, deflateOf("the key is " + token(6))}, "xz": {95, compressors["xz"]("the key is " + token(6))}} {
+		hidden := zipBy(by.method, 0, by.packed, 51, false)
+		if found, err := s.Scan(t.Context(), []byte(hidden+list.String())); err != nil || !rules(found)["github-pat"] {
+			t.Errorf("%s: %v, %v", name, found, err)
+		}
+	}
+}
+
+// TestSevenZipWithoutItsList: what 7-Zip writes by itself is read up to where it was cut off.
+func TestSevenZipWithoutItsList(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 2})
+	for name, data := range archives(t, "the key is "+token(5)+" as you asked") {
+		if strings.HasPrefix(name, "7z of LZMA") {
+			found, open, err := s.ScanPart(t.Context(), []byte(data[:len(data)-1]))
+			if err != nil || !open || !rules(found)["github-pat"] {
+				t.Errorf("%s: %v, %v, open %v", name, found, err, open)
+			}
+		}
+	}
+}
+
 // TestTarXZ has what tar and xz make of files, where they are; the archive is opened twice.
 func TestTarXZ(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 2})

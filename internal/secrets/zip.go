@@ -6,13 +6,18 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"airlock/internal/unpack"
 )
 
-// localHeader is how each file of a zip begins.
-const localHeader = "PK\x03\x04"
+const (
+	// localHeader is how each file of a zip begins.
+	localHeader = "PK\x03\x04"
+	// localSize is how long its header is, without names, in bytes.
+	localSize = 30
+)
 
 func zipMembers(data []byte, fn memberFunc) error {
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
@@ -27,7 +32,17 @@ func zipMembers(data []byte, fn memberFunc) error {
 			return err
 		}
 	}
+	if !slices.ContainsFunc(z.File, func(f *zip.File) bool { return first(f, data) }) { // the list does not tell of it
+		return localFile(data, fn)
+	}
 	return nil
+}
+
+// first tells whether a file is the one that data begins with; the others have been seen by their own headers, too.
+func first(f *zip.File, data []byte) bool {
+	at, err := f.DataOffset()
+	le := binary.LittleEndian
+	return err == nil && at == localSize+int64(le.Uint16(data[26:]))+int64(le.Uint16(data[28:]))
 }
 
 // zipBody is what a file in the list of a zip holds.
@@ -127,7 +142,7 @@ func localFiles(data []byte, fn memberFunc) error {
 
 // localFile is the first file of a zip, as its own header has it (APPNOTE.TXT §4.3.7).
 func localFile(data []byte, fn memberFunc) error {
-	const header = 30
+	const header = localSize
 	if len(data) < header {
 		return nil
 	}
