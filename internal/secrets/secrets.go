@@ -42,7 +42,7 @@ type Options struct {
 	Config string
 	// Known are exact values to look for, by the name that a finding shall bear.
 	Known map[string]Digest
-	// ArchiveDepth is how many archives inside each other are opened (zip, tar, gzip, bzip2, zstd); 0 opens none.
+	// ArchiveDepth is how many archives inside each other are opened (zip, 7z, tar, gzip, bzip2, zstd, xz, …); 0 opens none.
 	ArchiveDepth int
 	// Remember makes a Scanner look only at what is new in a text of which it has seen the rest, in blocks of 16 KiB; of strings and archives it
 	// sees the whole in any case. It is for who sends the same again and again.

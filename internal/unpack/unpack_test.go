@@ -44,12 +44,12 @@ func write(t testing.TB, text []byte, open func(io.Writer) (io.WriteCloser, erro
 // texts are of all kinds: words, what repeats from afar, noise.
 func texts() map[string][]byte {
 	r := rand.New(rand.NewPCG(1, 1))
-	noise := make([]byte, 300_000)
+	noise := make([]byte, 80_000)
 	for i := range noise {
 		noise[i] = byte(r.Uint32())
 	}
 	var words bytes.Buffer
-	for range 60_000 {
+	for range 15_000 {
 		fmt.Fprintf(&words, "%s%d ", []string{"the", "quick", "brown", "fox\n", "jumps"}[r.IntN(5)], r.IntN(50))
 	}
 	return map[string][]byte{
