@@ -187,7 +187,7 @@ func withoutGeneric(spans []span) []span {
 	generic := func(s span) bool { return strings.HasPrefix(s.rule, "generic") }
 	var starts, reach []int // of the precise ones; reach is the farthest end so far
 	for _, s := range spans {
-		if !generic(s) {
+		if !generic(s) && s.rule != Unreadable { // to let an archive in lets in nothing else that was found in it
 			starts = append(starts, s.start)
 			reach = append(reach, max(s.end, last(reach)))
 		}

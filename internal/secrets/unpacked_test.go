@@ -198,6 +198,33 @@ func TestArchivesOfEveryMethod(t *testing.T) {
 	}
 }
 
+// TestUnreadableHidesNothing: what is found beside a file that cannot be read is a finding of its own, by whatever rule.
+func TestUnreadableHidesNothing(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 2})
+	generic := "api_key = \"" + alnum(rand.New(rand.NewPCG(9, 9)), letters, 32) + "\"\n"
+	for rule, text := range map[string]string{"github-pat": "the key is " + token(7), "generic-api-key": generic} {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		w, err := z.Create("plain.txt")
+		if err == nil {
+			_, err = io.WriteString(w, text+strings.Repeat(" and so on", 50))
+		}
+		if err == nil {
+			w, err = z.CreateRaw(&zip.FileHeader{Name: "secret.txt", Method: 8, Flags: encrypted, CompressedSize64: 12, UncompressedSize64: 30})
+		}
+		if err == nil {
+			_, err = io.WriteString(w, "twelve bytes")
+		}
+		if err := errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		found, err := s.Scan(t.Context(), b.Bytes())
+		if err != nil || !rules(found)[rule] || !rules(found)[Unreadable] {
+			t.Errorf("%s: %v, %v", rule, found, err)
+		}
+	}
+}
+
 // TestFilesThatTheListHides: a zip whose list says nothing of what it begins with.
 func TestFilesThatTheListHides(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 2})
