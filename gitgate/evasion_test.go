@@ -56,6 +56,24 @@ func TestPathsInPieces(t *testing.T) {
 	}
 }
 
+// TestPathsOfEmptyFolders: no file tells of a folder in which there is none, and its name may be the rest of a secret.
+func TestPathsOfEmptyFolders(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		k := token(111)
+		r := newRig(t)
+		r.seed("main", map[string]string{"a": "1"})
+		w := r.clone(protocol)
+		folder := func(name, inside string) string {
+			return r.object(w, "tree", "40000 "+name+"\x00"+unhex(inside))
+		}
+		top := folder(k[:20], folder(k[20:], r.object(w, "tree", "")))
+		tip := r.run(w, "git", "commit-tree", "-p", "HEAD", "-m", "x", top)
+		r.fails(w, []string{"secret found", "the path of a file"}, "git", "push", "origin", tip+":refs/heads/x")
+		r.agree()
+		r.unsaid(k)
+	})
+}
+
 // TestSubmoduleCommits: what a submodule names need not be anywhere, so its twenty bytes can be anything.
 func TestSubmoduleCommits(t *testing.T) {
 	k := token(110)

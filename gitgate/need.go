@@ -32,9 +32,13 @@ type need struct {
 	links   [][]byte                  // what new submodules name: anything, that is
 	met     map[objects.Hash]string   // trees, and the folder in which each was met first
 	again   map[place]bool            // where else
+	kept    map[string]string         // paths of files and folders, each once
+	room    int                       // bytes that may still be kept of them
 
 	wants   func(path string) bool // tells that some rule is about such a path; nil: none is
 	also    []named                // blobs that stand in such a path, besides the first one of theirs
+	stands  map[named]bool         // what is in more
+	looked  map[named]bool         // what is in also
 	modules map[objects.Hash]bool  // files that git takes for .gitmodules
 	attrs   map[objects.Hash]bool  // or for .gitattributes
 	todo    []objects.Hash
@@ -52,13 +56,18 @@ type place struct {
 	folder string
 }
 
-// maxNames bounds the paths of a push, in pieces of work: trees inside of each other may make any number of them.
-const maxNames = 4_000_000
+const (
+	// maxPaths bounds what is kept of the paths of a push, in bytes: trees inside of each other may make any number of them, of any length.
+	maxPaths = 192 << 20
+	// keepPath is what a path, a place, or an entry of a folder that is being read is counted with, beside its text.
+	keepPath = 128
+)
 
 func newNeed(ctx context.Context, pack *objects.Pack, store objects.Set, snap *snapshot) *need {
 	n := &need{
 		ctx: ctx, pack: pack, store: store, all: store, snap: snap, outside: map[objects.Hash]bool{}, commits: map[objects.Hash]bool{},
-		paths: map[objects.Hash]string{}, more: map[objects.Hash][]string{}, files: map[objects.Hash]bool{}, names: map[string]bool{}, met: map[objects.Hash]string{}, again: map[place]bool{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
+		paths: map[objects.Hash]string{}, more: map[objects.Hash][]string{}, files: map[objects.Hash]bool{}, names: map[string]bool{}, met: map[objects.Hash]string{}, again: map[place]bool{},
+		kept: map[string]string{}, room: maxPaths, stands: map[named]bool{}, looked: map[named]bool{}, modules: map[objects.Hash]bool{}, attrs: map[objects.Hash]bool{},
 	}
 	if pack != nil {
 		n.all = append(objects.Set{pack}, store...)
@@ -168,6 +177,23 @@ func (n *need) object(h objects.Hash) error {
 	return nil
 }
 
+// take counts bytes that are kept; those of what is given up come back.
+func (n *need) take(bytes int) error {
+	if n.room -= bytes; n.room < 0 {
+		return fmt.Errorf("%w: too many paths", objects.ErrLimit)
+	}
+	return nil
+}
+
+// keep is a path as it is kept: once, however many objects stand in it.
+func (n *need) keep(path string) (string, error) {
+	if kept, ok := n.kept[path]; ok {
+		return kept, nil
+	}
+	n.kept[path] = path
+	return path, n.take(len(path) + keepPath)
+}
+
 // treeOf is the tree of a commit, if it can be read.
 func (n *need) treeOf(commit objects.Hash) (objects.Hash, bool) {
 	o, err := n.all.Get(commit)
@@ -210,6 +236,13 @@ func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth 
 	if err != nil {
 		return err
 	}
+	if err := n.take(len(entries) * keepPath); err != nil {
+		return err
+	}
+	defer func() { n.room += len(entries) * keepPath }()
+	if len(entries) == 0 && prefix != "" {
+		n.names[prefix] = true // no file tells of it
+	}
 	old := n.compare(entries, before)
 	for i, e := range entries {
 		if old[i].same {
@@ -230,6 +263,9 @@ func (n *need) tree(h objects.Hash, prefix string, before []objects.Hash, depth 
 
 // meet tells whether a tree stands in a folder for the first time.
 func (n *need) meet(h objects.Hash, folder string) (first bool, err error) {
+	if folder, err = n.keep(folder); err != nil {
+		return false, err
+	}
 	if was, met := n.met[h]; !met {
 		n.met[h] = folder
 		return true, nil
@@ -237,10 +273,7 @@ func (n *need) meet(h objects.Hash, folder string) (first bool, err error) {
 		return false, nil
 	}
 	n.again[place{h, folder}] = true
-	if len(n.again)+len(n.names) > maxNames {
-		return false, fmt.Errorf("%w: too many paths", objects.ErrLimit)
-	}
-	return true, nil
+	return true, n.take(keepPath)
 }
 
 func (n *need) entries(h objects.Hash) ([]objects.Entry, error) {
@@ -302,20 +335,26 @@ func earlier(a, b objects.Entry) bool {
 
 // file notes a new entry that is no folder. ours tells that its folder is in the pack.
 func (n *need) file(e objects.Entry, path string, ours bool) error {
+	path, err := n.keep(path)
+	if err != nil {
+		return err
+	}
 	n.names[path] = true
 	if e.IsLink() {
 		n.links = append(n.links, e.Hash[:])
-		return nil
+		return n.take(keepPath)
 	}
 	if ours {
 		if err := n.blob(e, path); err != nil {
 			return err
 		}
 	}
-	if n.wants != nil && n.paths[e.Hash] != path && n.wants(path) {
-		n.also = append(n.also, named{e.Hash, path})
+	if n.wants == nil || n.paths[e.Hash] == path || n.looked[named{e.Hash, path}] || !n.wants(path) {
+		return nil
 	}
-	return nil
+	n.looked[named{e.Hash, path}] = true
+	n.also = append(n.also, named{e.Hash, path})
+	return n.take(keepPath)
 }
 
 func (n *need) blob(e objects.Entry, path string) error {
@@ -337,8 +376,10 @@ func (n *need) blob(e objects.Entry, path string) error {
 	case !met:
 		n.wanted.Add(e.Hash)
 		n.paths[e.Hash] = path
-	case first != path:
+	case first != path && !n.stands[named{e.Hash, path}]:
+		n.stands[named{e.Hash, path}] = true
 		n.more[e.Hash] = append(n.more[e.Hash], path)
+		return n.take(keepPath)
 	}
 	return nil
 }

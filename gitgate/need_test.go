@@ -169,6 +169,52 @@ func TestMalformedObjects(t *testing.T) {
 	})
 }
 
+// A file that upstream took under another name is judged when it becomes one that git reads; so is one that stands for two of them.
+func TestFilesThatBecomeWhatGitReads(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		r := newRig(t)
+		line := strings.Repeat("x", 3000) + "\n"
+		r.seed("main", map[string]string{"evil": "[submodule \"x\"]\n\turl = -u\n", "long": line})
+		w := r.clone(protocol)
+		for id, files := range map[string][2]string{"gitmodulesUrl": {"evil", ".gitmodules"}, "gitattributesLineLength": {"long", "dir/.gitattributes"}} {
+			r.run(w, "git", "checkout", "-q", "--detach", "origin/main")
+			r.write(w, "dir/x", "1")
+			r.run(w, "git", "mv", files[0], files[1])
+			r.commit(w, "renamed", nil)
+			r.fails(w, []string{id}, "git", "push", "origin", "HEAD:refs/heads/x")
+		}
+		r.run(w, "git", "checkout", "-q", "--detach", "origin/main")
+		r.commit(w, "both", map[string]string{".gitmodules": "# " + line, ".gitattributes": "# " + line})
+		r.fails(w, []string{"gitattributesLineLength"}, "git", "push", "origin", "HEAD:refs/heads/x")
+		r.agree()
+	})
+}
+
+// Kilobytes of a pack may name more paths, or longer ones, than fit into memory.
+func TestPathsAreBounded(t *testing.T) {
+	r := newRig(t)
+	r.seed("main", map[string]string{"a": "1"})
+	w := r.clone("git")
+	blob := unhex(r.object(w, "blob", "1"))
+	var files, folders strings.Builder
+	for i := range 60_000 {
+		fmt.Fprintf(&files, "100644 %06d\x00%s", i, blob)
+	}
+	many := r.object(w, "tree", files.String())
+	for i := range 40 {
+		fmt.Fprintf(&folders, "40000 %04d\x00%s", i, unhex(many))
+	}
+	deep := many
+	for range 20 {
+		deep = r.object(w, "tree", "40000 "+strings.Repeat("x", 190)+"\x00"+unhex(deep))
+	}
+	for _, tree := range []string{r.object(w, "tree", folders.String()), deep} {
+		tip := r.run(w, "git", "commit-tree", "-m", "x", tree)
+		r.fails(w, []string{"too many paths"}, "git", "push", "origin", tip+":refs/heads/x")
+	}
+	r.agree()
+}
+
 // Packs that are not what they say are refused, over both protocols, and leave nothing.
 func TestBadPacks(t *testing.T) {
 	each(t, func(t *testing.T, protocol string) {

@@ -179,7 +179,26 @@ func (s *inspection) objects(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return s.otherPaths(ctx)
+	return errors.Join(s.renamed(), s.otherPaths(ctx))
+}
+
+// renamed checks files of upstream's that now stand where git reads them, which they did not before.
+func (s *inspection) renamed() error {
+	for _, of := range []map[objects.Hash]bool{s.need.modules, s.need.attrs} {
+		for h := range of {
+			if s.pack.Has(h) {
+				continue // it was checked with the others
+			}
+			o, err := s.need.all.Get(h)
+			if err != nil {
+				return fmt.Errorf("reading a pushed path: %w", err)
+			}
+			if err := s.check(o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // otherPaths looks at blobs in such paths as some rule is about, besides their first.
@@ -204,13 +223,14 @@ const largeObject = 8 << 20
 
 // check refuses what git would refuse with receive.fsckObjects.
 func (s *inspection) check(o objects.Object) error {
-	switch {
-	case s.need.modules[o.Hash] && o.Type == plumbing.BlobObject:
-		return objects.CheckModules(o)
-	case s.need.attrs[o.Hash] && o.Type == plumbing.BlobObject:
-		return objects.CheckAttributes(o)
+	err := objects.Check(o)
+	if s.need.modules[o.Hash] && o.Type == plumbing.BlobObject {
+		err = errors.Join(err, objects.CheckModules(o))
 	}
-	return objects.Check(o)
+	if s.need.attrs[o.Hash] && o.Type == plumbing.BlobObject {
+		err = errors.Join(err, objects.CheckAttributes(o))
+	}
+	return err
 }
 
 // object checks and scans one object.

@@ -305,10 +305,13 @@ func isHashed(name, hashed string) bool {
 	return ok && len(name) == 8 && len(head) <= 6 && digits[0] >= '1' && strings.Trim(digits, "0123456789") == "" && strings.EqualFold(head, hashed[:len(head)])
 }
 
-// unseen takes out what HFS+ does not see in a name.
+// unseen takes out what HFS+ does not see in a name. Behind what is no UTF-8 anything may happen: git takes it for the end.
 func unseen(name string) string {
-	if !utf8.ValidString(name) {
-		return name
+	for i, c := range name {
+		if _, n := utf8.DecodeRuneInString(name[i:]); c == utf8.RuneError && n == 1 || c == 0xfffe || c == 0xffff {
+			name = name[:i]
+			break
+		}
 	}
 	return strings.Map(func(c rune) rune {
 		switch {

@@ -12,18 +12,19 @@ func CheckModules(o Object) error {
 		return fault(o, "gitmodulesLarge")
 	}
 	for s := range settings(string(o.Data)) {
-		if !strings.EqualFold(s.section, "submodule") || !s.sub {
+		name, ok := strings.CutPrefix(s.section, "submodule.")
+		if !ok {
 			continue
 		}
 		id := ""
-		switch key := strings.ToLower(s.key); {
-		case badModuleName(s.name):
+		switch {
+		case badModuleName(name):
 			id = "gitmodulesName"
-		case key == "url" && badModuleURL(s.value):
+		case s.key == "url" && badModuleURL(s.value):
 			id = "gitmodulesUrl"
-		case key == "path" && strings.HasPrefix(s.value, "-"):
+		case s.key == "path" && strings.HasPrefix(s.value, "-"):
 			id = "gitmodulesPath"
-		case key == "update" && strings.HasPrefix(s.value, "!"):
+		case s.key == "update" && strings.HasPrefix(s.value, "!"):
 			id = "gitmodulesUpdate"
 		}
 		if id != "" {
@@ -48,21 +49,13 @@ func badModuleName(name string) bool {
 
 // badModuleURL is an option, has a line break when it is decoded, leaves its own root, or is of HTTP or FTP and malformed.
 func badModuleURL(u string) bool {
-	if strings.HasPrefix(u, "-") {
+	switch up, rest := leading(u); {
+	case strings.HasPrefix(u, "-"):
 		return true
-	}
-	if strings.HasPrefix(u, "./") || strings.HasPrefix(u, "../") {
-		rest, up := u, 0
-		for {
-			if r, ok := strings.CutPrefix(rest, "../"); ok {
-				rest, up = r, up+1
-			} else if r, ok := strings.CutPrefix(rest, "./"); ok {
-				rest = r
-			} else {
-				break
-			}
-		}
+	case rest != u:
 		return hasBreak(u) || up > 0 && (strings.HasPrefix(rest, ":") || strings.HasPrefix(rest, "/"))
+	case strings.HasPrefix(u, "git://"):
+		return hasBreak(u)
 	}
 	for _, helper := range []string{"http::", "https::", "ftp::", "ftps::"} {
 		if rest, ok := strings.CutPrefix(u, helper); ok {
@@ -79,7 +72,18 @@ func badModuleURL(u string) bool {
 
 func badWeb(u string) bool {
 	parsed, err := url.Parse(u)
-	return err != nil || parsed.Host == ""
+	return err != nil || parsed.Scheme == "" || parsed.Host == ""
+}
+
+// leading takes "./" and "../" from the front of a relative URL, with slashes of either kind, and counts the latter.
+func leading(u string) (up int, rest string) {
+	for {
+		dots := len(u) - len(strings.TrimLeft(u, "."))
+		if dots == 0 || dots > 2 || len(u) == dots || u[dots] != '/' && u[dots] != '\\' {
+			return up, u
+		}
+		up, u = up+dots-1, u[dots+1:]
+	}
 }
 
 // hasBreak tells whether a line break is in a URL, plain or as %0a.
@@ -87,14 +91,11 @@ func hasBreak(u string) bool {
 	return strings.ContainsAny(u, "\n") || strings.Contains(strings.ToLower(u), "%0a")
 }
 
-// setting is one line of a configuration (git-config(1), "Syntax").
-type setting struct {
-	section, name string
-	sub           bool // there is a name
-	key, value    string
-}
+// setting is one line of a configuration (git-config(1), "Syntax"). Its section is written as in "submodule.name", and whatever is not a name in
+// lower case.
+type setting struct{ section, key, value string }
 
-// settings reads a configuration up to what cannot be read.
+// settings reads a configuration as git does, up to what cannot be read: a value that a reader of git's would see must not be another one here.
 func settings(text string) func(func(setting) bool) {
 	return func(yield func(setting) bool) {
 		p := &configParser{text: strings.TrimPrefix(text, "\ufeff")}
@@ -111,35 +112,56 @@ type configParser struct {
 	now  setting
 }
 
+// take is the next byte; a line break at the end, and for one of two bytes.
+func (p *configParser) take() byte {
+	if p.text == "" {
+		return '\n'
+	}
+	c := p.text[0]
+	p.text = p.text[1:]
+	if c == '\r' && strings.HasPrefix(p.text, "\n") {
+		return p.take()
+	}
+	return c
+}
+
+// word takes letters, digits and what else is allowed.
+func (p *configParser) word(also string) string {
+	n := 0
+	for n < len(p.text) && (isAlnum(p.text[n]) || strings.IndexByte(also, p.text[n]) >= 0) {
+		n++
+	}
+	word := strings.ToLower(p.text[:n])
+	p.text = p.text[n:]
+	return word
+}
+
+const configSpace = " \t\r\n"
+
 // next reads a heading or a setting.
 func (p *configParser) next() bool {
 	p.now.key = ""
-	p.text = strings.TrimLeft(p.text, " \t\r\n")
+	p.text = strings.TrimLeft(p.text, configSpace)
 	for strings.HasPrefix(p.text, "#") || strings.HasPrefix(p.text, ";") {
 		_, p.text, _ = strings.Cut(p.text, "\n")
-		p.text = strings.TrimLeft(p.text, " \t\r\n")
+		p.text = strings.TrimLeft(p.text, configSpace)
 	}
-	switch {
-	case p.text == "":
-		return false
-	case p.text[0] == '[':
+	if rest, ok := strings.CutPrefix(p.text, "["); ok {
+		p.text = rest
 		return p.heading()
 	}
-	n := 0
-	for n < len(p.text) && (isAlnum(p.text[n]) || n > 0 && p.text[n] == '-') {
-		n++
-	}
-	if n == 0 {
+	if p.now.key = p.word("-"); p.now.key == "" {
 		return false
 	}
-	key := p.text[:n]
-	p.text = strings.TrimLeft(p.text[n:], " \t")
-	value, ok := "", true
-	if rest, has := strings.CutPrefix(p.text, "="); has {
-		p.text = strings.TrimLeft(rest, " \t")
-		value, ok = p.value()
+	p.text = strings.TrimLeft(p.text, " \t")
+	ok := true
+	switch p.now.value = ""; p.take() {
+	case '\n':
+	case '=':
+		p.now.value, ok = p.value()
+	default:
+		ok = false
 	}
-	p.now.key, p.now.value = key, value
 	return ok
 }
 
@@ -147,77 +169,65 @@ func isAlnum(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// heading reads [section] or [section "name"].
+// heading reads what follows the bracket of [section] or [section "name"].
 func (p *configParser) heading() bool {
-	n := 1
-	for n < len(p.text) && (isAlnum(p.text[n]) || p.text[n] == '-' || p.text[n] == '.') {
-		n++
+	p.now = setting{section: p.word("-.")}
+	rest := strings.TrimLeft(p.text, " \t\r")
+	if rest == p.text || !strings.HasPrefix(rest, `"`) {
+		return p.take() == ']'
 	}
-	p.now = setting{section: p.text[1:n]}
-	if section, name, dotted := strings.Cut(p.now.section, "."); dotted {
-		p.now.section, p.now.name, p.now.sub = section, name, true
-	}
-	p.text = strings.TrimLeft(p.text[n:], " \t")
-	if rest, quoted := strings.CutPrefix(p.text, `"`); quoted {
-		var name strings.Builder
-		i := 0
-		for ; i < len(rest) && rest[i] != '"'; i++ {
-			if rest[i] == '\\' {
-				i++
-			}
-			if i >= len(rest) || rest[i] == '\n' {
-				return false
-			}
-			name.WriteByte(rest[i])
+	name := []byte{'.'}
+	for p.text = rest[1:]; ; {
+		c := p.take()
+		if c == '"' {
+			p.now.section += string(name)
+			return p.take() == ']'
 		}
-		if i >= len(rest) {
+		if c == '\\' {
+			c = p.take()
+		}
+		if c == '\n' {
 			return false
 		}
-		p.now.name, p.now.sub, p.text = name.String(), true, rest[i+1:]
+		name = append(name, c)
 	}
-	rest, ok := strings.CutPrefix(p.text, "]")
-	p.text = rest
-	return ok
 }
 
-// value reads up to the end of a line: quotes, escapes and comments.
+// value reads up to the end of a line: quotes, escapes and comments. Spaces count between what is written, as one kind, and in quotes.
 func (p *configParser) value() (string, bool) {
 	var b strings.Builder
-	quoted, kept := false, 0 // spaces at the end count only in quotes
-	for i := 0; i < len(p.text); i++ {
-		c := p.text[i]
+	quoted, spaces := false, 0
+	for {
+		c := p.take()
 		switch {
-		case c == '\r' && i+1 < len(p.text) && p.text[i+1] == '\n' && !quoted:
-			continue
-		case c == '\n' && quoted:
-			return "", false
-		case c == '\n', (c == '#' || c == ';') && !quoted:
-			_, p.text, _ = strings.Cut(p.text[i:], "\n")
-			return b.String()[:kept], true
-		case c == '"':
-			quoted = !quoted
-			kept = b.Len()
-			continue
-		case c == '\\':
-			if i++; i >= len(p.text) {
-				return "", false
+		case c == '\n':
+			return b.String(), !quoted
+		case !quoted && strings.IndexByte(configSpace, c) >= 0:
+			if b.Len() > 0 {
+				spaces++
 			}
-			if p.text[i] == '\n' {
+			continue
+		case !quoted && (c == '#' || c == ';'):
+			_, p.text, _ = strings.Cut(p.text, "\n")
+			return b.String(), true
+		}
+		for ; spaces > 0; spaces-- {
+			b.WriteByte(' ')
+		}
+		switch c {
+		case '"':
+			quoted = !quoted
+			continue
+		case '\\':
+			if c = p.take(); c == '\n' {
 				continue
 			}
-			escaped := strings.IndexByte(`tbn"\`, p.text[i])
+			escaped := strings.IndexByte(`tbn"\`, c)
 			if escaped < 0 {
 				return "", false
 			}
-			b.WriteByte("\t\b\n\"\\"[escaped])
-			kept = b.Len()
-			continue
+			c = "\t\b\n\"\\"[escaped]
 		}
 		b.WriteByte(c)
-		if quoted || c != ' ' && c != '\t' {
-			kept = b.Len()
-		}
 	}
-	p.text = ""
-	return b.String()[:kept], !quoted
 }
