@@ -11,6 +11,12 @@ const keepOne = 64
 // errCrowded is told to whoever comes when too much is remembered already.
 const errCrowded = errRefused("too many arguments, together with those of other clients: try again later")
 
+// errNoRoom is told to whoever pushes when the quarantines are full.
+const errNoRoom = errRefused("no room in quarantine beside other pushes: push again when they are over")
+
+// leastQuarantine is the disk that all pushes may take together, in bytes, where one alone may not take a quarter of that.
+const leastQuarantine = 4 << 30
+
 // budget is bytes that clients share.
 type budget struct{ left atomic.Int64 }
 

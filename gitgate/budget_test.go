@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -53,6 +55,75 @@ func TestArgumentsOfAllClientsAreBounded(t *testing.T) {
 	another.settle()
 	if left := shared.left.Load(); left != 100*keepOne {
 		t.Errorf("%d bytes are left, want %d: a client has not given back what it took", left, 100*keepOne)
+	}
+}
+
+// What all pushes bring shares one room on the disk, and gives it back whatever becomes of a push.
+func TestQuarantinesShareRoom(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		const room = 200 << 10
+		r := newRig(t, func(c *Config) { c.File.Limits.QuarantineBytes = room })
+		head := r.seed("main", map[string]string{"a": "1"})
+		r.hook("update", `case $1 in refs/heads/bad) exit 1;; esac`)
+		w := r.clone(protocol)
+		noise := func(seed uint64, n int) string {
+			b := make([]byte, n)
+			_, _ = rand.NewChaCha8([32]byte{byte(seed)}).Read(b)
+			return string(b)
+		}
+		fits := uint64(0)
+		most := func() string { // a commit that takes most of the room
+			fits++
+			r.commit(w, "most", map[string]string{"most": noise(fits, room*3/4)})
+			return r.run(w, "git", "rev-parse", "HEAD")
+		}
+		push := func(ref string) []string { return []string{"git", "push", "-q", "origin", "HEAD:refs/heads/" + ref} }
+		r.run(w, "git", "checkout", "-q", "-b", "large")
+		r.commit(w, "too much", map[string]string{"large": noise(100, room+1)})
+		base := head
+		for what, refused := range map[string]func(){
+			"too much":            func() { r.fails(w, []string{"no room in quarantine"}, push("large")...) },
+			"refused by upstream": func() { r.fails(w, []string{"[remote rejected]"}, push("bad")...) },
+			"with a secret": func() {
+				r.commit(w, "secret", map[string]string{"s": token(120)})
+				r.fails(w, []string{"secret found"}, push("secret")...)
+			},
+			"no pack": func() {
+				pktLines(r.rawPush(protocol, "report-status", []string{zeros + " " + head + " refs/heads/x"}, nil, strings.NewReader(noise(101, 40<<10))))
+			},
+		} {
+			if what == "too much" {
+				r.run(w, "git", "checkout", "-q", "large")
+			} else {
+				r.run(w, "git", "checkout", "-q", "--detach", base)
+				most()
+			}
+			refused()
+			r.run(w, "git", "checkout", "-q", "--detach", base)
+			base = most()
+			if out, err := r.try(w, push("main")...); err != nil {
+				t.Errorf("after a push %s: %v\n%s", what, err, out)
+			}
+			r.agree()
+		}
+	})
+}
+
+// One that breaks off gives it back, too; beside one that does not there is less.
+func TestRoomBesideOthers(t *testing.T) {
+	shared := newBudget(100)
+	one, other := &quarantine{dir: t.TempDir(), room: shared.open()}, &quarantine{dir: t.TempDir(), room: shared.open()}
+	if err := errors.Join(one.take(60), other.take(40)); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.take(1); err != errNoRoom {
+		t.Errorf("%v, want %v", err, errNoRoom)
+	}
+	if err := errors.Join(one.remove(), other.take(60)); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(other.remove(), other.remove()); err != nil || shared.left.Load() != 100 {
+		t.Errorf("%v, %d is left of 100", err, shared.left.Load())
 	}
 }
 

@@ -123,6 +123,8 @@ type gate struct {
 	idle       time.Duration
 	keepAlive  time.Duration
 	kept       *budget // of what clients have said, until they are answered
+	room       *budget // of the disk, for what is pushed
+	turns      turns
 	farewells  farewells
 	grown      chan struct{} // some mirror has a new pack
 }
@@ -209,6 +211,7 @@ func newGate(c Config) (*gate, error) {
 		rules:    rules{repos: c.File.Repos, protect: c.File.Protect, refs: cmp.Or(c.File.Limits.Refs, 1000), allow: c.File.Scan.Allow},
 		mirrors:  map[string]*mirror{},
 		kept:     newBudget(maxKept),
+		turns:    make(turns, pushesAtOnce),
 		grown:    make(chan struct{}, 1),
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),
@@ -222,6 +225,7 @@ func newGate(c Config) (*gate, error) {
 		Objects:     2_000_000,
 	}
 	g.pushLimits.TotalBytes = 16*g.pushLimits.PackBytes + 1<<30
+	g.room = newBudget(cmp.Or(int64(c.File.Limits.QuarantineBytes), max(leastQuarantine, 4*g.pushLimits.PackBytes)))
 	known, err := c.known()
 	if err != nil {
 		return nil, err

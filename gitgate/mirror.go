@@ -82,6 +82,7 @@ func openMirror(name, dir string, up transport, limits objects.Limits, t times) 
 type quarantine struct {
 	dir  string
 	lock *os.File
+	room *tab // of the disk that all pushes share; nil: of none
 }
 
 func (m *mirror) newQuarantine() (*quarantine, error) {
@@ -100,11 +101,24 @@ func (m *mirror) newQuarantine() (*quarantine, error) {
 	return q, nil
 }
 
+// remove gives the room back, too; what cannot be removed still takes it.
 func (q *quarantine) remove() error {
 	if q.lock != nil {
 		defer q.lock.Close()
 	}
-	return os.RemoveAll(q.dir)
+	err := os.RemoveAll(q.dir)
+	if err == nil {
+		q.room.settle()
+	}
+	return err
+}
+
+// take asks for room.
+func (q *quarantine) take(bytes int) error {
+	if q.room.take(bytes) != nil {
+		return errNoRoom
+	}
+	return nil
 }
 
 // sweep removes quarantines whose process is gone; one that is being replaced may still be at work.

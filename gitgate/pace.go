@@ -1,6 +1,7 @@
 package gitgate
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -40,6 +41,29 @@ func (p *pace) read(r io.Reader, b []byte, deadline func(time.Time) error) (int,
 	p.left += time.Duration(n)*time.Second/minRate - time.Since(began)
 	p.left = max(0, min(p.left, p.limit))
 	return n, err
+}
+
+// pushesAtOnce is how many packs are read and looked at together: each has all cores, and may need hundreds of megabytes.
+const pushesAtOnce = 2
+
+// errBusy is told to whoever has waited for a turn in vain.
+const errBusy = errRefused("other pushes are being looked at: push again later")
+
+// turns lets some work at a time.
+type turns chan struct{}
+
+// next waits for a turn, until a bound. Done ends it.
+func (t turns) next(ctx context.Context, within time.Duration) (done func(), err error) {
+	late := time.NewTimer(within)
+	defer late.Stop()
+	select {
+	case t <- struct{}{}:
+		return func() { <-t }, nil
+	case <-late.C:
+		return nil, errBusy
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // paced is a connection of git:// whose client must keep pace. Writes have a deadline each.

@@ -97,3 +97,45 @@ func TestDrainHasAnEnd(t *testing.T) {
 		}
 	})
 }
+
+// More packs than are read at once wait for their turn; who waits too long is told so, and the others come to their end.
+func TestPushesTakeTurns(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.ScanTime = 3 * time.Second })
+	head := r.seed("main", map[string]string{"a": "1"})
+	w := r.clone("git")
+	r.commit(w, "mine", map[string]string{"b": "1"})
+	tip := r.run(w, "git", "rev-parse", "HEAD")
+	pack := r.packOf(w, tip, "^"+head)
+	answers, conns := make(chan []string, pushesAtOnce+1), []net.Conn{}
+	for i := range pushesAtOnce + 1 {
+		conn, err := net.Dial("tcp", r.git)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+		_ = writePkt(conn, "git-receive-pack /app.git\x00host=x\x00")
+		in := bufio.NewReader(conn)
+		if _, err := readAdvertisement(in); err != nil {
+			t.Fatal(err)
+		}
+		_ = writePktf(conn, "%s %s refs/heads/%d\x00report-status", zeros, tip, i)
+		_ = writeFlush(conn)
+		_, _ = conn.Write(pack[:len(pack)/2])
+		go func() { answers <- pktLines(in) }()
+	}
+	// One of them has no turn, and is told so while the others have sent a half.
+	if first := strings.Join(<-answers, "\n"); !strings.Contains(first, string(errBusy)) {
+		t.Errorf("%q", first)
+	}
+	for _, conn := range conns {
+		_, _ = conn.Write(pack[len(pack)/2:]) // who was refused does not listen any more
+	}
+	for range pushesAtOnce {
+		if answer := strings.Join(<-answers, "\n"); !strings.HasPrefix(answer, "unpack ok\nok refs/heads/") {
+			t.Errorf("%q", answer)
+		}
+	}
+	r.run(w, "git", "push", "-q", "origin", "HEAD")
+	r.agree()
+}

@@ -39,12 +39,13 @@ type pushing struct {
 	unpack string // what became of the pack: "ok" or why not
 	band   *band
 	pack   *objects.Pack
-	dir    string          // the quarantine
+	dir    string // the quarantine
+	limits objects.Limits
 	need   *need           // what the updates need of the pack
 	packs  []*objects.Pack // made for upstream
 	absent map[string]bool // references whose new object is nowhere
 	clean  map[string]bool // references whose names hold no secret
-	calm   func()          // ends the signs of life
+	calm   func()          // ends the signs of life, and that last words would be said
 	says   string          // the agent's words to the operator
 
 	forwarded atomic.Bool // upstream may have heard of it
@@ -68,7 +69,6 @@ func (p *pushing) run(ctx context.Context) (err error) {
 	p.said, p.unpack, p.calm = map[string]told{}, "ok", func() {}
 	p.options, p.says = takeReason(p.options)
 	err = p.handle(ctx)
-	p.calm()
 	if err != nil {
 		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", forLog(err))
 		p.fail(explain(err))
@@ -95,28 +95,40 @@ func (p *pushing) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	q.room = p.gate.room.open()
 	defer q.remove()
-	p.dir = q.dir
+	p.dir, p.limits = q.dir, p.gate.pushLimits
+	p.limits.Room = q.take
 	defer p.closePacks()
-	if p.brings() {
-		if err = p.take(ctx); err != nil {
-			return err
-		}
-		defer p.pack.Close()
-	}
-	// Not before all has come: a client of HTTP may be answered only then.
-	p.calm = p.band.KeepAlive(p.gate.keepAlive)
-	defer p.gate.farewells.add(p.farewell)()
-	if err := p.rest(ctx); err != nil {
-		return err
-	}
-	if refused, err := p.inspect(ctx); err != nil || refused {
+	defer func() { p.calm() }()
+	if refused, err := p.look(ctx); err != nil || refused {
 		return err
 	}
 	if err := p.judge(ctx); err != nil {
 		return err
 	}
 	return p.forward(ctx)
+}
+
+// look takes the pack and looks at all of the push, when it is its turn.
+func (p *pushing) look(ctx context.Context) (refused bool, err error) {
+	if p.brings() {
+		done, err := p.gate.turns.next(ctx, p.gate.scanTime)
+		if err != nil {
+			return false, err
+		}
+		defer done()
+		if err = p.take(ctx); err != nil {
+			return false, err
+		}
+	}
+	// Not before all has come: a client of HTTP may be answered only then.
+	quiet, unsaid := p.band.KeepAlive(p.gate.keepAlive), p.gate.farewells.add(p.farewell)
+	p.calm = func() { unsaid(); quiet() }
+	if err := p.rest(ctx); err != nil {
+		return false, err
+	}
+	return p.inspect(ctx)
 }
 
 // farewell is what a client hears that is cut because another git-gate takes over.
@@ -154,7 +166,7 @@ func (p *pushing) brings() bool {
 func (p *pushing) take(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.mirror.times.transfer)
 	defer cancel()
-	p.pack, err = objects.Receive(ctx, p.in, p.dir, p.gate.pushLimits)
+	p.pack, err = objects.Receive(ctx, p.in, p.dir, p.limits)
 	return err
 }
 
@@ -200,7 +212,7 @@ func (p *pushing) packFor(ctx context.Context, updates []update) (*objects.Pack,
 			return nil, err
 		}
 	}
-	pack, err := n.fresh(ctx, p.dir, p.gate.pushLimits)
+	pack, err := n.fresh(ctx, p.dir, p.limits)
 	if pack != nil && pack != p.pack {
 		p.packs = append(p.packs, pack)
 	}
@@ -208,6 +220,9 @@ func (p *pushing) packFor(ctx context.Context, updates []update) (*objects.Pack,
 }
 
 func (p *pushing) closePacks() {
+	if p.pack != nil {
+		p.pack.Close()
+	}
 	for _, pack := range p.packs {
 		pack.Close()
 	}

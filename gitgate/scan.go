@@ -77,9 +77,8 @@ type inspection struct {
 	border    []objects.Hash          // commits of upstream's that the push builds upon or replaces
 	bordering map[objects.Hash]bool
 
-	large sync.Mutex
-	mu    sync.Mutex
-	hits  []hit
+	mu   sync.Mutex
+	hits []hit
 }
 
 // errEnough ends an inspection early.
@@ -158,6 +157,12 @@ func (s *inspection) objects(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("reading pushed object: %w", err)
 			}
+			if len(o.Data) > largeObject { // one at a time, and nothing is read meanwhile
+				if err := s.object(within, o); err != nil {
+					return err
+				}
+				continue
+			}
 			select {
 			case work <- o:
 			case <-within.Done():
@@ -221,8 +226,14 @@ func (s *inspection) otherPaths(ctx context.Context) error {
 // largeObject is the size from which objects are looked at one at a time, in bytes.
 const largeObject = 8 << 20
 
+// maxTree bounds one folder, in bytes; a name takes some thirty.
+const maxTree = 16 << 20
+
 // check refuses what git would refuse with receive.fsckObjects.
 func (s *inspection) check(o objects.Object) error {
+	if o.Type == plumbing.TreeObject && len(o.Data) > maxTree {
+		return fmt.Errorf("%w: a folder of %d bytes", objects.ErrLimit, len(o.Data))
+	}
 	err := objects.Check(o)
 	if s.need.modules[o.Hash] && o.Type == plumbing.BlobObject {
 		err = errors.Join(err, objects.CheckModules(o))
@@ -249,10 +260,6 @@ func (s *inspection) look(ctx context.Context, o objects.Object, path string) er
 	text, where, err := view(o, path)
 	if err != nil {
 		return err
-	}
-	if len(text) > largeObject {
-		s.large.Lock()
-		defer s.large.Unlock()
 	}
 	found, err := s.scanner.ScanFile(ctx, path, text)
 	if err != nil {

@@ -15,12 +15,21 @@ import (
 	"github.com/pjbgf/sha1cd"
 )
 
-// Limits bound a pack from the wire; each must be set.
+// Limits bound a pack from the wire; each number must be set.
 type Limits struct {
 	PackBytes   int64 // as it comes
 	ObjectBytes int64 // one object, inflated
 	TotalBytes  int64 // all objects, inflated; rebuilding one again for its deltas counts again
 	Objects     int
+	// Room is asked before more of a pack, or its index, goes to the disk, which others use too; nil: there is always enough.
+	Room func(bytes int) error
+}
+
+func (l Limits) room(bytes int) error {
+	if l.Room == nil {
+		return nil
+	}
+	return l.Room(bytes)
 }
 
 // ErrCollision says that somebody has prepared an object for a collision of SHA-1.
@@ -33,7 +42,7 @@ func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack
 	if err != nil {
 		return nil, fmt.Errorf("receiving pack: %w", err)
 	}
-	x := &indexer{ctx: ctx, file: f, limits: limits, in: newWire(ctx, r, f, limits.PackBytes), names: newNaming()}
+	x := &indexer{ctx: ctx, file: f, limits: limits, in: newWire(ctx, r, f, limits), names: newNaming()}
 	pack, err := x.run(dir)
 	if err = errors.Join(err, x.in.close(), x.names.close()); err != nil {
 		if pack != nil {
@@ -287,6 +296,9 @@ func (x *indexer) store(dir string, sum Hash) (*Pack, error) {
 	}
 	index, err := packIndex(x.hash, x.crc, x.at, sum)
 	if err != nil {
+		return nil, err
+	}
+	if err := x.limits.room(len(index)); err != nil {
 		return nil, err
 	}
 	if err := writeFile(base+".idx", index, 0o444); err != nil {

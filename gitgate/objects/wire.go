@@ -25,7 +25,7 @@ type wire struct {
 	part   int // from here on the entry is not in its checksum
 	r, w   int // read ahead: [r,w)
 	before int64
-	limit  int64
+	limits Limits
 	crc    uint32
 	err    error
 
@@ -43,8 +43,8 @@ type chunk struct {
 	sync chan struct{}
 }
 
-func newWire(ctx context.Context, src io.Reader, out *os.File, limit int64) *wire {
-	t := &wire{ctx: ctx, src: src, limit: limit, sha: sha1.New(), spare: make(chan []byte, 2), chunks: make(chan chunk, 2), gone: make(chan struct{})}
+func newWire(ctx context.Context, src io.Reader, out *os.File, limits Limits) *wire {
+	t := &wire{ctx: ctx, src: src, limits: limits, sha: sha1.New(), spare: make(chan []byte, 2), chunks: make(chan chunk, 2), gone: make(chan struct{})}
 	t.buf = make([]byte, wireBuffer)
 	t.spare <- make([]byte, wireBuffer)
 	go t.file(out)
@@ -91,8 +91,8 @@ func (t *wire) fill() error {
 		t.err = context.Cause(t.ctx)
 		return t.err
 	}
-	if t.offset() > t.limit {
-		t.err = fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limit)
+	if t.offset() > t.limits.PackBytes {
+		t.err = fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limits.PackBytes)
 		return t.err
 	}
 	if t.w == len(t.buf) {
@@ -101,6 +101,8 @@ func (t *wire) fill() error {
 	n, err := io.ReadAtLeast(t.src, t.buf[t.w:], 1)
 	if t.w += n; n == 0 {
 		t.err = unexpected(err)
+	} else {
+		t.err = t.limits.room(n)
 	}
 	return t.err
 }
@@ -158,8 +160,8 @@ func (t *wire) trailer() (got Hash, err error) {
 	if !bytes.Equal(got[:], want) {
 		return got, fmt.Errorf("%w: checksum differs", ErrCorrupt)
 	}
-	if t.offset() > t.limit {
-		return got, fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limit)
+	if t.offset() > t.limits.PackBytes {
+		return got, fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limits.PackBytes)
 	}
 	t.hand()
 	return got, t.failed

@@ -237,6 +237,8 @@ type GitLimits struct {
 	ObjectBytes config.Bytes `yaml:"object_bytes,omitempty"` // 100MiB
 	PushBytes   config.Bytes `yaml:"push_bytes,omitempty"`   // 1GiB
 	Refs        int          `yaml:"refs,omitempty"`         // 1000
+
+	QuarantineBytes config.Bytes `yaml:"quarantine_bytes,omitempty"` // of all pushes together: 4GiB, or 4 times push_bytes
 }
 
 // GitScan names the rules of the scan, and what they find in vain.
