@@ -66,6 +66,7 @@ var matrix = map[string][]string{
 	"unshallow all":         {"clone -q --depth 2 --no-single-branch URL w", "-C w fetch -q --unshallow --tags"},
 	"deepen":                {"clone -q --depth 2 URL w", "-C w fetch -q --deepen 2"},
 	"deepen more":           {"clone -q --no-tags --depth 2 URL w", "-C w fetch -q --deepen 2", "-C w fetch -q --deepen 1"},
+	"deepen, tags come":     {"clone -q --depth 2 URL w", "-C w fetch -q --deepen 1", "-C w fetch -q --deepen 1"},
 	"deeper and back":       {"clone -q --depth 5 URL w", "-C w fetch -q --depth 9", "-C w fetch -q --depth 2"},
 	"since":                 {"clone -q --shallow-since=1700800000 URL w"},
 	"since, later":          {"clone -q --depth 1 URL w", "-C w fetch -q --shallow-since=1700400000"},

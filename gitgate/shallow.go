@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"slices"
 
@@ -78,11 +79,12 @@ func (f *fetching) ends(ctx context.Context) (border, within map[objects.Hash]bo
 		within, err = f.shown(ctx)
 		return map[objects.Hash]bool{}, within, err
 	case d.depth > 0 && d.relative:
-		from, err := f.set.Behind(ctx, f.wants, d.has)
+		// Of all ends that a reference leads to, as git has it: the wants may be tags whose history ends elsewhere.
+		from, err := f.shown(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		return f.set.Border(ctx, from, d.depth+1)
+		return f.set.Border(ctx, slices.Collect(maps.Keys(from)), d.depth+1)
 	case d.depth > 0:
 		return f.set.Border(ctx, f.wants, d.depth)
 	case len(f.cut) > 0:
