@@ -124,7 +124,8 @@ type gate struct {
 	keepAlive  time.Duration
 	kept       *budget // of what clients have said, until they are answered
 	room       *budget // of the disk, for what is pushed
-	turns      turns
+	turns      turns   // of pushes
+	walks      turns   // of fetches
 	farewells  farewells
 	grown      chan struct{} // some mirror has a new pack
 }
@@ -212,6 +213,7 @@ func newGate(c Config) (*gate, error) {
 		mirrors:  map[string]*mirror{},
 		kept:     newBudget(maxKept),
 		turns:    make(turns, pushesAtOnce),
+		walks:    make(turns, walksAtOnce),
 		grown:    make(chan struct{}, 1),
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),
 		scanTime: cmp.Or(c.ScanTime, 5*time.Minute),

@@ -239,6 +239,30 @@ func TestPathsAreBounded(t *testing.T) {
 	}
 }
 
+// A fault of ours that an object brings out ends its push, and not the gate.
+func TestPanicsRefuseThePush(t *testing.T) {
+	r := newRig(t)
+	w := t.TempDir()
+	r.run(w, "git", "init", "-q")
+	blob := r.object(w, "blob", token(122))
+	pack, err := objects.Receive(t.Context(), r.loose(w, blob), t.TempDir(), objects.Limits{PackBytes: 1 << 20, ObjectBytes: 1 << 20, TotalBytes: 1 << 20, Objects: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pack.Close()
+	scanner, err := newScanner(r.config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &inspection{
+		scanner: scanner, pack: pack, seen: newCleared(), need: newNeed(t.Context(), pack, nil, &snapshot{}),
+		value: func(string, []byte) (string, bool) { panic("here") },
+	}
+	if hits, err := s.run(t.Context()); err == nil || strings.Contains(err.Error(), "here") {
+		t.Errorf("%v, %v", hits, err)
+	}
+}
+
 // Packs that are not what they say are refused, over both protocols, and leave nothing.
 func TestBadPacks(t *testing.T) {
 	each(t, func(t *testing.T, protocol string) {

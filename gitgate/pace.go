@@ -52,19 +52,21 @@ const errBusy = errRefused("other pushes are being looked at: push again later")
 // turns lets some work at a time.
 type turns chan struct{}
 
-// next waits for a turn, until a bound. Done ends it.
-func (t turns) next(ctx context.Context, within time.Duration) (done func(), err error) {
-	late := time.NewTimer(within)
-	defer late.Stop()
+// next waits for a turn, until done ends it; nil lets all work.
+func (t turns) next(ctx context.Context) (done func(), err error) {
+	if t == nil {
+		return func() {}, nil
+	}
 	select {
 	case t <- struct{}{}:
 		return func() { <-t }, nil
-	case <-late.C:
-		return nil, errBusy
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
+
+// walksAtOnce is how many clients that fetch have us walk histories together: a walk remembers every commit that it comes by.
+const walksAtOnce = 4
 
 // paced is a connection of git:// whose client must keep pace. Writes have a deadline each.
 type paced struct {

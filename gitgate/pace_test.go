@@ -3,6 +3,8 @@ package gitgate
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -138,4 +140,39 @@ func TestPushesTakeTurns(t *testing.T) {
 	}
 	r.run(w, "git", "push", "-q", "origin", "HEAD")
 	r.agree()
+}
+
+// Who fetches waits until few enough walk through histories, and gives the turn back.
+func TestFetchesTakeTurns(t *testing.T) {
+	r := newRig(t)
+	r.history()
+	o, err := openOrdinary(r.ssh.Dir("app"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := o.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(context.Context) (source, error) { return src, nil }
+	walks := make(turns, 1)
+	speak := func(ctx context.Context, args ...string) error {
+		var in bytes.Buffer
+		command2(&in, "fetch", args...)
+		s := &speaker{in: bufio.NewReader(&in), out: bufio.NewWriter(io.Discard), list: load, recent: load, walks: walks}
+		return s.serve(ctx, true)
+	}
+	tip, old := src.snap.headHash().String(), r.run(r.ssh.Dir("app"), "git", "rev-parse", "main~3")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, args := range [][]string{{"want " + tip, "done"}, {"want " + tip, "have " + old}, {"want " + tip, "deepen 2", "done"}} {
+		walks <- struct{}{}
+		if err := speak(over, args...); !errors.Is(err, context.Canceled) {
+			t.Errorf("%q without a turn: %v", args, err)
+		}
+		<-walks
+		if err := speak(t.Context(), args...); err != nil || len(walks) != 0 {
+			t.Errorf("%q: %v, %d turns are taken", args, err, len(walks))
+		}
+	}
 }

@@ -113,7 +113,9 @@ func (p *pushing) handle(ctx context.Context) error {
 // look takes the pack and looks at all of the push, when it is its turn.
 func (p *pushing) look(ctx context.Context) (refused bool, err error) {
 	if p.brings() {
-		done, err := p.gate.turns.next(ctx, p.gate.scanTime)
+		waiting, cancel := context.WithTimeoutCause(ctx, p.gate.scanTime, errBusy)
+		done, err := p.gate.turns.next(waiting)
+		cancel()
 		if err != nil {
 			return false, err
 		}

@@ -150,8 +150,9 @@ func (s *inspection) objects(ctx context.Context) error {
 		return err
 	}
 	work := make(chan objects.Object)
-	group.Go(func() error {
+	group.Go(func() (err error) {
 		defer close(work)
+		defer survived(&err)
 		for _, h := range hashes {
 			o, err := s.pack.Get(h)
 			if err != nil {
@@ -172,14 +173,7 @@ func (s *inspection) objects(ctx context.Context) error {
 		return nil
 	})
 	for range runtime.GOMAXPROCS(0) {
-		group.Go(func() error {
-			for o := range work {
-				if err := s.object(within, o); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		group.Go(func() error { return s.each(within, work) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -204,6 +198,25 @@ func (s *inspection) renamed() error {
 		}
 	}
 	return nil
+}
+
+// each looks at objects as they come.
+func (s *inspection) each(ctx context.Context, work <-chan objects.Object) (err error) {
+	defer survived(&err)
+	for o := range work {
+		if err := s.object(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// survived makes an error of a panic, which would end git-gate for all of its clients: it refuses this push alone. Its value is not told, it may
+// quote what the client sent.
+func survived(err *error) {
+	if recover() != nil {
+		*err = errors.New("looking at a pushed object panicked")
+	}
 }
 
 // otherPaths looks at blobs in such paths as some rule is about, besides their first.

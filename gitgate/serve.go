@@ -117,7 +117,7 @@ func (g *gate) daemon(ctx context.Context, q request, in *bufio.Reader, out *buf
 		return err
 	}
 	if q.service == uploadPack {
-		f := &fetching{source: m.source(snap), in: in, out: out, tab: g.kept.open()}
+		f := &fetching{source: m.source(snap), in: in, out: out, tab: g.kept.open(), walks: g.walks}
 		defer f.tab.settle()
 		return f.run(ctx)
 	}
@@ -194,7 +194,7 @@ func (g *gate) speaker(m *mirror, in *bufio.Reader, out *bufio.Writer, admitted 
 		}
 		return list(ctx)
 	}
-	return &speaker{in: in, out: out, list: list, recent: recent, budget: g.kept}
+	return &speaker{in: in, out: out, list: list, recent: recent, budget: g.kept, walks: g.walks}
 }
 
 // source is the mirror as a client sees it who was shown a snapshot. Whatever becomes of the mirror meanwhile, it can be read to the end.
@@ -306,7 +306,7 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	case inV2:
 		err = g.speaker(m, in, out, false).serve(r.Context(), true)
 	default:
-		f := &fetching{source: m.source(m.current()), in: in, out: out, stateless: true, tab: g.kept.open()}
+		f := &fetching{source: m.source(m.current()), in: in, out: out, stateless: true, tab: g.kept.open(), walks: g.walks}
 		defer f.tab.settle()
 		err = f.run(r.Context())
 	}

@@ -39,6 +39,14 @@ func (d *deepening) on() bool { return d.asked() || len(d.has) > 0 }
 // bound works out where the histories will end: the commits that become shallow, and those that no longer are.
 func (f *fetching) bound(ctx context.Context) (shallow, opened []objects.Hash, err error) {
 	d := &f.deepen
+	if !d.on() && len(f.cut) == 0 {
+		return nil, nil, nil
+	}
+	done, err := f.walks.next(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
 	if d.depth > 0 && (d.since > 0 || len(d.not) > 0) {
 		return nil, nil, errRefused("deepen and deepen-since (or deepen-not) cannot be used together")
 	}

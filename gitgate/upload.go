@@ -101,6 +101,7 @@ type fetching struct {
 	out       *bufio.Writer
 	stateless bool // smart HTTP: every round of haves is a request of its own
 	tab       *tab // of what is kept
+	walks     turns
 
 	caps   capabilities
 	wants  []objects.Hash
@@ -335,7 +336,11 @@ func (f *fetching) enough(ctx context.Context) (bool, error) {
 		return f.plenty, nil // nothing was named since that could change the answer
 	}
 	f.asked = len(f.common)
-	var err error
+	done, err := f.walks.next(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
 	f.plenty, err = f.set.Reaches(ctx, f.wants, f.seen)
 	return f.plenty, err
 }
@@ -420,6 +425,11 @@ func (f *fetching) broken(b *band, err error) error {
 // pick selects what is sent.
 func (f *fetching) pick(ctx context.Context) (*objects.Objects, objects.Form, error) {
 	form := objects.Form{Offsets: f.caps.has("ofs-delta")}
+	done, err := f.walks.next(ctx)
+	if err != nil {
+		return nil, form, err
+	}
+	defer done()
 	wanted, theirs, err := f.missing(ctx)
 	if err != nil {
 		return nil, form, err

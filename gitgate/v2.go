@@ -163,6 +163,7 @@ type speaker struct {
 	list   func(context.Context) (source, error) // the repository as it is upstream now
 	recent func(context.Context) (source, error) // as it was a moment ago, for a client that has been told of it
 	budget *budget                               // of what is kept of requests; nil has no end
+	walks  turns
 }
 
 // serve answers commands until the client leaves; a stateless client sends one.
@@ -211,7 +212,7 @@ func (s *speaker) answer(ctx context.Context, c command) error {
 	if err != nil {
 		return err
 	}
-	return (&fetchingV2{fetching: fetching{source: src, out: s.out, tab: c.tab}}).run(ctx, c)
+	return (&fetchingV2{fetching: fetching{source: src, out: s.out, tab: c.tab, walks: s.walks}}).run(ctx, c)
 }
 
 // listing is a parsed ls-refs.

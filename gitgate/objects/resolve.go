@@ -109,8 +109,13 @@ type link struct {
 }
 
 // run takes roots until there are none left.
-func (w *worker) run(whole bitset) error {
+func (w *worker) run(whole bitset) (err error) {
 	defer w.unlock()
+	defer func() {
+		if recover() != nil { // it would end the process, and its value may quote the pack
+			err = fmt.Errorf("%w: rebuilding a delta panicked", ErrCorrupt)
+		}
+	}()
 	for {
 		from := int(w.root.Add(rootsAtOnce)) - rootsAtOnce
 		if from >= len(w.at) {
