@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"airlock/gitgate/objects"
 )
@@ -158,5 +159,52 @@ func TestCommandsAreCounted(t *testing.T) {
 	_ = writeFlush(&b)
 	if _, err := readCommands(bufio.NewReader(&b), newBudget(2000).open()); err == nil || !strings.Contains(err.Error(), errCrowded.Error()) {
 		t.Errorf("%v, want %v", err, errCrowded)
+	}
+}
+
+// A file may be asked for any number of times; it is looked up by its name, and read once.
+func TestTheSameWantAgain(t *testing.T) {
+	r := newRig(t)
+	head := r.seed("main", map[string]string{"large": strings.Repeat("the same line again and again\n", 1<<20), "small": "1"})
+	blob := r.run(r.ssh.Dir("app"), "git", "rev-parse", "main:large")
+	r.run(r.state, "git", "ls-remote", r.url("git", "app"))
+	for version, request := range map[string]func(io.Writer){
+		"2": func(w io.Writer) {
+			args := []string{"have " + head}
+			for range 20_000 {
+				args = append(args, "want "+blob)
+			}
+			command2(w, "fetch", args...)
+		},
+		"0": func(w io.Writer) {
+			_ = writePkt(w, "want "+blob+" multi_ack_detailed side-band-64k")
+			for range 20_000 {
+				_ = writePkt(w, "want "+blob)
+			}
+			_ = writeFlush(w)
+			_ = writePkt(w, "have "+head)
+			_ = writePkt(w, "have "+blob)
+			_ = writeFlush(w)
+		},
+	} {
+		var b bytes.Buffer
+		request(&b)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url("http", "app")+"/git-upload-pack", &b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+		req.Header.Set("Git-Protocol", "version="+version)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Errorf("version %s: %v", version, err)
+			continue
+		}
+		defer resp.Body.Close()
+		if answer, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(answer), "ACK "+head) {
+			t.Errorf("version %s: %v, %.200q", version, err, answer)
+		}
 	}
 }

@@ -169,22 +169,29 @@ func (m *mirror) snapshots() []*snapshot {
 	return all
 }
 
-// offers tells whether a client may have an object: what a reference leads to, now or a short while ago. What merely lies in the store is not
-// offered: upstream may have taken it away, or never have accepted it.
-func (m *mirror) offers(ctx context.Context, set objects.Set, h objects.Hash) (bool, error) {
+// offers tells which objects the client of one request may have: what a reference leads to, now or a short while ago. What merely lies in the
+// store is not offered: upstream may have taken it away, or never have accepted it.
+func (m *mirror) offers(ctx context.Context, set objects.Set) offer {
 	all := m.snapshots()
-	if slices.ContainsFunc(all, func(s *snapshot) bool { return s.names(h) }) {
-		return true, nil
+	var reached *objects.Objects // of all at once: one walk, whatever and how much is asked for
+	return func(h objects.Hash) (ok bool, err error) {
+		if slices.ContainsFunc(all, func(s *snapshot) bool { return s.names(h) }) {
+			return true, nil
+		}
+		if !set.Has(h) {
+			return false, nil
+		}
+		if reached == nil {
+			var tips []objects.Hash
+			for _, s := range all {
+				tips = append(tips, s.tips()...)
+			}
+			if reached, err = m.reach.From(ctx, set, tips); err != nil {
+				return false, err
+			}
+		}
+		return reached.Has(h), nil
 	}
-	if !set.Has(h) {
-		return false, nil
-	}
-	var tips []objects.Hash
-	for _, s := range all {
-		tips = append(tips, s.tips()...)
-	}
-	reached, err := m.reach.From(ctx, set, tips) // of all at once: one walk, whatever is asked for
-	return err == nil && reached.Has(h), err
 }
 
 // reading says that a client is being served, until the returned function is called. The last one leaves nothing in memory.

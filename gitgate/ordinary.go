@@ -127,19 +127,21 @@ func (o *ordinary) load() (source, error) {
 	}
 	snap := o.hide(whole)
 	src := source{snap: snap, set: set, cut: ends, reach: objects.NewReach(), allows: o.features()}
-	src.offers = func(ctx context.Context, set objects.Set, h objects.Hash) (bool, error) {
-		switch {
-		case src.allows.anything:
-			return set.Has(h), nil
-		case snap.names(h) || src.allows.tip && whole.names(h):
-			return true, nil
-		case !src.allows.reachable:
-			return false, nil
-		case !set.Has(h):
-			return false, nil
+	src.offers = func(ctx context.Context, set objects.Set) offer {
+		return func(h objects.Hash) (bool, error) {
+			switch {
+			case src.allows.anything:
+				return set.Has(h), nil
+			case snap.names(h) || src.allows.tip && whole.names(h):
+				return true, nil
+			case !src.allows.reachable:
+				return false, nil
+			case !set.Has(h):
+				return false, nil
+			}
+			all, err := src.reach.From(ctx, set, snap.tips())
+			return err == nil && all.Has(h), err
 		}
-		all, err := src.reach.From(ctx, set, snap.tips())
-		return err == nil && all.Has(h), err
 	}
 	return src, nil
 }

@@ -20,8 +20,8 @@ type source struct {
 	snap   *snapshot
 	set    objects.Set
 	reach  *objects.Reach
-	cut    []objects.Hash                                                 // commits whose parents the repository itself lacks
-	offers func(context.Context, objects.Set, objects.Hash) (bool, error) // whether a client may ask for an object
+	cut    []objects.Hash                           // commits whose parents the repository itself lacks
+	offers func(context.Context, objects.Set) offer // is asked once for each request
 	allows features
 }
 
@@ -32,9 +32,12 @@ type features struct {
 	born                     bool // nothing is said of a HEAD that has no commit
 }
 
+// offer tells whether a client may ask for an object.
+type offer func(objects.Hash) (bool, error)
+
 // anyObject offers whatever is there.
-func anyObject(_ context.Context, set objects.Set, h objects.Hash) (bool, error) {
-	return set.Has(h), nil
+func anyObject(_ context.Context, set objects.Set) offer {
+	return func(h objects.Hash) (bool, error) { return set.Has(h), nil }
 }
 
 // advertiseFetch is what a client of protocol v0 or v1 that fetches is told first. A stateless one may skip a round trip (no-done).
@@ -105,6 +108,8 @@ type fetching struct {
 
 	caps   capabilities
 	wants  []objects.Hash
+	wanted map[objects.Hash]bool
+	offer  offer
 	deepen deepening
 	filter objects.Filter
 	edges  []objects.Hash // commits that the client has, whose parents it gets now
@@ -183,7 +188,14 @@ func (f *fetching) want(ctx context.Context, line string) error {
 }
 
 func (f *fetching) addWant(ctx context.Context, h objects.Hash) error {
-	ok, err := f.offers(ctx, f.set, h)
+	if f.offer == nil {
+		f.offer, f.wanted = f.offers(ctx, f.set), map[objects.Hash]bool{}
+	}
+	if f.wanted[h] {
+		return nil
+	}
+	f.wanted[h] = true
+	ok, err := f.offer(h)
 	if err != nil {
 		return err
 	}
@@ -332,8 +344,8 @@ func (f *fetching) have(ctx context.Context, h objects.Hash) error {
 
 // enough tells whether every want leads to something that the client has.
 func (f *fetching) enough(ctx context.Context) (bool, error) {
-	if f.plenty || len(f.common) == f.asked {
-		return f.plenty, nil // nothing was named since that could change the answer
+	if f.plenty || len(f.common) <= f.asked+f.asked/8 {
+		return f.plenty, nil // little was named since that could change the answer, and each look may go through all of the history
 	}
 	f.asked = len(f.common)
 	done, err := f.walks.next(ctx)

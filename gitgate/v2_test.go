@@ -50,7 +50,7 @@ func FuzzCommandsOfV2(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte("0014command=ls-refs\n00010001"))
 	snap := &snapshot{head: "refs/heads/main", refs: []ref{{name: "refs/heads/main", hash: id("a")}, {name: "refs/tags/v1", hash: id("b"), peeled: id("a")}}}
-	src := source{snap: snap, reach: objects.NewReach(), offers: func(context.Context, objects.Set, objects.Hash) (bool, error) { return true, nil }, allows: mirrorAllows}
+	src := source{snap: snap, reach: objects.NewReach(), offers: func(context.Context, objects.Set) offer { return func(objects.Hash) (bool, error) { return true, nil } }, allows: mirrorAllows}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var out bytes.Buffer
 		load := func(context.Context) (source, error) { return src, nil }

@@ -117,15 +117,36 @@ func (s Set) ancestors(ctx context.Context, from []Hash, follow func(Hash, Commi
 	}
 }
 
-// commits peels objects and keeps those that are commits in the end.
-func (s Set) commits(of []Hash) (commits []Hash, err error) {
+// end is what an object means when tags are followed. Nothing but tags is read: a client may name large files many times.
+func (s Set) end(h Hash) (Hash, Type, error) {
+	for range 100 {
+		typ, err := s.TypeOf(h)
+		if err != nil || typ != plumbing.TagObject {
+			return h, typ, err
+		}
+		o, err := s.Get(h)
+		if err != nil {
+			return h, typ, err
+		}
+		if h, err = TagTarget(o.Data); err != nil {
+			return h, typ, err
+		}
+	}
+	return h, 0, fmt.Errorf("%w: tags upon tags", ErrLimit)
+}
+
+// commits follows tags and keeps what is a commit in the end.
+func (s Set) commits(ctx context.Context, of []Hash) (commits []Hash, err error) {
 	for _, h := range of {
-		o, err := s.Peel(h)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		end, typ, err := s.end(h)
 		if err != nil {
 			return nil, err
 		}
-		if o.Type == plumbing.CommitObject {
-			commits = append(commits, o.Hash)
+		if typ == plumbing.CommitObject {
+			commits = append(commits, end)
 		}
 	}
 	return commits, nil
@@ -133,7 +154,7 @@ func (s Set) commits(of []Hash) (commits []Hash, err error) {
 
 // Reaches tells whether every want is a commit, or a tag of one, that has one of the haves in its history.
 func (s Set) Reaches(ctx context.Context, wants []Hash, haves map[Hash]bool) (bool, error) {
-	tips, err := s.commits(wants)
+	tips, err := s.commits(ctx, wants)
 	if err != nil || len(tips) < len(wants) {
 		return false, err
 	}
@@ -141,8 +162,8 @@ func (s Set) Reaches(ctx context.Context, wants []Hash, haves map[Hash]bool) (bo
 	first := true
 	for h := range haves {
 		r.known[h] = true
-		if o, err := s.Peel(h); err == nil && o.Type == plumbing.CommitObject {
-			c, err := ParseCommit(o.Data)
+		if end, typ, err := s.end(h); err == nil && typ == plumbing.CommitObject {
+			c, err := s.commit(end)
 			if err != nil {
 				return false, err
 			}
@@ -217,7 +238,7 @@ func (r *reaching) step(c Commit) (next Hash, answer bool) {
 // them.
 func (s Set) Border(ctx context.Context, wants []Hash, depth int) (border, within map[Hash]bool, err error) {
 	border, within = map[Hash]bool{}, map[Hash]bool{}
-	level, err := s.commits(wants)
+	level, err := s.commits(ctx, wants)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -250,7 +271,7 @@ func (s Set) Border(ctx context.Context, wants []Hash, depth int) (border, withi
 // border are those with a parent that is left out, within the rest.
 func (s Set) Since(ctx context.Context, wants []Hash, time int64, not []Hash) (border, within map[Hash]bool, err error) {
 	out := map[Hash]bool{}
-	tips, err := s.commits(not)
+	tips, err := s.commits(ctx, not)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -260,7 +281,7 @@ func (s Set) Since(ctx context.Context, wants []Hash, time int64, not []Hash) (b
 		}
 		out[h] = true
 	}
-	if tips, err = s.commits(wants); err != nil {
+	if tips, err = s.commits(ctx, wants); err != nil {
 		return nil, nil, err
 	}
 	in := map[Hash]Commit{}
@@ -291,7 +312,7 @@ func (s Set) Since(ctx context.Context, wants []Hash, time int64, not []Hash) (b
 
 // Behind lists those of some commits that stand in the histories of the wants.
 func (s Set) Behind(ctx context.Context, wants []Hash, commits map[Hash]bool) (found []Hash, err error) {
-	tips, err := s.commits(wants)
+	tips, err := s.commits(ctx, wants)
 	if err != nil {
 		return nil, err
 	}

@@ -104,11 +104,11 @@ func (o *Objects) Without(ctx context.Context, f Filter, wants []Hash) (*Objects
 		}
 	}
 	for _, h := range wants {
-		end, err := o.set.Peel(h)
+		end, _, err := o.set.end(h)
 		if err != nil {
 			return nil, err
 		}
-		rest.Add(end.Hash)
+		rest.Add(end)
 	}
 	return rest, nil
 }

@@ -94,6 +94,10 @@ func (w *walk) have(h Hash) error {
 			return err
 		}
 		w.theirs.add(i)
+		p, at := w.where(i)
+		if typ, err := p.typeAt(p.index.offset(at)); err != nil || typ != plumbing.TagObject && typ != plumbing.CommitObject {
+			return err
+		}
 		typ, data, err := w.read(i)
 		if err != nil {
 			return err
@@ -103,9 +107,6 @@ func (w *walk) have(h Hash) error {
 				return err
 			}
 			continue
-		}
-		if typ != plumbing.CommitObject {
-			return nil
 		}
 		if len(w.ask.Border)+len(w.ask.Client) > 0 {
 			// Where histories are cut, what the client has may be nobody's parent.
