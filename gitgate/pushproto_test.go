@@ -302,3 +302,20 @@ func TestQuietAndOptionsAreAskedForOnlyWhereOffered(t *testing.T) {
 		}
 	}
 }
+
+// Who pushes is answered in version 1 if it asks for that, and in version 0 if it asks for version 2, in which nobody pushes.
+func TestPushVersions(t *testing.T) {
+	r := newRig(t)
+	for asked, want := range map[string]string{"": zeros, "version=1": "version 1", "version=2": zeros} {
+		conn, err := net.Dial("tcp", r.git)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = writePkt(conn, "git-receive-pack /app.git\x00host=x\x00\x00"+asked+"\x00")
+		if first, err := readLine(bufio.NewReader(conn)); err != nil || !strings.HasPrefix(first, want) {
+			t.Errorf("%q: %v, %q", asked, err, first)
+		}
+	}
+}

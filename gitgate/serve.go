@@ -126,7 +126,7 @@ func (g *gate) daemon(ctx context.Context, q request, in *bufio.Reader, out *buf
 
 // advertise is the first word of protocols v0 and v1.
 func advertise(w io.Writer, q request, src source, stateless bool) error {
-	if q.version > 0 { // who pushes in v2 is answered in v1
+	if q.version == 1 { // who pushes in v2 is answered in v0, as by git
 		if err := writePkt(w, "version 1\n"); err != nil {
 			return err
 		}

@@ -43,7 +43,8 @@ func ReceivePack(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	in, out := bufio.NewReaderSize(os.Stdin, 64<<10), bufio.NewWriterSize(stdout, 64<<10)
 	if greeting || !stateless {
-		if err := errors.Join(advertisePush(out, src.snap), out.Flush()); err != nil || greeting {
+		q := request{service: receivePack, version: versionOf(os.Getenv("GIT_PROTOCOL"))}
+		if err := errors.Join(advertise(out, q, src, stateless), out.Flush()); err != nil || greeting {
 			return err
 		}
 	}
