@@ -434,6 +434,9 @@ func (n *need) prove(reach *objects.Reach) error {
 	return nil
 }
 
+// forget drops all but what fresh needs: a push that waits for upstream must not keep megabytes of paths.
+func (n *need) forget() { *n = need{pack: n.pack, wanted: n.wanted} }
+
 // fresh is a pack of just what is needed: the one that came, or another one in a folder of its own below dir.
 func (n *need) fresh(ctx context.Context, dir string, limits objects.Limits) (*objects.Pack, error) {
 	if n.wanted.Len() == n.pack.Len() {

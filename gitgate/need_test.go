@@ -232,6 +232,10 @@ func TestPathsAreBounded(t *testing.T) {
 			n := newNeed(t.Context(), pack, nil, &snapshot{})
 			n.room = c.room / part
 			err := n.follow([]update{{new: plumbing.NewHash(c.tree), ref: "refs/tags/x"}})
+			wanted := n.wanted.Len()
+			if n.forget(); n.kept != nil || n.names != nil || n.wanted.Len() != wanted {
+				t.Errorf("%s: paths are kept when they are no longer needed, or more is dropped", name)
+			}
 			if (err == nil) != (part == 1) || err != nil && !errors.Is(err, objects.ErrLimit) {
 				t.Errorf("%s, with a room of %d: %v", name, n.room, err)
 			}

@@ -130,6 +130,7 @@ func (p *pushing) look(ctx context.Context) (refused bool, err error) {
 	if err := p.rest(ctx); err != nil {
 		return false, err
 	}
+	defer p.need.forget()
 	return p.inspect(ctx)
 }
 
