@@ -36,6 +36,7 @@ const (
 	byDaemon = "git-daemon"
 	bySSH    = "ssh"
 	byGate   = "git-gate"
+	byHook   = "git-daemon-gitleaks" // as pushes are often scanned: by gitleaks, in a hook of the server
 )
 
 var gitWays = []string{byDaemon, bySSH, byGate}
@@ -200,6 +201,25 @@ func (r *gitRig) daemon() {
 	port := freePort(r.b)
 	r.run(exec.Command("git", "daemon", "--listen=127.0.0.1", fmt.Sprintf("--port=%d", port), "--base-path="+r.dir, "--export-all", "--reuseaddr"), port)
 	r.url[byDaemon] = fmt.Sprintf("git://127.0.0.1:%d/app.git", port)
+	r.url[byHook] = fmt.Sprintf("git://127.0.0.1:%d/hooked.git", port)
+}
+
+// hooked makes a repository of which git daemon takes what gitleaks finds nothing in.
+func (r *gitRig) hooked() {
+	r.b.Helper()
+	repo, gitleaks := filepath.Join(r.dir, "hooked.git"), filepath.Join(r.dir, "gitleaks")
+	build := exec.Command("go", "build", "-o", gitleaks, "github.com/zricethezav/gitleaks/v8")
+	if out, err := build.CombinedOutput(); err != nil {
+		r.b.Fatalf("building gitleaks: %v\n%s", err, out)
+	}
+	check(r.b, exec.Command("cp", "-a", filepath.Join(r.dir, "app.git"), repo).Run())
+	check(r.b, exec.Command("git", "-C", repo, "config", "daemon.receivepack", "true").Run())
+	check(r.b, os.WriteFile(filepath.Join(repo, "hooks", "pre-receive"), fmt.Appendf(nil, `#!/bin/sh
+while read -r old new ref; do
+  [ -z "${new##*[!0]*}" ] || continue # a reference is deleted
+  %s git --no-banner --log-opts="$new --not --all" . || exit 1
+done
+`, gitleaks), 0o755))
 }
 
 // upstream starts the ssh server and the gate before it.

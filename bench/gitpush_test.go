@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,10 +17,28 @@ import (
 	"airlock/internal/secrets"
 )
 
-// indexApplet makes the test binary a process of its own that indexes one pack, so that its memory can be told.
-const indexApplet = "AIRLOCK_BENCH_INDEX"
+const (
+	// indexApplet makes the test binary a process of its own that indexes one pack, so that its memory can be told.
+	indexApplet = "AIRLOCK_BENCH_INDEX"
+	// usageApplet makes it one that runs its arguments and prints what they took: what a process had before it executes another program counts as that
+	// one's (getrusage(2), ru_maxrss), and the benchmark itself has much.
+	usageApplet = "AIRLOCK_BENCH_USAGE"
+)
 
 func init() {
+	if os.Getenv(usageApplet) != "" {
+		os.Unsetenv(usageApplet)
+		cmd := exec.Command(os.Args[1], os.Args[2:]...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
+		began := time.Now()
+		if err := cmd.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		ru := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		fmt.Println(time.Since(began).Seconds(), (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), float64(ru.Maxrss)/1024)
+		os.Exit(0)
+	}
 	pack := os.Getenv(indexApplet)
 	if pack == "" {
 		return
@@ -46,15 +65,20 @@ func (noContext) Value(any) any               { return nil }
 // usage is what a process took: on the clock, of processors, and at most of memory, in MB.
 type usage struct{ wall, cpu, memory float64 }
 
-func used(b *testing.B, cmd *exec.Cmd) usage {
+func used(b *testing.B, cmd *exec.Cmd) (u usage) {
 	b.Helper()
-	began := time.Now()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	runner := exec.Command(os.Args[0], append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	runner.Env = append(cmd.Environ(), usageApplet+"=1")
+	runner.Stdin = cmd.Stdin
+	var trouble bytes.Buffer
+	runner.Stderr = &trouble
+	out, err := runner.Output()
+	if err != nil {
+		b.Fatalf("%v: %v\n%s", cmd.Args, err, &trouble)
 	}
-	wall := time.Since(began).Seconds()
-	ru := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return usage{wall, (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), float64(ru.Maxrss) / 1024}
+	_, err = fmt.Sscan(string(out), &u.wall, &u.cpu, &u.memory)
+	check(b, err)
+	return u
 }
 
 // BenchmarkGitIndex indexes a large pack as it comes, beside git index-pack, which checks it as a gate would (--strict) or only makes the index.
@@ -100,15 +124,17 @@ func BenchmarkGitIndex(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkGitPushOne pushes one commit: straight to upstream over ssh, and through the gate, which scans it and forwards it over ssh.
+// BenchmarkGitPushOne pushes one commit: straight to upstream over ssh, through the gate, which scans it and forwards it over ssh, and to git daemon with
+// a hook that has gitleaks scan it.
 func BenchmarkGitPushOne(b *testing.B) {
 	r := newGitRig(b)
+	r.hooked()
 	work := filepath.Join(b.TempDir(), "w.git")
 	r.clone(bySSH, work)
 	took := map[string][]time.Duration{}
 	n := 0
 	for b.Loop() {
-		for _, way := range []string{bySSH, byGate} {
+		for _, way := range pushWays {
 			n++
 			r.commitTo(work, n)
 			took[way] = append(took[way], r.git("-C", work, "push", "-q", r.url[way], fmt.Sprintf("main:refs/heads/b%d", n)))
@@ -146,9 +172,14 @@ func (r *gitRig) peak() float64 {
 	return kb / 1024
 }
 
-// BenchmarkGitPushFirst pushes 100 MB of source that upstream has nothing of, in one commit, and then the same once more to another branch.
+// pushWays are the ways of a push.
+var pushWays = []string{bySSH, byGate, byHook}
+
+// BenchmarkGitPushFirst pushes 100 MB of source that upstream has nothing of, in one commit, and then the same once more through the gate, to another
+// branch.
 func BenchmarkGitPushFirst(b *testing.B) {
 	r := newGitRig(b)
+	r.hooked()
 	for b.Loop() {
 		work := b.TempDir()
 		r.git("init", "-q", "-b", "main", work)
@@ -156,10 +187,10 @@ func BenchmarkGitPushFirst(b *testing.B) {
 		check(b, err)
 		r.git("-C", work, "add", "-A")
 		r.git("-C", work, "commit", "-q", "-m", "all")
-		b.ReportMetric(r.git("-C", work, "push", "-q", r.url[bySSH], "main:refs/heads/straight").Seconds(), "ssh-s")
-		r.git("-C", work, "push", "-q", r.url[bySSH], ":refs/heads/straight")
-		b.ReportMetric(r.git("-C", work, "push", "-q", r.url[byGate], "main:refs/heads/gated").Seconds(), "git-gate-s")
-		r.git("-C", work, "push", "-q", r.url[byGate], ":refs/heads/gated")
+		for _, way := range pushWays {
+			b.ReportMetric(r.git("-C", work, "push", "-q", r.url[way], "main:refs/heads/first").Seconds(), way+"-s")
+			r.git("-C", work, "push", "-q", r.url[way], ":refs/heads/first")
+		}
 		b.ReportMetric(r.git("-C", work, "push", "-q", r.url[byGate], "main:refs/heads/again").Seconds(), "git-gate-again-s")
 		r.git("-C", work, "push", "-q", r.url[byGate], ":refs/heads/again")
 		b.ReportMetric(float64(size)/1e6, "MB")
