@@ -61,27 +61,20 @@ func TestPiecesBesideOtherThings(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			halves := func() (first, second policy.Verdict) {
-				k := apart()
-				d, err := secrets.NewDigest(k, "0123456789abcdef")
-				if err != nil {
-					t.Fatal(err)
-				}
-				s, err := newScanner(parse(t, "version: 1\nallow: []\nsecrets: {values: [EGRESS_DIGEST_0]}\n"), "", func(string) string { return d })
-				if err != nil {
-					t.Fatal(err)
-				}
-				return all(t, s, request(k[:20])), all(t, s, request(k[20:]))
+			k := apart()
+			d, err := secrets.NewDigest(k, "0123456789abcdef")
+			if err != nil {
+				t.Fatal(err)
 			}
-			first, second := halves()
-			if isFinding(first) { // of some thousand, one half looks like a whole token in a disguise
-				first, second = halves()
+			s, err := newScanner(parse(t, "version: 1\nallow: []\nsecrets: {values: [EGRESS_DIGEST_0]}\n"), "", func(string) string { return d })
+			if err != nil {
+				t.Fatal(err)
 			}
-			if !first.Allow {
-				t.Errorf("the first half: %+v", first)
+			if v := all(t, s, request(k[:20])); !v.Allow {
+				t.Errorf("the first half: %+v", v)
 			}
-			if !isFinding(second) {
-				t.Errorf("the second half: %+v", second)
+			if v := all(t, s, request(k[20:])); !isFinding(v) {
+				t.Errorf("the second half: %+v", v)
 			}
 		})
 	}
