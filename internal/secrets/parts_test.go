@@ -19,8 +19,8 @@ func TestLongTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := []byte("this is a line of plain words, as long as others are\n")
-	filler := bytes.Repeat(line, 5*maxWritten/4/len(line))
-	noise := make([]byte, maxWritten+4*longest) // packed, it stands over two borders
+	filler := bytes.Repeat(line, 3*maxWritten/len(line))
+	noise := make([]byte, 3<<20)
 	for i := range noise {
 		noise[i] = byte(r.Uint32())
 	}
@@ -35,7 +35,7 @@ func TestLongTexts(t *testing.T) {
 		"gzip":           "\n" + packed.String(),
 		"base64 of gzip": "\n" + base64.StdEncoding.EncodeToString(packed.Bytes()) + "\n",
 	} {
-		for _, at := range []int{0, 100, maxWritten - longest, maxWritten - 10, maxWritten, maxWritten + 10, maxWritten + longest, len(filler)} {
+		for _, at := range []int{0, 100, maxWritten - longest, maxWritten - 10, maxWritten, maxWritten + 10, maxWritten + longest, 2*maxWritten - 10, len(filler)} {
 			text := string(filler[:at]) + hidden + string(filler[at:])
 			found, err := s.Scan(t.Context(), []byte(text))
 			if err != nil || len(found) != 1 || found[0].Rule != "E" {
