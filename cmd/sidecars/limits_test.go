@@ -26,7 +26,7 @@ func TestStalledUploads(t *testing.T) {
 	pid := b.status("pipelock").PID
 	body := strings.Repeat("x y z ", (1<<20)/6)
 	var opening sync.WaitGroup
-	conns := make([]net.Conn, 250)
+	conns := make([]net.Conn, 450)
 	at := make(chan int)
 	for range 8 {
 		opening.Go(func() {

@@ -394,9 +394,9 @@ func (b *running) holds(most *holdings) (h holdings) {
 			h.processes++
 			files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)) // a process that has just ended has none
 			h.files += len(files)
-			h.memory += memoryOf(b.t, pid)
+			h.memory += memoryOf(pid)
 		}
-		few := most == nil || (h.processes <= most.processes && h.files <= most.files && h.memory <= most.memory+most.memory/4)
+		few := most == nil || (h.processes <= most.processes && h.files <= most.files && h.memory <= most.memory+most.memory/8)
 		if h.files != last {
 			since, last = time.Now(), h.files
 		}
@@ -411,12 +411,14 @@ func (b *running) holds(most *holdings) (h holdings) {
 }
 
 // memoryOf is the part of the memory that is the process's own, or, where that
-// cannot be read, all that it has in memory.
-func memoryOf(t *testing.T, pid int) int {
+// cannot be read, all that it has in memory. A process that has just ended has
+// none.
+func memoryOf(pid int) int {
 	if n, err := lab.PSS(pid); err == nil {
 		return n
 	}
-	return resident(t, pid)
+	n, _ := residentOf(pid)
+	return n
 }
 
 // upgraded opens a tunnel on a connection, and a WebSocket in it.

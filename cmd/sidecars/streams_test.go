@@ -419,12 +419,19 @@ func floods(t *testing.T, b *running) {
 // resident is the memory of a process, in bytes, as everybody may read it.
 func resident(t *testing.T, pid int) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	n, err := residentOf(pid)
 	must(t, err)
+	return n
+}
+
+func residentOf(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
 	var size, pages int
 	_, err = fmt.Sscan(string(text), &size, &pages)
-	must(t, err)
-	return pages * os.Getpagesize()
+	return pages * os.Getpagesize(), err
 }
 
 // gauge is what a daemon tells of itself.
