@@ -37,6 +37,7 @@ func init() {
 	alone = append(alone, "lzma") // what it begins with counts, elsewhere
 }
 
+// must is for what can only be a mistake of the test's own, as all the panics here: it writes to memory.
 func must[W io.WriteCloser](w W, err error) io.WriteCloser {
 	if err != nil {
 		panic(err)
