@@ -35,25 +35,27 @@ type run struct {
 	scanner *Scanner
 	rules   *ruleset
 	path    string
-	budget  int64           // bytes that may still be inflated
-	unfold  int             // bytes that may still be made of it
-	nested  bool            // there was more to undo
-	tries   int             // how much may still be opened
-	open    bool            // it ends inside something compressed
-	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
+	budget  int64             // bytes that may still be inflated
+	unfold  int               // bytes that may still be made of it
+	nested  bool              // there was more to undo
+	tries   int               // how much may still be opened
+	open    bool              // it ends inside something compressed
+	seen    map[uint64]bool   // texts that were looked at, and whether that was loosely
+	opened  map[uint64]opened // decoded blocks in which compressed data was looked for
 
-	reserved bool   // see reserve
-	raw      []byte // what is being scanned
+	reserved bool        // see reserve
+	marking  bool        // see unsettled
+	settled  [][2]uint64 // keys of encoded blocks that hold nothing compressed with a finding
 }
 
 // scan looks at data and at what it holds as an archive.
 func (r *run) scan(data []byte, archives int) ([]span, error) {
-	look := r.written
-	if r.scanner.clean != nil && r.path == "" && len(data) >= block {
+	look, remembered := r.written, r.remembers(len(data))
+	if remembered {
 		look = r.changed
 	}
-	defer func(before []byte) { r.raw = before }(r.raw)
-	r.raw = data
+	defer func(before bool) { r.marking = before }(r.marking)
+	r.marking = remembered
 	// Who calls leaves data as it is until the scan is over, after which nothing refers to it: there is no need for a copy.
 	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
@@ -61,7 +63,7 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	}
 	for i, rule := range r.rules.rules {
 		if rule.pathOnly && r.wantsPath(i) {
-			spans = append(spans, span{rule.id, 0, len(data)})
+			spans = append(spans, span{rule: rule.id, end: len(data)})
 		}
 	}
 	inside, err := r.archive(data, archives)
@@ -69,7 +71,7 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 		return nil, err
 	}
 	for _, rule := range inside {
-		spans = append(spans, span{rule, 0, len(data)})
+		spans = append(spans, span{rule: rule, end: len(data), decoded: true})
 	}
 	return clip(spans, len(data)), nil
 }
@@ -109,7 +111,13 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	s.survey = newSurvey(text)
 	runs := s.survey.runs(ofB64, minRun)
 	views := made(s, runs)
-	packed, err := r.packed(s, runs, archives)
+	var packed []span
+	if !s.part {
+		packed, err = r.packed(s, runs, archives)
+	}
+	if r.marking {
+		spans = append(spans, s.unsettled(runs)...)
+	}
 	s.survey.release()
 	if err != nil {
 		return nil, err
@@ -122,9 +130,19 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	return append(append(spans, found...), packed...), err
 }
 
-// written looks at all of a text that somebody sent.
+// written looks at all of a text that was sent.
 func (r *run) written(text string, archives int) ([]span, error) {
-	return r.parts(text, 0, len(text), archives)
+	if len(text) <= maxWritten {
+		return r.part(text, 0, len(text), archives)
+	}
+	whole := sight{text: text, survey: newSurvey(text)}
+	spans, err := r.packed(whole, whole.survey.runs(ofB64, minRun), archives)
+	whole.survey.release()
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.parts(text, 0, len(text), archives)
+	return append(spans, found...), err
 }
 
 const (
@@ -147,17 +165,21 @@ func (r *run) parts(text string, from, to, archives int) (spans []span, err erro
 	return spans, nil
 }
 
-// part looks at a part of a text and what surrounds it. What begins behind it, or touches the edge before it, its neighbours see whole.
+// part looks at a part of a text and its surroundings. A span that begins after the part, or that touches the start of the surroundings,
+// is left to the neighbours, which see all of it: cut off, it could look like something else. A span of decoded text is kept in any case,
+// because it encloses the whole encoded run, which touches the edges when the run is long. Compressed data is looked for by the caller, in
+// the whole text, unless the part is the whole text.
 func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
 	start, end := max(0, from-longest), min(len(text), to+longest)
 	before := r.open
-	found, err := r.look(sight{text: text[start:end], raw: r.raw[start:]}, decodeDepth, archives, asWritten)
+	whole := start == 0 && end == len(text)
+	found, err := r.look(sight{text: text[start:end], part: !whole}, decodeDepth, archives, asWritten)
 	if end < len(text) {
 		r.open = before
 	}
 	for _, s := range found {
 		s.start, s.end = s.start+start, s.end+start
-		if (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
+		if s.decoded || (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
 			spans = append(spans, s)
 		}
 	}
@@ -174,6 +196,9 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 		}
 		v.loose = v.loose || how == joined
 		if !r.first(v) {
+			if r.marking && len(v.text) > longest {
+				spans = append(spans, v.back(span{rule: unsettled, start: 0, end: len(v.text)}))
+			}
 			continue
 		}
 		next := decoded
@@ -410,7 +435,7 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if loose && !dense(secret) {
 			continue
 		}
-		spans = append(spans, span{id, at[0], at[1]})
+		spans = append(spans, span{rule: id, start: at[0], end: at[1]})
 	}
 	return spans
 }

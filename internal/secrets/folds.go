@@ -166,10 +166,18 @@ var separator = func() (t [256]byte) {
 // periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	from, to := sep, sep
-	for to+period < len(text) && text[to+period] == text[sep] && to < sep+maxPeriodic {
+	if sep+period > len(text) {
+		return e, false
+	}
+	// A period with a blank where the first one has none ends the stretch: what was spread has no blanks of its own.
+	var white [maxPeriod]bool
+	for i := range period {
+		white[i] = text[sep+i] <= ' '
+	}
+	for to+period < len(text) && text[to+period] == text[sep] && to < sep+maxPeriodic && !blank(text[to:to+period], &white) {
 		to += period
 	}
-	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic {
+	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic && !blank(text[from-period:from], &white) {
 		from -= period
 	}
 	if (to-from)/period < minPeriods || to-from < minPeriodic {

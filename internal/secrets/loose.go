@@ -152,7 +152,7 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		}
 		for _, s := range r.matches(made.regex, string(token), i, true) {
 			if last := s.end - (end - start); s.start == 0 && last > 0 {
-				spans = append(spans, span{s.rule, start, places[last-1]})
+				spans = append(spans, span{rule: s.rule, start: start, end: places[last-1]})
 			}
 		}
 	}
@@ -205,7 +205,7 @@ func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []
 			if m.turn("ab") == "ba" {
 				s.start, s.end = len(plain)-s.end, len(plain)-s.start
 			}
-			spans = append(spans, span{s.rule, from + s.start, from + s.end})
+			spans = append(spans, span{rule: s.rule, start: from + s.start, end: from + s.end})
 		}
 	}
 	if plain != "" {

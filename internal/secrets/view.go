@@ -44,7 +44,9 @@ func (v *view) fresh(s span) bool {
 // back maps a span to the text before.
 func (v *view) back(s span) span {
 	from, to := math.MaxInt, 0
+	decoded := s.decoded
 	for _, p := range v.touched(s) {
+		decoded = decoded || p.step == 0
 		a, b := p.from, p.to
 		if p.step > 0 {
 			a += p.step * max(0, s.start-p.start)
@@ -52,7 +54,7 @@ func (v *view) back(s span) span {
 		}
 		from, to = min(from, a), max(to, b)
 	}
-	return span{s.rule, min(from, to), to}
+	return span{rule: s.rule, start: min(from, to), end: to, decoded: decoded}
 }
 
 // weaver makes a view of pieces.
@@ -103,7 +105,7 @@ type sight struct {
 	text   string
 	is     *view
 	survey *survey // of text
-	raw    []byte  // of a part of what was sent: all from where text begins on; only what is packed is followed beyond text
+	part   bool    // text is a part of what was sent: compressed data is looked for in the whole
 }
 
 // fresh tells whether a place of the text, or what it stands beside, was made by the view. What was only copied into it has been undone already,
