@@ -358,9 +358,10 @@ func (r *run) reach(i int, how manner) *reach {
 	if rule.pathOnly || rule.pathed && !r.wantsPath(i) {
 		return nil
 	}
-	switch b := rule.body(); {
-	case how != asWritten && b.loose != nil:
-		return b.loose.made().reach
+	b := rule.body()
+	switch l := b.unbordered(how); {
+	case l != nil:
+		return l.made().reach
 	case how == joined:
 		return nil
 	default:
@@ -389,6 +390,9 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	var spans []span
 	add := func(s span) {
 		s.start, s.end = s.start+w.start, s.end+w.start
+		if s.rule == awsRule && inScope(in.text[s.end:]) {
+			return
+		}
 		spans = append(spans, s)
 	}
 	if how != joined {
@@ -396,11 +400,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 			add(s)
 		}
 	}
-	if how != asWritten && rule.loose != nil {
-		made := rule.loose.made()
+	if l := rule.unbordered(how); l != nil {
+		made := l.made()
 		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, true) {
-			at := s.start + w.start
-			if made.likely && (isWord(in.text, at-1) && !in.starts(at) || isHash(in.text[at:s.end+w.start])) {
+			at, end := s.start+w.start, s.end+w.start
+			if made.likely && (isHash(in.text[at:end]) || isWord(in.text, at-1) && !in.starts(at) && (how == joined || inRandomRun(in.text, at, end))) {
 				continue
 			}
 			add(s)
@@ -409,8 +413,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	return spans
 }
 
-// isHash tells whether a text has nothing but what hashes and ids are written with.
+// isHash reports whether a text begins with so many hexadecimal digits that it is a hash or an identifier: random letters and digits do not.
 func isHash(text string) bool {
+	if len(text) > minHash {
+		text = text[:minHash]
+	}
 	for i := range len(text) {
 		if c := text[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
 			return false
@@ -418,6 +425,38 @@ func isHash(text string) bool {
 	}
 	return true
 }
+
+// minHash is how many hexadecimal digits in a row are no random text of letters and digits.
+const minHash = 24
+
+// inRandomRun reports whether a match lies in so much base64 that a match in it is chance: a longer run, or lines of equal length.
+func inRandomRun(text string, start, end int) bool {
+	from, to := start, end
+	for from > max(0, start-maxRun) && class[text[from-1]]&isB64 != 0 {
+		from--
+	}
+	for to < min(len(text), end+maxRun) && class[text[to]]&isB64 != 0 {
+		to++
+	}
+	if to-from-(end-start) > maxGlued {
+		return true
+	}
+	next := nextLine(text, to)
+	return next >= 0 && to-from >= minHex && next+minHex <= len(text) && len(runsOf(text[next:next+minHex], isB64, minHex)) > 0
+}
+
+// maxGlued is how many characters of base64 may stand directly before and after a token, together.
+const maxGlued = 32
+
+// awsRule is the rule for the identifiers of access keys.
+const awsRule = "aws-access-token"
+
+// scope is what follows an access key's identifier in a signature of AWS, version 4 ("Credential Scope"): the date and the region. Such an
+// identifier is public: it is a part of each signed URL.
+var scope = regexp.MustCompile(`^(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])(?:19|20)[0-9]{6}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])[a-z0-9-]{2,30}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])`)
+
+// inScope reports whether text begins with a credential scope.
+func inScope(text string) bool { return scope.MatchString(text[:min(len(text), 128)]) }
 
 // isWord tells whether a place has what \b takes for a part of a word.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }

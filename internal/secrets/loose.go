@@ -12,6 +12,8 @@ import (
 // loose is a precise rule for texts in which anything may stand beside a match. It is made when it is first needed.
 type loose struct {
 	re       *syntax.Regexp
+	rule     *syntax.Regexp // what else is looked for in the same places; nil: nothing
+	chance   bool           // random text in an alphabet smaller than that of base64 often has a match
 	keywords []string
 
 	once  sync.Once
@@ -44,10 +46,56 @@ func (b *body) loosen(expression string, keywords []string) *loose {
 	return &loose{re: relaxed(re), keywords: keywords}
 }
 
+// patterns are the shapes of tokens whose rule has more in its expression, by rule: what its expression must hold, and the shape; an empty one
+// says that the rule has none.
+var patterns = map[string]struct{ of, shape string }{
+	awsRule: {"AKIA", `(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}|(?:akia|asia|abia|acca)[a-z2-7]{16}`},
+	// Its name must begin with a lower case letter or a digit; before it, there is a border in the rule.
+	"azure-ad-client-secret": {"Q~", `[a-zA-Z0-9_~.]{3}[0-9]Q~[a-zA-Z0-9_~.-]{31,34}`},
+	// The rule also takes any 40 hexadecimal digits, as a commit has, in a text that has the word.
+	"sourcegraph-access-token": {"sgp_", `(?i)sgp_(?:(?:[a-f0-9]{16}|local)_)?[a-f0-9]{40}`},
+	// The older form, s. and 24 letters, looks like a call of a method.
+	"vault-service-token":    {"hvs", `hvs\.[\w-]{90,120}`},
+	"curl-auth-header":       {},
+	"curl-auth-user":         {},
+	"kubernetes-secret-yaml": {},
+	"nuget-config-password":  {},
+	"freemius-secret-key":    {},
+	"private-key":            {}, // its expression has no border
+}
+
+// shapeOf returns the shape of a rule's tokens, or nil for a rule that knows a secret by a name or by its surroundings.
+func shapeOf(id, expression string, keywords []string) *loose {
+	re, err := syntax.Parse(expression, syntax.Perl)
+	if p, ok := patterns[id]; ok && strings.Contains(expression, p.of) {
+		shape, bad := syntax.Parse(p.shape, syntax.Perl)
+		if p.shape == "" || err != nil || bad != nil {
+			return nil
+		}
+		return &loose{re: shape, rule: relaxed(re), chance: id == awsRule, keywords: keywords} // base32 has its alphabet
+	}
+	if err != nil || strings.Contains(expression, nameBefore) || shortest(re) < minPrecise {
+		return nil
+	}
+	return &loose{re: relaxed(re), keywords: keywords}
+}
+
+// unbordered is the rule's expression for a match that may have anything beside it, or nil.
+func (b *body) unbordered(how manner) *loose {
+	if how == joined || b.shape == nil && how == decoded {
+		return b.loose
+	}
+	return b.shape
+}
+
 func (l *loose) made() looseBody {
 	l.once.Do(func() {
 		text := l.re.String()
-		reach := reachOf(text, l.keywords)
+		all := text
+		if l.rule != nil {
+			all = "(?:" + l.rule.String() + "|" + text + ")"
+		}
+		reach := reachOf(all, l.keywords)
 		l.ready = looseBody{&reach, regexp.MustCompile(text), l.likely()}
 	})
 	return l.ready
@@ -62,7 +110,7 @@ const (
 func (l *loose) likely() bool {
 	bits := bitsOf(l.re)
 	plain := slices.ContainsFunc(l.keywords, func(k string) bool { return !strings.ContainsAny(k, "_-.") })
-	return bits < markedBits || plain && bits < minBits
+	return l.chance || bits < markedBits || plain && bits < minBits
 }
 
 // dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose or source code without what
