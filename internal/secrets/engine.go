@@ -390,7 +390,7 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	var spans []span
 	add := func(s span) {
 		s.start, s.end = s.start+w.start, s.end+w.start
-		if s.rule == awsRule && inScope(in.text[s.end:]) {
+		if publicHere(in.text, s) {
 			return
 		}
 		spans = append(spans, s)
@@ -446,17 +446,7 @@ func inRandomRun(text string, start, end int) bool {
 }
 
 // maxGlued is how many characters of base64 may stand directly before and after a token, together.
-const maxGlued = 32
-
-// awsRule is the rule for the identifiers of access keys.
-const awsRule = "aws-access-token"
-
-// scope is what follows an access key's identifier in a signature of AWS, version 4 ("Credential Scope"): the date and the region. Such an
-// identifier is public: it is a part of each signed URL.
-var scope = regexp.MustCompile(`^(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])(?:19|20)[0-9]{6}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])[a-z0-9-]{2,30}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])`)
-
-// inScope reports whether text begins with a credential scope.
-func inScope(text string) bool { return scope.MatchString(text[:min(len(text), 128)]) }
+const maxGlued = 12
 
 // isWord tells whether a place has what \b takes for a part of a word.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
@@ -468,7 +458,7 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
-		if r.excused(rule, secret, text, at) || id == genericRule && harmless(text[at[0]:at[1]], secret) {
+		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
 			continue
 		}
 		if loose && !dense(secret) {

@@ -79,7 +79,7 @@ func unquoted(s sight) (edits []edit) {
 }
 
 // maxQuoted is the longest string without a space that is taken for something encoded, in bytes.
-const maxQuoted = 16 << 10
+const maxQuoted = 1 << 20
 
 // hexRune reads digits of a number.
 func hexRune(s string, digits int) (r rune, ok bool) {

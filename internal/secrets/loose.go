@@ -104,7 +104,7 @@ func (l *loose) made() looseBody {
 // How unlikely a match in random base64 must be, as a power of two: with a keyword that base64 itself cannot have, and without.
 const (
 	markedBits = 25
-	minBits    = 32
+	minBits    = 34
 )
 
 func (l *loose) likely() bool {
@@ -177,7 +177,10 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		return nil
 	}
 	made := b.loose.made()
-	if made.likely { // there is a hash or an id of four such letters sooner or later, and something behind it
+	if made.likely && r.rules.rules[i].id != awsRule { // there is a hash or an id of four such letters sooner or later, and something behind it
+		return nil
+	}
+	if r.rules.rules[i].id == awsRule && end < len(text) && isWord(text, end) { // the name of something that has these letters in it
 		return nil
 	}
 	if made.reach.head.begins(text[start:]) { // nothing stands in between; what stands behind it is not what the rule wants
@@ -199,6 +202,9 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 			continue
 		}
 		for _, s := range r.matches(made.regex, string(token), i, true) {
+			if last := s.end - (end - start); last > 0 && isIdentifier(text[end:places[last-1]]) { // source code
+				continue
+			}
 			if last := s.end - (end - start); s.start == 0 && last > 0 {
 				spans = append(spans, span{rule: s.rule, start: start, end: places[last-1]})
 			}

@@ -130,7 +130,7 @@ func (r *run) openData(data []byte, all bool, archives int) (o opened, err error
 	}
 	defer func(before bool) { o.open, r.open = r.open, before }(r.open)
 	r.open = false
-	err = members(data, all, r.member(&o.rules, archives))
+	err = members(data, all, r.member(&o.rules, data, archives))
 	return o, err
 }
 
