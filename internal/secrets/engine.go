@@ -250,7 +250,7 @@ func (r *run) first(v *view) bool {
 func encoded(v view) bool {
 	return !v.loose && slices.ContainsFunc(v.parts, func(p part) bool {
 		value := v.text[p.start:p.end]
-		return p.step == 0 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
+		return p.step != 1 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
 	})
 }
 

@@ -31,20 +31,21 @@ var lookalikes = func() map[rune]string {
 func fold(s sight) []view {
 	text := s.text
 	var edits []edit
+	var found editor
 	valid, mark := 0, 0 // where the stretch of valid UTF-8 begins, and its edits
 	for at := ascii(text); at < len(text); at += ascii(text[at:]) {
 		c, n := utf8.DecodeRuneInString(text[at:])
 		if c == utf8.RuneError {
-			if at-valid < minText { // chance, in something binary
+			if edits, found.edits = append(edits, found.all()...), found.edits[:0]; at-valid < minText { // chance, in something binary
 				edits = edits[:mark]
 			}
 			valid, mark = at+n, len(edits)
 		} else if value, ok := drawn(c); ok {
-			edits = append(edits, edit{at, at + n, value})
+			found.add(at, n, value)
 		}
 		at += n
 	}
-	return s.weave(edits, true)
+	return s.weave(append(edits, found.all()...), true)
 }
 
 // ascii is how many bytes of ASCII a text begins with.
@@ -217,7 +218,7 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 			value = append(value, text[at])
 		}
 	}
-	return edit{start, end, string(value)}, len(value) < end-start
+	return edit{from: start, to: end, value: string(value)}, len(value) < end-start
 }
 
 // blank tells whether a period has white space where it has no separator.

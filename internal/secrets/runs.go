@@ -156,7 +156,7 @@ func backwards(text string, runs []stretch, add func([]edit)) {
 			turned := turn(text[r.start:r.end])
 			for shift := range ways {
 				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
-					ways[shift] = append(ways[shift], edit{r.start, r.end, e.value})
+					ways[shift] = append(ways[shift], edit{from: r.start, to: r.end, value: e.value})
 				}
 			}
 		}
@@ -347,7 +347,7 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 	for n := 0; n < 6 && to < len(text) && c.tail != "" && text[to] == c.tail[0]; n++ {
 		to++
 	}
-	return append(edits, edit{from, to, string(value)})
+	return append(edits, edit{from: from, to: to, value: string(value)})
 }
 
 // distinctPart returns how many bytes of a run are worth decoding: none where it has too few different characters, the first periods where it
