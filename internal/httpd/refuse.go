@@ -7,18 +7,23 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"airlock/internal/http1"
 	"airlock/internal/policy"
 )
 
-// Refusal is what an agent is told, as the member "error" of a JSON object.
+// Refusal is what an agent is told: as the member "error" of a JSON object, or as
+// plain text.
 type Refusal struct {
 	By   string `json:"by"`   // the daemon
 	Rule string `json:"rule"` // the line of configuration, or the check
 	Why  string `json:"why"`
 	URL  string `json:"url"`
 	Ask  string `json:"ask"` // which tool of the MCP server helps
+
+	Text bool `json:"-"` // it is told as plain text: see PrefersText
 }
 
 // AskAccess tells how to ask for a host or a path that is refused.
@@ -66,6 +71,9 @@ func RefuseRaw(w io.Writer, status int, r Refusal) {
 }
 
 func (r Refusal) text() []byte {
+	if r.Text {
+		return []byte(printable("refused by "+r.By+" ("+r.Rule+"): "+r.Why) + "\nURL: " + printable(r.URL) + "\nTo ask: " + printable(r.Ask) + "\n")
+	}
 	body, err := json.Marshal(map[string]Refusal{"error": r})
 	if err != nil { // cannot happen: five strings
 		return []byte("refused\n")
@@ -75,6 +83,9 @@ func (r Refusal) text() []byte {
 
 func (r Refusal) fields(h http.Header, body []byte) {
 	h.Set("Content-Type", "application/json")
+	if r.Text {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	h.Set(HeaderRule, headerSafe(r.Rule))
@@ -90,7 +101,18 @@ func headerSafe(s string) string {
 	return string(b)
 }
 
-// Forbid refuses by a verdict, with 403.
-func Forbid(w http.ResponseWriter, by string, v policy.Verdict, url, ask string) {
-	Refuse(w, http.StatusForbidden, Refusal{By: by, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask})
+// printable is a text without control characters, on one line: a terminal may
+// show it.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unicode.Is(unicode.Cf, c) || c == unicode.ReplacementChar {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
+// Forbid refuses by a verdict, with 403; as plain text if so wished.
+func Forbid(w http.ResponseWriter, by string, v policy.Verdict, url, ask string, text bool) {
+	Refuse(w, http.StatusForbidden, Refusal{By: by, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask, Text: text})
 }
