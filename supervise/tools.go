@@ -42,10 +42,10 @@ func (d *desk) handler(log *slog.Logger) http.Handler {
 		server.WithStrictInputSchemaDefault(), server.WithInstructions(instructions),
 		server.WithToolHandlerMiddleware(tally))
 	d.addTools(s)
-	return server.NewStreamableHTTPServer(s,
+	return guardNames(server.NewStreamableHTTPServer(s,
 		server.WithStateLess(true), server.WithStreamableHTTPLogger(log),
-		// The agent reaches us by name over its own loopback; no browser does.
-		server.WithDisableLocalhostProtection(true))
+		// It knows no names but those of loopback: guardNames checks all.
+		server.WithDisableLocalhostProtection(true)))
 }
 
 func (d *desk) addTools(s *server.MCPServer) {
