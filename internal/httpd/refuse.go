@@ -27,7 +27,7 @@ type Refusal struct {
 }
 
 // AskAccess tells how to ask for a host or a path that is refused.
-const AskAccess = "call the tool request_access of the MCP server supervise with this URL, the methods and a reason; a person decides"
+const AskAccess = "call the tool request_access of the MCP server supervise with this URL, the methods and why you need it; a person decides"
 
 // AskOperator tells how to ask where no grant would help.
 const AskOperator = "call the tool ask_operator of the MCP server supervise"
