@@ -140,7 +140,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	if v.Allow {
 		var err error
 		out = p.outgoing(r)
-		if p.injected, err = l.inject(r.Context(), out, route.Auth); err != nil {
+		if err = refuseLFSUpload(r.Context(), out, a); err == nil {
+			watchMethod(out, route)
+			p.injected, err = l.inject(r.Context(), out, route.Auth)
+		}
+		if err != nil {
 			v = verdictOf(err)
 		}
 	}
@@ -152,7 +156,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.Shown(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
-		httpd.Forbid(w, bundle.Egress, v, p.ask.url(), askFor(v), p.text)
+		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.ask.url(), Ask: askFor(v), Text: p.text})
 		return
 	}
 	if v.Rule == learnRule {
@@ -220,6 +224,16 @@ func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *b
 		}
 	}
 	return v, route
+}
+
+// statusOf is the status of a refusal; 405 says which methods there are (RFC 9110
+// §15.5.6).
+func statusOf(w http.ResponseWriter, v policy.Verdict) int {
+	if v != httpd.NoTrace {
+		return http.StatusForbidden
+	}
+	w.Header()["Allow"] = []string{httpd.MethodsBesideTrace}
+	return http.StatusMethodNotAllowed
 }
 
 // safeMethod keeps a method that is none out of the audit.
@@ -392,8 +406,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 func (p *pass) outgoing(r *http.Request) *http.Request {
 	out := forward.Outgoing(r)
 	h := out.Header
-	h.Del(httpd.HeaderInjected)
-	h.Del(httpd.HeaderProto)
+	httpd.StripOwn(h)
 	h.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
 	if p.searched() {
 		// A credential that comes back in parts is not recognised. An answer

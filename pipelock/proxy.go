@@ -133,6 +133,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	defer rest.Soon()
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority, time.Now())
+	if httpd.Echoes(r.Method) {
+		w.Header()["Allow"] = []string{httpd.MethodsBesideTrace}
+		s.denyWith(w, http.StatusMethodNotAllowed, p, httpd.NoTrace)
+		return
+	}
 	if v.Allow && scheme != "http" && scheme != "https" {
 		v = policy.Denied("authority", "a scheme that is not http or https")
 	}
@@ -357,8 +362,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 	out, in := forward.Outgoing(r), r.URL
 	out.URL = &url.URL{Scheme: p.scheme, Host: p.authority.String(), Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 	out.Host = p.authority.HostFor(defaultPort(p.scheme))
-	out.Header.Del(httpd.HeaderInjected)
-	out.Header.Del(httpd.HeaderProto)
+	httpd.StripOwn(out.Header)
 	if p.s.answers.read(p.authority.Host) {
 		out.Header.Set("Accept-Encoding", "identity")
 	}
@@ -369,9 +373,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 // Answer implements forward.Hooks. It puts the scan on a connection that
 // switched to WebSocket.
 func (p *pass) Answer(res *http.Response) error {
-	delete(res.Header, httpd.HeaderHop) // no origin speaks for us
-	delete(res.Header, httpd.HeaderRule)
-	delete(res.Header, httpd.HeaderProto)
+	httpd.StripOwn(res.Header) // no origin speaks for us
 	if p.hop && p.h2 && res.ProtoMajor == 1 {
 		res.Header.Set(httpd.HeaderProto, "h1")
 	}

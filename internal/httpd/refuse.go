@@ -51,6 +51,26 @@ const Replaced = ";replaced="
 // of no field.
 const InjectedBody = ":body"
 
+// StripOwn removes the fields that the daemons use among themselves: they mean nothing
+// to an origin, and what an agent or an origin says in them is not ours.
+func StripOwn(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Airlock-") {
+			delete(h, name)
+		}
+	}
+}
+
+// Echoes reports whether a method has the server repeat the request (RFC 9110 §9.3.8,
+// and what one server calls it).
+func Echoes(method string) bool { return method == http.MethodTrace || method == "TRACK" }
+
+// NoTrace refuses such a method, with 405.
+var NoTrace = policy.Denied("method", "TRACE would have the server repeat the request, with the credential in it")
+
+// MethodsBesideTrace are told where NoTrace refuses (RFC 9110 §15.5.6).
+const MethodsBesideTrace = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 // Refuse answers with the status and the reason. The body of the request is
 // not read, and the connection of an HTTP/1 client closes where a long one
 // stands unread.

@@ -131,6 +131,12 @@ func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Ver
 	if r.Method == http.MethodConnect {
 		return http.StatusMethodNotAllowed, policy.Denied("authority", "CONNECT inside a tunnel")
 	}
+	if r.ProtoMajor == 2 {
+		var bad *http1.Violation
+		if err := http1.CheckHTTP2(r); errors.As(err, &bad) {
+			return bad.Status, policy.Denied("http", bad.Why)
+		}
+	}
 	if r.URL.Scheme != "" && r.URL.Scheme != "https" {
 		return http.StatusBadRequest, policy.Denied("authority", "a target that is not https inside a tunnel")
 	}
