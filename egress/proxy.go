@@ -134,6 +134,16 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		return
 	}
 	a := askOf(r, authority, tls)
+	if to, v := l.sends.redirect(a); v.Allow {
+		if err := s.record(a, v); err != nil {
+			s.log.Error("refusing: the audit cannot be written", "error", err)
+			refuse(w, httpd.PrefersText(r), http.StatusServiceUnavailable, "audit", "the verdict could not be written down", a.url(), httpd.AskOperator)
+			return
+		}
+		requests.Inc(v.Word(), class(http.StatusTemporaryRedirect))
+		sendTo(w, to)
+		return
+	}
 	v, route := l.decide(r, a, time.Now())
 	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a, text: httpd.PrefersText(r)}
 	var out *http.Request
