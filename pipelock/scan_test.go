@@ -264,7 +264,9 @@ func TestFramedBodies(t *testing.T) {
 
 func TestFrames(t *testing.T) {
 	token := lab.Token()
-	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	frame := func(first byte, payload string) []byte {
+		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros
+	}
 	for _, c := range []struct {
 		name   string
 		frames [][]byte
