@@ -318,6 +318,15 @@ func (s Suite) workspaces(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
 			t.Error("the original was not touched")
 		}
+		code, got := s.Sh(t, p.Name, "chmod 4755 file; chmod 2755 file; chmod g+s .; chmod 700 file")
+		info, err := os.Stat(filepath.Join(dir, "file"))
+		must(t, err)
+		if code != 0 || info.Mode() != 0o700 {
+			t.Errorf("expected mode 0700 and no right of its owner, got %v (code %d, %q)", info.Mode(), code, got)
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			t.Errorf("expected no set-group folder, got %v, %v", info.Mode(), err)
+		}
 	})
 }
 
