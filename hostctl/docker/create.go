@@ -18,7 +18,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 	"airlock/internal/probe"
 )
 
@@ -93,29 +93,48 @@ func (m *making) folders(ctx context.Context) error {
 			return fmt.Errorf("making the pair's folders: %w", err)
 		}
 	}
-	if err := giveToSidecars(p.Dir, m.sidecars); err != nil {
+	if err := giveToSidecars(ctx, p.Dir, m.sidecars); err != nil {
 		return err
 	}
-	if err := folder.MakeReadable(p.Files()); err != nil {
+	if err := workspace.MakeReadable(ctx, p.Files()); err != nil {
 		return fmt.Errorf("opening the agent's files to it: %w", err)
 	}
 	if err := copyGuard(p.Sidecars, guardFile(p)); err != nil {
 		return fmt.Errorf("copying the sidecars binary for the agent's container: %w", err)
 	}
-	if p.Agent.Workspace.Mode != pair.Copy {
+	return m.workspace(ctx)
+}
+
+// workspace copies the agent's folder, or looks at the one that is to be bound.
+func (m *making) workspace(ctx context.Context) error {
+	w := m.plan.Agent.Workspace
+	if w.Mode != pair.Copy && w.Mode != pair.Bind {
 		return nil
 	}
-	if err := folder.Copy(ctx, p.Agent.Workspace.Path, workspaceCopy(p), m.root); err != nil {
+	dir, err := workspace.Open(w.Path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if w.Mode == pair.Bind {
+		u, known := numeric(agentUser(m.agent, m.ours))
+		if !known {
+			u = user{-1, -1} // whoever it is: what everybody may write is found
+		}
+		return workspace.CheckBound(ctx, dir, u.uid, u.gid)
+	}
+	o := workspace.CopyOptions{LeaveOut: m.root, MaxBytes: w.MaxBytesOrDefault()}
+	if err := workspace.Copy(ctx, dir, workspaceCopy(m.plan), o); err != nil {
 		return fmt.Errorf("copying the workspace: %w", err)
 	}
-	return m.giveWorkspace()
+	return m.giveWorkspace(ctx)
 }
 
 // giveToSidecars is repeated before each use of ctl: hostctl replaces files
 // under etc, and they are the sidecars' to read.
-func giveToSidecars(dir string, u user) error {
+func giveToSidecars(ctx context.Context, dir string, u user) error {
 	p := pair.Plan{Dir: dir}
-	if err := errors.Join(folder.Give(p.Etc(), u.uid, u.gid), folder.Give(p.State(), u.uid, u.gid)); err != nil {
+	if err := errors.Join(workspace.Give(ctx, p.Etc(), u.uid, u.gid), workspace.Give(ctx, p.State(), u.uid, u.gid)); err != nil {
 		return fmt.Errorf("handing the sidecars their files: %w", err)
 	}
 	return nil
@@ -124,12 +143,12 @@ func giveToSidecars(dir string, u user) error {
 // giveWorkspace makes the copy the agent's. Who a name of the image's is,
 // only the image knows: then everybody may write, within the pair's folder,
 // which nobody else can enter.
-func (m *making) giveWorkspace() error {
+func (m *making) giveWorkspace(ctx context.Context) error {
 	dir := workspaceCopy(m.plan)
 	u, known := numeric(agentUser(m.agent, m.ours))
-	err := folder.Give(dir, u.uid, u.gid)
+	err := workspace.Give(ctx, dir, u.uid, u.gid)
 	if !known {
-		err = folder.MakeWritable(dir)
+		err = workspace.MakeWritable(ctx, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("giving the workspace to the agent: %w", err)
@@ -207,6 +226,7 @@ func (b *Backend) makeContainer(ctx context.Context, options client.ContainerCre
 }
 
 func (m *making) waitReady(ctx context.Context) error {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -227,6 +247,9 @@ func (m *making) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if err := caller.Err(); err != nil {
+				return fmt.Errorf("waiting for the sidecars to serve: %w", err)
+			}
 			return m.withLog(context.WithoutCancel(ctx), fmt.Errorf("the sidecars are not ready after %v: %s", readyWithin, strings.TrimSpace(out.String())))
 		case <-tick.C:
 		}

@@ -50,6 +50,7 @@ const (
 	labelPair = "airlock.pair"
 	labelRoot = "airlock.root"
 	labelRole = "airlock.role"
+	labelMode = "airlock.workspace" // of the agent's container: how it got its workspace
 )
 
 // Roles of containers and networks: the last part of their names.

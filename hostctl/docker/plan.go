@@ -189,11 +189,13 @@ func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, 
 	} else {
 		h.Tmpfs[pair.WorkspaceDir] = inMemory(image, ours)
 	}
+	l := containerLabels(p, root, roleAgent)
+	l[labelMode] = string(a.Workspace.Mode)
 	return client.ContainerCreateOptions{
 		Name: objectName(p.Name, roleAgent),
 		Config: &container.Config{
 			Image: a.Image, User: agentUser(image, ours), Env: a.Environ(), WorkingDir: a.WorkDirOrDefault(), Hostname: p.Name,
-			Labels:     containerLabels(p, root, roleAgent),
+			Labels:     l,
 			Entrypoint: guarded(), Cmd: append(slices.Clone(image.entrypoint), a.Command...),
 			Tty: a.TTY, OpenStdin: a.Stdin, StdinOnce: a.Stdin, AttachStdin: a.Stdin, AttachStdout: true, AttachStderr: true,
 		},

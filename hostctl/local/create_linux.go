@@ -47,7 +47,7 @@ func (b *Backend) Create(ctx context.Context, p pair.Plan) (err error) {
 			err = errors.Join(err, b.Delete(context.WithoutCancel(ctx), p.Name))
 		}
 	}()
-	if err := fillFolders(ctx, p, b.root); err != nil {
+	if err := errors.Join(checkBound(ctx, p), fillFolders(ctx, p, b.root)); err != nil {
 		return err
 	}
 	sockets, err := r.startCage(ctx)
@@ -122,9 +122,13 @@ func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
 	defer log.Close()
 	uid, gid := ids(r.Plan.Name)
 	res := r.Plan.Agent.Resources.OrDefaults()
+	source, err := workspaceSource(r.Plan)
+	if err != nil {
+		return nil, err
+	}
 	spec := cage.Spec{
 		Pair: r.Plan.Name, HostUID: uid, HostGID: gid, Listeners: listeners(r.Plan.Daemons),
-		Workspace: workspaceSource(r.Plan), Files: r.Plan.Files(),
+		Workspace: source, Files: r.Plan.Files(),
 		MapOwner: os.Geteuid() == 0 && r.Plan.Agent.Workspace.Mode == pair.Bind,
 		Memory:   res.Memory, Pids: res.Pids, Missing: r.Plan.AllowMissing,
 	}
@@ -217,6 +221,7 @@ func (r *record) sidecarsEnv() []string {
 }
 
 func (r *record) waitReady(ctx context.Context) error {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -232,6 +237,9 @@ func (r *record) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if err := caller.Err(); err != nil {
+				return fmt.Errorf("waiting for the sidecars to serve: %w", err)
+			}
 			return r.withLog(fmt.Errorf("the sidecars are not ready after %v: %s", readyWithin, strings.TrimSpace(out.String())))
 		case <-tick.C:
 		}

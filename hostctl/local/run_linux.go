@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 	"airlock/internal/cage"
 )
 
@@ -142,7 +142,7 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 	if err := r.Supervisor.end(ctx, unix.SIGTERM, stopGrace); err != nil {
 		return err
 	}
-	err = errors.Join(folder.Remove(workspaceCopy(r.Plan)), os.RemoveAll(r.Plan.Run()))
+	err = errors.Join(workspace.Remove(ctx, workspaceCopy(r.Plan)), workspace.Remove(ctx, r.Plan.Run()))
 	if err != nil {
 		return fmt.Errorf("removing the pair's folders: %w", err)
 	}

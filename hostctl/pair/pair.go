@@ -51,8 +51,17 @@ type Agent struct {
 
 // Workspace is the folder that the agent works on, at /workspace.
 type Workspace struct {
-	Path string // on the host
-	Mode Mode   // empty: none
+	Path     string // on the host; it has no symbolic link in it
+	Mode     Mode   // empty: none
+	MaxBytes int64  `json:",omitempty"` // of the files in a copy; 16 GiB
+}
+
+// MaxBytesOrDefault is how large the copy may be.
+func (w Workspace) MaxBytesOrDefault() int64 {
+	if w.MaxBytes == 0 {
+		return 16 << 30
+	}
+	return w.MaxBytes
 }
 
 // Mode says how the agent gets the workspace.
