@@ -124,7 +124,7 @@ func (c *controller) runCommand(stdin io.Reader) *cobra.Command {
 		Use: "run [-f airlock.yaml] [-- COMMAND [ARGUMENT...]]", Short: "Start a pair, run a command in it, stop the pair",
 		Example: "  hostctl run -f airlock.yaml -- claude",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.command, o.streams = args, c.streams(stdin)
+			o.command, o.streams, o.tied = args, c.streams(stdin), true
 			exit, err := c.run(cmd.Context(), o)
 			return ended(exit, err)
 		},

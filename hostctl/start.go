@@ -76,6 +76,7 @@ type options struct {
 	manifest, backend, name string
 	trust                   bool
 	dryRun                  bool
+	tied                    bool // the pair ends with this process
 	command                 []string
 	sidecars, image         string
 	allowMissing            []string
@@ -100,6 +101,7 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 		return "", nil, err
 	}
 	l.plan.Sidecars, l.plan.Image, l.plan.AllowMissing = o.sidecars, o.image, o.allowMissing
+	l.plan.Tied = o.tied
 	l.plan.Agent.Stdin, l.plan.Agent.TTY = o.streams.Stdin != nil, o.streams.TTY != nil
 	if o.dryRun {
 		return "", nil, c.printPlan(l)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,4 +69,61 @@ func TestSignalsEndAStartThatWaits(t *testing.T) {
 			t.Errorf("%v: left over: %q", sig, left)
 		}
 	}
+}
+
+// TestKilledRunTakesThePairAlong: nobody is left to undo anything, and yet no
+// process stays.
+func TestKilledRunTakesThePairAlong(t *testing.T) {
+	bin, dir := sidecarsBinary(t), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := filepath.Join(dir, "airlock.yaml")
+	text := "version: 1\nname: killed\nagent: {command: [sh, -c, \"sleep 1000 & echo up; wait\"]}\negress: {routes: []}\n"
+	if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "run", "-f", manifest, "--backend", "local", "--sidecars", bin)
+	cmd.Args[0] = "hostctl"
+	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+filepath.Join(dir, "state"), "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
+		t.Fatalf("expected the agent to say that it is up, got %v", err)
+	}
+	if len(processesUnder(dir)) == 0 {
+		t.Fatal("the test does not see the pair's processes")
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	deadline := time.Now().Add(20 * time.Second)
+	for len(processesUnder(dir)) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("expected no process of the pair 20 s after hostctl was killed, got %q", processesUnder(dir))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// processesUnder finds processes by what they have open and where they are.
+// Root alone sees it of those that hide themselves.
+func processesUnder(dir string) (found []string) {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		links, _ := filepath.Glob(p + "/fd/*")
+		for _, l := range append(links, p+"/cwd") {
+			if target, _ := os.Readlink(l); strings.HasPrefix(target, dir+"/") {
+				line, _ := os.ReadFile(p + "/cmdline")
+				found = append(found, string(line))
+				break
+			}
+		}
+	}
+	return found
 }

@@ -35,6 +35,7 @@ type making struct {
 	agent           agentImage
 	sidecars, ours  user
 	sidecarsAddress netip.Addr // on the internal network
+	doors           []string   // sockets and pipes in a bound workspace
 }
 
 // Create makes a pair whose sidecars serve and whose agent's container has not
@@ -121,6 +122,9 @@ func (m *making) workspace(ctx context.Context) error {
 		if !known {
 			u = user{-1, -1} // whoever it is: what everybody may write is found
 		}
+		if m.doors, err = workspace.Doors(ctx, dir); err != nil {
+			return fmt.Errorf("looking at the workspace: %w", err)
+		}
 		return workspace.CheckBound(ctx, dir, u.uid, u.gid)
 	}
 	o := workspace.CopyOptions{LeaveOut: m.root, MaxBytes: w.MaxBytesOrDefault()}
@@ -199,7 +203,12 @@ func (m *making) startSidecars(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("attaching to the sidecars: %w", err)
 	}
-	defer stdin.Close()
+	held := false
+	defer func() {
+		if !held {
+			stdin.Close()
+		}
+	}()
 	if _, err := m.engine.ContainerStart(ctx, name, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("starting the sidecars: %w", err)
 	}
@@ -207,7 +216,15 @@ func (m *making) startSidecars(ctx context.Context) error {
 	if secrets == nil {
 		secrets = map[string]string{}
 	}
-	if err := errors.Join(json.NewEncoder(stdin.Conn).Encode(secrets), stdin.CloseWrite()); err != nil {
+	err = json.NewEncoder(stdin.Conn).Encode(secrets)
+	if held = err == nil && m.plan.Tied; held {
+		go func() { // holds their input open until they have ended, or this process has
+			_, _ = io.Copy(io.Discard, stdin.Reader)
+			stdin.Close()
+		}()
+		return nil
+	}
+	if err = errors.Join(err, stdin.CloseWrite()); err != nil {
 		return fmt.Errorf("handing the secrets to the sidecars: %w", err)
 	}
 	return nil
@@ -363,5 +380,5 @@ func (m *making) gateways(ctx context.Context) ([]string, error) {
 }
 
 func (m *making) makeAgent(ctx context.Context) error {
-	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.sidecarsAddress, m.ours))
+	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.sidecarsAddress, m.ours, m.doors))
 }

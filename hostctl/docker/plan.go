@@ -105,11 +105,15 @@ func sidecarsContainer(p pair.Plan, root, image string, u user) client.Container
 	if len(p.Daemons) > 0 {
 		env = append(env, "SIDECAR_DAEMONS="+strings.Join(p.Daemons, ","))
 	}
+	command := []string{"supervisor", "-secrets-stdin"}
+	if p.Tied {
+		command = append(command, "-end-with-stdin")
+	}
 	return client.ContainerCreateOptions{
 		Name: objectName(p.Name, roleSidecars),
 		Config: &container.Config{
 			Image: image, User: u.String(), Env: env, Labels: containerLabels(p, root, roleSidecars),
-			Entrypoint: []string{binary}, Cmd: []string{"supervisor", "-secrets-stdin"},
+			Entrypoint: []string{binary}, Cmd: command,
 			// The credentials come in by it, once.
 			OpenStdin: true, StdinOnce: true, AttachStdin: true,
 		},
@@ -177,7 +181,7 @@ func numeric(name string) (user, bool) {
 }
 
 // agentContainer starts the command under the guard: see internal/cage.
-func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, ours user) client.ContainerCreateOptions {
+func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, ours user, doors []string) client.ContainerCreateOptions {
 	a := p.Agent
 	r := a.Resources.OrDefaults()
 	h := insideHost(objectName(p.Name, roleInternal), dns)
@@ -188,6 +192,9 @@ func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, 
 		h.Mounts = append(h.Mounts, bind(source, pair.WorkspaceDir, false))
 	} else {
 		h.Tmpfs[pair.WorkspaceDir] = inMemory(image, ours)
+	}
+	for _, path := range doors { // at the other end of each is a process of the host
+		h.Mounts = append(h.Mounts, bind("/dev/null", pair.WorkspaceDir+"/"+path, true))
 	}
 	l := containerLabels(p, root, roleAgent)
 	l[labelMode] = string(a.Workspace.Mode)

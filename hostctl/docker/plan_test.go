@@ -35,7 +35,7 @@ var address = netip.MustParseAddr("172.30.0.2")
 func containers() map[string]client.ContainerCreateOptions {
 	p := plan()
 	return map[string]client.ContainerCreateOptions{
-		"agent":    agentContainer(p, "/state", agentImage{entrypoint: []string{"/entry"}}, address, user{1000, 1000}),
+		"agent":    agentContainer(p, "/state", agentImage{entrypoint: []string{"/entry"}}, address, user{1000, 1000}, nil),
 		"sidecars": sidecarsContainer(p, "/state", "image", user{65532, 65532}),
 		"probe":    probeContainer(p, "/state", "image", "net", address, []string{"egress:9099"}, nil, user{1000, 1000}),
 	}

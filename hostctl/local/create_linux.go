@@ -47,7 +47,7 @@ func (b *Backend) Create(ctx context.Context, p pair.Plan) (err error) {
 			err = errors.Join(err, b.Delete(context.WithoutCancel(ctx), p.Name))
 		}
 	}()
-	if err := errors.Join(checkBound(ctx, p), fillFolders(ctx, p, b.root)); err != nil {
+	if err := fillFolders(ctx, p, b.root); err != nil {
 		return err
 	}
 	sockets, err := r.startCage(ctx)
@@ -126,9 +126,13 @@ func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	doors, err := checkBound(ctx, r.Plan)
+	if err != nil {
+		return nil, err
+	}
 	spec := cage.Spec{
 		Pair: r.Plan.Name, HostUID: uid, HostGID: gid, Listeners: listeners(r.Plan.Daemons),
-		Workspace: source, Files: r.Plan.Files(),
+		Workspace: source, Hidden: doors, Files: r.Plan.Files(),
 		MapOwner: os.Geteuid() == 0 && r.Plan.Agent.Workspace.Mode == pair.Bind,
 		Memory:   res.Memory, Pids: res.Pids, Missing: r.Plan.AllowMissing,
 	}
@@ -159,7 +163,10 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 	}
 	defer log.Close()
 	p := r.Plan
-	cmd := exec.Command(p.Sidecars, "cage", "-confine", "-read", p.Etc(), "-write", p.Run(), "-write", p.State(), "supervisor", "-secrets-stdin")
+	cmd := exec.Command(p.Sidecars, "cage", "-confine", "-read", p.Etc(), "-write", p.Run(), "-write", p.State(), "supervisor", "-secrets-stdin", "-max-log", strconv.Itoa(maxSidecarsLog))
+	if p.Tied {
+		cmd.Args = append(cmd.Args, "-end-with-stdin")
+	}
 	cmd.Args[0] = "sidecars"
 	cmd.Dir = r.Plan.Run()
 	cmd.Env = r.sidecarsEnv()
@@ -174,15 +181,20 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 		return fmt.Errorf("starting the sidecars: %w", err)
 	}
 	if err := r.admit(cmd.Process.Pid, stdin); err != nil {
+		stdin.Close()
 		return err
+	}
+	if p.Tied {
+		go func() { _ = cmd.Wait() }() // holds the pipe open until the sidecars have ended, or this process has
+	} else {
+		stdin.Close()
 	}
 	return r.waitReady(ctx)
 }
 
 // admit writes the process down and only then gives it the secrets, without
 // which it does not start: a supervisor that nobody knows of ends by itself.
-func (r *record) admit(pid int, stdin io.WriteCloser) (err error) {
-	defer stdin.Close()
+func (r *record) admit(pid int, stdin io.Writer) (err error) {
 	if r.Supervisor, err = identify(pid); err != nil {
 		return err
 	}

@@ -15,10 +15,12 @@ import (
 const (
 	sidecarsLog = "sidecars.log"
 	agentLog    = "agent.log"
+
+	maxSidecarsLog = 32 << 20 // bytes
 )
 
 func openLog(p pair.Plan, name string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(p.Logs(), name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(p.Logs(), name), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
@@ -54,25 +56,32 @@ func workspaceSource(p pair.Plan) (string, error) {
 }
 
 // checkBound refuses a workspace that is to be bound and holds a program with
-// the rights of its owner that the agent could write.
-func checkBound(ctx context.Context, p pair.Plan) error {
+// the rights of its owner that the agent could write. It returns the sockets
+// and pipes that are to be hidden.
+func checkBound(ctx context.Context, p pair.Plan) (doors []string, err error) {
 	if p.Agent.Workspace.Mode != pair.Bind {
-		return nil
+		return nil, nil
 	}
 	dir, err := workspace.Open(p.Agent.Workspace.Path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer dir.Close()
 	uid, gid := ids(p.Name)
 	if os.Geteuid() == 0 { // shown to the agent as its own, whoever it belongs to
 		var st unix.Stat_t
 		if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-			return fmt.Errorf("looking at the workspace: %w", err)
+			return nil, fmt.Errorf("looking at the workspace: %w", err)
 		}
 		uid, gid = int(st.Uid), int(st.Gid)
 	}
-	return workspace.CheckBound(ctx, dir, uid, gid)
+	if err := workspace.CheckBound(ctx, dir, uid, gid); err != nil {
+		return nil, err
+	}
+	if doors, err = workspace.Doors(ctx, dir); err != nil {
+		return nil, fmt.Errorf("looking at the workspace: %w", err)
+	}
+	return doors, nil
 }
 
 // fillFolders copies the workspace and lets the agent read its files: it may

@@ -39,7 +39,9 @@ func (b *Backend) Attach(ctx context.Context, name string, streams pair.IO) (int
 	if !r.Plan.Agent.Stdin && streams.TTY == nil {
 		streams.Stdin = nil
 	}
-	return cage.Exec(ctx, r.Plan.Run(), r.agentCommand(), streams)
+	cmd := r.agentCommand()
+	cmd.Tied = r.Plan.Tied
+	return cage.Exec(ctx, r.Plan.Run(), cmd, streams)
 }
 
 // Exec runs one more command in the agent's cage and returns its exit code.

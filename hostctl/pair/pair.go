@@ -32,6 +32,10 @@ type Plan struct {
 	Secrets  map[string]string `json:"-"` // slot → value: for the supervisor's standard input and nothing else
 	Agent    Agent
 
+	// Tied ends the sidecars, and with them what the agent can reach, when the
+	// process that called Create ends, however it ends.
+	Tied bool `json:",omitempty"`
+
 	// AllowMissing names layers (LayerLandlock …) that the kernel may lack.
 	// Empty: a pair starts with every layer or not at all.
 	AllowMissing []string `json:",omitempty"`

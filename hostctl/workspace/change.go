@@ -118,6 +118,25 @@ func CheckBound(ctx context.Context, root *os.File, uid, gid int) error {
 	return nil
 }
 
+// maxDoors bounds how many sockets and pipes of a workspace can be hidden.
+const maxDoors = 100
+
+// Doors returns the sockets and pipes in the tree, below root, with slashes.
+// Through one in a bound workspace an agent could speak with a process of the
+// host, whatever its network is.
+func Doors(ctx context.Context, root *os.File) (paths []string, err error) {
+	err = Walk(ctx, root, Visitor{File: func(e *Entry) error {
+		if kind := e.Stat.Mode & unix.S_IFMT; kind == unix.S_IFSOCK || kind == unix.S_IFIFO {
+			paths = append(paths, e.Path())
+		}
+		if len(paths) > maxDoors {
+			return fmt.Errorf("the workspace holds more than %d sockets and pipes of the host: let the agent work on a copy", maxDoors)
+		}
+		return nil
+	}})
+	return paths, err
+}
+
 // Privileged returns the first setuid or setgid program in the tree that the
 // user may write, if there is one. Whoever writes a program through a mapping
 // of it changes what others execute with its owner's rights: the bits survive

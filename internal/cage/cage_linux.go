@@ -33,6 +33,7 @@ type Spec struct {
 	HostGID   int        //
 	Listeners []Listener // opened on the cage's loopback
 	Workspace string     // the host's folder at /workspace; empty: in memory
+	Hidden    []string   // paths in the workspace that the null device is put over
 	MapOwner  bool       // root only: the workspace's owner and the agent are one
 	Files     string     // the host's folder at /etc/airlock; empty: none
 	Memory    int64      // bytes: the bound of each folder in memory; 0: 2 GiB

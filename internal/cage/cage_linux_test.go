@@ -369,6 +369,21 @@ func TestNoFileGetsTheRightsOfItsOwner(t *testing.T) {
 	}))
 }
 
+// TestTheInitOutlivesEverySignal: from the agent's place, as kill and sigqueue
+// send them.
+func TestTheInitOutlivesEverySignal(t *testing.T) {
+	c := start(t, nil)
+	if got := c.tool("signals"); got != "sent" {
+		t.Fatalf("expected every signal to be sent, got %q", got)
+	}
+	if _, got := c.sh("for s in 4 5 6 7 8 11 14 16 24 25 30 31; do kill -$s 1; done; echo alive"); got != "alive" {
+		t.Errorf("expected the init to serve, got %q", got)
+	}
+	if _, err := cage.Ask(c.run); err != nil {
+		t.Errorf("expected the init to answer, got %v", err)
+	}
+}
+
 func TestProcessesAreBounded(t *testing.T) {
 	c := start(t, func(s *cage.Spec) { s.Pids = 40 })
 	_, got := c.sh("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done 2>&1; true")
@@ -457,8 +472,9 @@ func TestGuard(t *testing.T) {
 		"exit 7":                     7,
 		"kill -9 $$":                 137,
 		"(true &); (true &); exit 0": 0,
-		"cd $(mktemp -d) && echo >f && ! chmod 4755 f && ! chmod g+s . && chmod 755 f": 0,
-		`test "$$" != 1 && awk '/^Seccomp:/ {exit $2 != 2}' /proc/self/status`:         0,
+		"for s in 4 5 7 8 11 16 31; do kill -$s 1; done; exec " + exe + " tool signals-of-faults": 0,
+		"cd $(mktemp -d) && echo >f && ! chmod 4755 f && ! chmod g+s . && chmod 755 f":            0,
+		`test "$$" != 1 && awk '/^Seccomp:/ {exit $2 != 2}' /proc/self/status`:                    0,
 		"no-such-command": 127,
 	} {
 		cmd := exec.CommandContext(t.Context(), exe, "cage", "-guard", "sh", "-c", script)

@@ -27,6 +27,14 @@ func tool(args []string) int {
 		} else {
 			fmt.Println("ok")
 		}
+	case "signals":
+		return queueSignals(1, 64)
+	case "signals-of-faults":
+		for _, s := range []int{4, 5, 7, 8, 11, 16, 31} {
+			if code := queueSignals(s, s); code != 0 {
+				return code
+			}
+		}
 	case "modes":
 		return setModes()
 	case "control":
@@ -131,5 +139,19 @@ func setModes() int {
 		caps[3] = map[int]byte{20: 2, 24: 3}[n]
 		fmt.Println("setxattr capability", unix.Setxattr(dir+"tool", "security.capability", caps[:n], 0))
 	}
+	return 0
+}
+
+// queueSignals sends PID 1 the signals as sigqueue does: the receiver cannot
+// see that a process sent them.
+func queueSignals(first, last int) int {
+	for s := first; s <= last; s++ {
+		info := [32]int32{int32(s), 0, -1} // SI_QUEUE
+		if _, _, e := syscall.RawSyscall(unix.SYS_RT_SIGQUEUEINFO, 1, uintptr(s), uintptr(unsafe.Pointer(&info))); e != 0 {
+			fmt.Println(s, e)
+			return 1
+		}
+	}
+	fmt.Println("sent")
 	return 0
 }

@@ -122,6 +122,9 @@ func (s Spec) gather() ([]tree, error) {
 	case s.Workspace != "":
 		g.takeWorkspace(s.Workspace)
 	}
+	for _, path := range s.Hidden {
+		g.take("/dev/null", "/workspace/"+path, device)
+	}
 	return g.trees, errors.Join(g.errs...)
 }
 

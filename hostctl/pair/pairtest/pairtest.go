@@ -8,9 +8,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -345,6 +347,11 @@ func (s Suite) workspaces(t *testing.T) {
 		}
 	})
 	t.Run("bind", func(t *testing.T) {
+		host, err := net.Listen("unix", filepath.Join(dir, "sub", "host.sock"))
+		must(t, err)
+		defer host.Close()
+		must(t, os.Chmod(filepath.Join(dir, "sub", "host.sock"), 0o777))
+		must(t, syscall.Mkfifo(filepath.Join(dir, "sub", "pipe"), 0o666))
 		p := s.Plan(t, "contract-bind", "sleep", "1000")
 		p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
 		s.Create(t, p)
@@ -354,6 +361,10 @@ func (s Suite) workspaces(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
 			t.Error("the original was not touched")
+		}
+		// What leads to a process of the host is hidden.
+		if code, got := s.Sh(t, p.Name, "test -c sub/host.sock && test -c sub/pipe && ! test -S sub/host.sock && ls sub | wc -l"); code != 0 || got != "2" {
+			t.Errorf("expected the null device in the place of the host's socket and pipe, got code %d, %q", code, got)
 		}
 		code, got := s.Sh(t, p.Name, "chmod 4755 file; chmod 2755 file; chmod g+s .; chmod 700 file")
 		info, err := os.Stat(filepath.Join(dir, "file"))
