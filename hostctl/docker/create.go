@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -30,12 +29,11 @@ const (
 // making is one Create on its way.
 type making struct {
 	*Backend
-	plan            pair.Plan
-	image           string // of the sidecars
-	agent           agentImage
-	sidecars, ours  user
-	sidecarsAddress netip.Addr // on the internal network
-	doors           []string   // sockets and pipes in a bound workspace
+	plan           pair.Plan
+	image          string // of the sidecars
+	agent          agentImage
+	sidecars, ours user
+	doors          []string // sockets and pipes in a bound workspace
 }
 
 // Create makes a pair whose sidecars serve and whose agent's container has not
@@ -58,7 +56,7 @@ func (b *Backend) Create(ctx context.Context, p pair.Plan) (err error) {
 	}()
 	m := &making{Backend: b, plan: p}
 	m.sidecars, m.ours = users()
-	for _, step := range []func(context.Context) error{m.images, m.folders, m.networks, m.startSidecars, m.waitReady, m.probe, m.makeAgent} {
+	for _, step := range []func(context.Context) error{m.images, m.folders, m.networks, m.startNet, m.startSidecars, m.waitReady, m.probe, m.makeAgent} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -180,12 +178,18 @@ func copyGuard(from, to string) error {
 }
 
 func (m *making) networks(ctx context.Context) error {
-	_, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleInternal), internalNetwork(m.plan, m.root, m.engine.ClientVersion()))
-	if err != nil {
-		return fmt.Errorf("making the internal network: %w", err)
-	}
 	if _, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleEgress), egressNetwork(m.plan, m.root)); err != nil {
 		return fmt.Errorf("making the egress network: %w", err)
+	}
+	return nil
+}
+
+func (m *making) startNet(ctx context.Context) error {
+	if err := m.makeContainer(ctx, netContainer(m.plan, m.root, m.image)); err != nil {
+		return err
+	}
+	if _, err := m.engine.ContainerStart(ctx, objectName(m.plan.Name, roleNet), client.ContainerStartOptions{}); err != nil {
+		return fmt.Errorf("starting the agent's network: %w", err)
 	}
 	return nil
 }
@@ -194,10 +198,6 @@ func (m *making) startSidecars(ctx context.Context) error {
 	name := objectName(m.plan.Name, roleSidecars)
 	if err := m.makeContainer(ctx, sidecarsContainer(m.plan, m.root, m.image, m.sidecars)); err != nil {
 		return err
-	}
-	internal := objectName(m.plan.Name, roleInternal)
-	if _, err := m.engine.NetworkConnect(ctx, internal, client.NetworkConnectOptions{Container: name, EndpointConfig: sidecarsEndpoint()}); err != nil {
-		return fmt.Errorf("connecting the sidecars to the internal network: %w", err)
 	}
 	stdin, err := m.engine.ContainerAttach(ctx, name, client.ContainerAttachOptions{Stream: true, Stdin: true})
 	if err != nil {
@@ -259,7 +259,6 @@ func (m *making) waitReady(ctx context.Context) error {
 		var out bytes.Buffer
 		code, err := m.exec(ctx, c.ID, []string{binary, "ctl", "health"}, pair.IO{Stdout: &out, Stderr: &out})
 		if err == nil && code == 0 {
-			m.sidecarsAddress = c.NetworkSettings.Networks[objectName(m.plan.Name, roleInternal)].IPAddress
 			return nil
 		}
 		select {
@@ -275,11 +274,12 @@ func (m *making) waitReady(ctx context.Context) error {
 
 // withLog adds the last lines of the sidecars to the error.
 func (m *making) withLog(ctx context.Context, err error) error {
-	text, logErr := m.output(ctx, objectName(m.plan.Name, roleSidecars), "20")
-	if logErr != nil || text == "" {
-		return err
+	for _, role := range []string{roleNet, roleSidecars} {
+		if text, logErr := m.output(ctx, objectName(m.plan.Name, role), "20"); logErr == nil && text != "" {
+			err = fmt.Errorf("%w; the last lines of %s:\n%s", err, role, text)
+		}
 	}
-	return fmt.Errorf("%w; its last lines:\n%s", err, text)
+	return err
 }
 
 // output is what a container without a terminal has printed.
@@ -296,7 +296,7 @@ func (b *Backend) output(ctx context.Context, name, tail string) (string, error)
 
 // probe refuses a place from which the agent could reach more than it should.
 func (m *making) probe(ctx context.Context) error {
-	found, err := m.probeFrom(ctx, objectName(m.plan.Name, roleInternal), probe.Want(m.plan.Daemons))
+	found, err := m.probeFrom(ctx, agentsPlace(m.plan.Name), append(probe.Want(m.plan.Daemons), m.promised...))
 	if err != nil {
 		return err
 	}
@@ -306,20 +306,20 @@ func (m *making) probe(ctx context.Context) error {
 	return nil
 }
 
-// probeFrom runs the probe on the network and returns what it complains of.
-func (m *making) probeFrom(ctx context.Context, network string, want []string) (complaint string, err error) {
+// probeFrom runs the probe in the place and returns what it complains of.
+func (m *making) probeFrom(ctx context.Context, place container.NetworkMode, want []string) (complaint string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	gateways, err := m.gateways(ctx)
 	if err != nil {
 		return "", err
 	}
-	forbid, stop, err := probe.Canary(gateways...)
+	canary, err := probe.NewCanary(gateways...)
 	if err != nil {
 		return "", err
 	}
-	defer stop()
-	o := probeContainer(m.plan, m.root, m.image, network, m.sidecarsAddress, want, forbid, m.ours)
+	defer canary.Close()
+	o := probeContainer(m.plan, m.root, m.image, place, want, canary, m.ours)
 	if err := m.makeContainer(ctx, o); err != nil {
 		return "", err
 	}
@@ -335,8 +335,12 @@ func (m *making) probeFrom(ctx context.Context, network string, want []string) (
 	if err != nil {
 		return "", fmt.Errorf("probing from the agent's place: %w", err)
 	}
-	if code == 0 {
-		return "", nil
+	arrived, err := canary.Arrived()
+	if err != nil || code == 0 && len(arrived) == 0 {
+		return "", err
+	}
+	for _, way := range arrived {
+		out += "\nOPEN datagram: " + way
 	}
 	return out + fmt.Sprintf("\n(exit code %d)", code), nil
 }
@@ -361,24 +365,22 @@ func ended(wait client.ContainerWaitResult) (int, error) {
 	}
 }
 
-// gateways are the addresses that the engine keeps for itself on the networks
-// of the pair: the host would have them if it had any.
+// gateways are the addresses that the engine keeps for itself on the network
+// of the pair: the host has them.
 func (m *making) gateways(ctx context.Context) ([]string, error) {
+	n, err := m.engine.NetworkInspect(ctx, objectName(m.plan.Name, roleEgress), client.NetworkInspectOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("looking at the network: %w", err)
+	}
 	var all []string
-	for _, role := range []string{roleInternal, roleEgress} {
-		n, err := m.engine.NetworkInspect(ctx, objectName(m.plan.Name, role), client.NetworkInspectOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("looking at the %s network: %w", role, err)
-		}
-		for _, c := range n.Network.IPAM.Config {
-			if c.Gateway.IsValid() {
-				all = append(all, c.Gateway.String())
-			}
+	for _, c := range n.Network.IPAM.Config {
+		if c.Gateway.IsValid() {
+			all = append(all, c.Gateway.String())
 		}
 	}
 	return all, nil
 }
 
 func (m *making) makeAgent(ctx context.Context) error {
-	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.sidecarsAddress, m.ours, m.doors))
+	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.ours, m.doors))
 }

@@ -255,7 +255,7 @@ func (b *Backend) status(ctx context.Context, name string, roles map[string]cont
 	}
 	s.Agent = strings.Join(c.Config.Cmd, " ")
 	switch {
-	case sidecars.State != container.StateRunning:
+	case sidecars.State != container.StateRunning || roles[roleNet].State != container.StateRunning:
 		s.State = pair.Broken
 	case c.State.Running:
 		s.State = pair.Running
@@ -277,7 +277,7 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("looking for the containers of %s: %w", name, err)
 	}
-	order := []string{roleAgent, roleProbe, roleSidecars}
+	order := []string{roleAgent, roleProbe, roleSidecars, roleNet}
 	slices.SortFunc(found.Items, func(a, b container.Summary) int {
 		return slices.Index(order, a.Labels[labelRole]) - slices.Index(order, b.Labels[labelRole])
 	})

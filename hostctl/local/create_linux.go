@@ -95,23 +95,11 @@ func ids(name string) (uid, gid int) {
 
 // listeners are the sockets of the plan's daemons, in the cage.
 func listeners(daemons []string) []cage.Listener {
-	all := []struct {
-		daemon string
-		cage.Listener
-	}{
-		{bundle.Egress, cage.Listener{Name: bundle.FDEgress, Port: bundle.PortEgress}},
-		{bundle.Pipelock, cage.Listener{Name: bundle.FDPipelock, Port: bundle.PortPipelock}},
-		{bundle.GitGate, cage.Listener{Name: bundle.FDGit, Port: bundle.PortGit}},
-		{bundle.GitGate, cage.Listener{Name: bundle.FDGitHTTP, Port: bundle.PortGitHTTP}},
-		{bundle.Supervise, cage.Listener{Name: bundle.FDSupervise, Port: bundle.PortSupervise}},
+	var all []cage.Listener
+	for _, l := range bundle.Listeners(daemons) {
+		all = append(all, cage.Listener(l))
 	}
-	var chosen []cage.Listener
-	for _, l := range all {
-		if len(daemons) == 0 || slices.Contains(daemons, l.daemon) {
-			chosen = append(chosen, l.Listener)
-		}
-	}
-	return chosen
+	return all
 }
 
 func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
@@ -260,19 +248,23 @@ func (r *record) waitReady(ctx context.Context) error {
 
 // probe tries, from the agent's place, to reach more than the sidecars.
 func (r *record) probe(ctx context.Context) error {
-	canary, stop, err := probe.Canary()
+	canary, err := probe.NewCanary()
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer canary.Close()
 	var out bytes.Buffer
-	argv := []string{cage.Binary, "probe", "-want", strings.Join(probe.Want(r.Plan.Daemons), ","), "-forbid", strings.Join(canary, ",")}
+	argv := append([]string{cage.Binary, "probe", "-want", strings.Join(probe.Want(r.Plan.Daemons), ",")}, canary.Args()...)
 	code, err := cage.Exec(ctx, r.Plan.Run(), cage.Command{Argv: argv, Dir: "/"}, pair.IO{Stdout: &out, Stderr: io.Discard})
 	if err != nil {
 		return fmt.Errorf("probing from the agent's place: %w", err)
 	}
-	if code != 0 {
-		return fmt.Errorf("refusing to start the agent: from its place\n%s", out.String())
+	arrived, err := canary.Arrived()
+	if err != nil {
+		return err
+	}
+	if code != 0 || len(arrived) > 0 {
+		return fmt.Errorf("refusing to start the agent: from its place\n%s%s", out.String(), strings.Join(arrived, "\n"))
 	}
 	return nil
 }
