@@ -39,7 +39,8 @@ func report(err error) int {
 	}
 	var agent *hostctl.ExitError
 	if !errors.As(err, &agent) {
-		fmt.Fprintf(os.Stderr, "hostctl: %v\n", err)
+		// An error may quote what an agent has named or printed.
+		fmt.Fprintf(os.Stderr, "hostctl: %s\n", hostctl.Printable(err.Error()))
 	}
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
