@@ -364,7 +364,7 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 	if err != nil {
 		return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
 	}
-	d := dialer(c.File.Hosts)
+	d := dialer(bundle.ParseHosts(c.File.Hosts))
 	switch u.Scheme {
 	case "ssh":
 		keys, err := hostkey.Parse(repo.HostKey)

@@ -194,6 +194,7 @@ func (m *Manifest) Validate() error {
 	}
 	l := newLayout()
 	egress := l.egress(m)
+	errs = append(errs, bundle.CheckHostTables(l.git(m).Repos, bundle.HostTable{Key: "pipelock.hosts", Hosts: m.Pipelock.Hosts}, bundle.HostTable{Key: "git.hosts", Hosts: m.Git.Hosts}))
 	errs = append(errs, config.Under("egress", egress.Validate()), config.Under("pipelock", l.pipelock(m, egress).Validate()),
 		config.Under("git", l.git(m).Validate()), config.Under("supervise", supervise(m).Validate()))
 	if len(m.Loader.Artifacts) > 0 {
