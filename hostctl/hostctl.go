@@ -124,7 +124,7 @@ func (c *controller) runCommand(stdin io.Reader) *cobra.Command {
 		Use: "run [-f airlock.yaml] [-- COMMAND [ARGUMENT...]]", Short: "Start a pair, run a command in it, stop the pair",
 		Example: "  hostctl run -f airlock.yaml -- claude",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.command, o.streams = args, c.streams(stdin)
+			o.command, o.streams, o.tied = args, c.streams(stdin), true
 			exit, err := c.run(cmd.Context(), o)
 			return ended(exit, err)
 		},
@@ -240,18 +240,26 @@ func (c *controller) list(ctx context.Context) ([]pair.Status, error) {
 }
 
 func (c *controller) logsCommand() *cobra.Command {
-	var follow bool
+	var follow, raw bool
 	cmd := &cobra.Command{
-		Use: "logs NAME [-f]", Short: "Show what a pair printed", Args: exactly(1, "the name of a pair"),
+		Use: "logs NAME [-f] [--raw]", Short: "Show what a pair printed", Args: exactly(1, "the name of a pair"),
+		Long: "Show what a pair printed, each line with the name of the half that printed it. On a terminal, control characters\n" +
+			"are shown as escapes, and long lines are broken, so that an agent's text cannot look like another's.",
+		Example: "  hostctl logs demo -f",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, b, err := c.of(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return b.Logs(cmd.Context(), args[0], follow, c.out)
+			out := onTerminal(c.out)
+			if raw {
+				out = c.out
+			}
+			return b.Logs(cmd.Context(), args[0], follow, out)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as more comes")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print the bytes as they are, on a terminal, too")
 	return cmd
 }
 

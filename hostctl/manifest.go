@@ -44,6 +44,8 @@ type ManifestAgent struct {
 type ManifestWorkspace struct {
 	Path string    `yaml:"path,omitempty"`
 	Mode pair.Mode `yaml:"mode,omitempty"` // copy (default with a path), bind, none
+	// MaxBytes bounds a copy; zero means the default of pair.Workspace.
+	MaxBytes config.Bytes `yaml:"max_bytes,omitempty"`
 }
 
 // ManifestResources bound the agent; zero means the default of pair.Resources.
@@ -192,6 +194,7 @@ func (m *Manifest) Validate() error {
 	}
 	l := newLayout()
 	egress := l.egress(m)
+	errs = append(errs, bundle.CheckHostTables(l.git(m).Repos, bundle.HostTable{Key: "pipelock.hosts", Hosts: m.Pipelock.Hosts}, bundle.HostTable{Key: "git.hosts", Hosts: m.Git.Hosts}))
 	errs = append(errs, config.Under("egress", egress.Validate()), config.Under("pipelock", l.pipelock(m, egress).Validate()),
 		config.Under("git", l.git(m).Validate()), config.Under("supervise", supervise(m).Validate()))
 	if len(m.Loader.Artifacts) > 0 {
@@ -240,7 +243,7 @@ func expandEnv(text string, lookup func(string) (string, bool)) (string, error) 
 
 // workspace is the folder, made absolute from the manifest's.
 func (m *Manifest) workspace() pair.Workspace {
-	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode}
+	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode, MaxBytes: int64(m.Agent.Workspace.MaxBytes)}
 	if w.Path == "" {
 		return pair.Workspace{Mode: pair.None}
 	}
