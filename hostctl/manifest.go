@@ -75,6 +75,7 @@ type ManifestRoute struct {
 	Auth    *ManifestAuth        `yaml:"auth,omitempty,flow"`
 	Expires time.Time            `yaml:"expires,omitempty"`
 	Git     string               `yaml:"git,omitempty"`
+	Kind    string               `yaml:"kind,omitempty"` // bundle.KindLLM, or empty
 	// PlainHTTP lets the route pass over http, its credential readable on the way.
 	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }

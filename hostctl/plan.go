@@ -89,7 +89,7 @@ var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.
 func (l *layout) egress(m *Manifest) bundle.EgressFile {
 	f := bundle.EgressFile{Version: 1, CA: pairCA, Mode: m.Egress.Mode, Learn: m.Egress.Learn, Routes: []bundle.Route{}}
 	for _, r := range m.Egress.Routes {
-		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
+		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, Kind: r.Kind, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
 		f.Routes = append(f.Routes, route)
 	}
 	f.Mirrors = mirrorsOf(m)
