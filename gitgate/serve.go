@@ -302,7 +302,7 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	out := bufio.NewWriterSize(flushing{w, control, g.idle}, 64<<10)
 	switch {
 	case q.service == receivePack:
-		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
+		err = (&pushing{gate: g, mirror: m, in: in, out: out, ends: true}).run(ctx)
 	case inV2:
 		err = g.speaker(m, in, out, false).serve(r.Context(), true)
 	default:
