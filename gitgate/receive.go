@@ -420,7 +420,7 @@ func explain(err error) string {
 	case full(err):
 		return diskFull
 	case errors.As(err, &large):
-		return clean(fmt.Sprintf("an object of %d bytes is over limits.object_bytes (%d). To find the file: git rev-list --objects --all --not --remotes | git cat-file --batch-check='%%(objectsize) %%(rest)' | sort -n | tail -1", large.Size, large.Limit))
+		return clean(fmt.Sprintf("push is over a limit: an object of %d bytes is over limits.object_bytes (%d). To find the file: git rev-list --objects --all --not --remotes | git cat-file --batch-check='%%(objectsize) %%(rest)' | sort -n | tail -1", large.Size, large.Limit))
 	case errors.Is(err, objects.ErrLimit):
 		return "push is over a limit: " + clean(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
