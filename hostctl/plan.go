@@ -24,11 +24,14 @@ type layout struct {
 	secrets map[string]reference
 	copies  map[string]reference // files of the host that are copied into etc
 	vouches []policy.Pattern     // hosts for which the pair's authority may speak; none: for any
+
+	lookup func(name string) (string, bool) // the host's environment
 }
 
 // lay turns a manifest into a layout. The credentials are named, not read.
 func lay(m *Manifest, dir string, command []string, lookup func(string) (string, bool)) (layout, error) {
 	l := newLayout()
+	l.lookup = lookup
 	if len(command) == 0 {
 		command = m.Agent.Command
 	}
@@ -162,6 +165,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 		l.copies["scan.toml"] = reference{"file", p.Secrets.Rules}
 		f.Secrets.Rules = "/etc/airlock/scan.toml"
 	}
+	f.UpstreamProxy = l.upstreamProxy(p.UpstreamProxy)
 	if p.UpstreamCA != "" {
 		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}
 		f.UpstreamCA = "/etc/airlock/ca/upstream.crt"

@@ -461,6 +461,7 @@ func (c *idleConn) Close() error {
 func (p *pass) Failed(w http.ResponseWriter, err error) {
 	var refused *refusedError
 	var malformed *http1.Violation
+	var proxy *proxyError
 	switch {
 	case errors.As(err, &refused) && refused.retry > 0:
 		p.s.spent(w, p, refused)
@@ -477,6 +478,9 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
 		p.s.refuse(w, p.text, http.StatusBadRequest, policy.Denied(malformedRule, "in the body: "+malformed.Why), p.url())
+	case errors.As(err, &proxy):
+		p.s.log.Warn("the upstream proxy failed", "host", p.authority.String(), "error", proxy.why)
+		p.s.refuse(w, p.text, http.StatusBadGateway, policy.Denied("upstream_proxy", proxy.Error()), p.url())
 	default:
 		p.s.log.Warn("origin failed", "host", p.authority.String(), "error", err)
 		p.s.refuse(w, p.text, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())
