@@ -391,6 +391,36 @@ func TestMakeReadable(t *testing.T) {
 	}
 }
 
+// TestOtherFileSystems: a copy leaves them out, and a search for what is
+// dangerous to show an agent does not.
+func TestOtherFileSystems(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	dir := folder(t)
+	write(t, filepath.Join(dir, "tree", "file"), "x")
+	mount := filepath.Join(dir, "tree", "mount")
+	must(t, os.Mkdir(mount, 0o755))
+	must(t, unix.Mount("tmpfs", mount, "tmpfs", 0, ""))
+	defer func() { must(t, unix.Unmount(mount, unix.MNT_DETACH)) }()
+	write(t, filepath.Join(mount, "tool"), "x")
+	must(t, os.Chmod(filepath.Join(mount, "tool"), 0o755|os.ModeSetuid))
+	must(t, syscall.Mkfifo(filepath.Join(mount, "pipe"), 0o600))
+	must(t, copyTree(t.Context(), filepath.Join(dir, "tree"), filepath.Join(dir, "copy"), workspace.CopyOptions{}))
+	if _, err := os.Lstat(filepath.Join(dir, "copy", "mount")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("expected the other file system to stay behind, got %v", err)
+	}
+	tree, err := workspace.Open(filepath.Join(dir, "tree"))
+	must(t, err)
+	defer tree.Close()
+	if got, err := workspace.Privileged(t.Context(), tree, os.Getuid(), os.Getgid()); err != nil || got != "mount/tool" {
+		t.Errorf("expected mount/tool, got %q, %v", got, err)
+	}
+	if got, err := workspace.Doors(t.Context(), tree); err != nil || len(got) != 1 || got[0] != "mount/pipe" {
+		t.Errorf("expected mount/pipe, got %q, %v", got, err)
+	}
+}
+
 func TestPrivileged(t *testing.T) {
 	dir := folder(t)
 	me, group := os.Getuid(), os.Getgid()
