@@ -87,15 +87,41 @@ func TestResolve(t *testing.T) {
 func TestInState(t *testing.T) {
 	dir := folder(t)
 	own, other := filepath.Join(dir, "mine"), filepath.Join(dir, "home", "airlock")
-	for _, d := range []string{own, other + "/pairs/a/workspace", filepath.Join(dir, "code", "airlock", "src")} {
+	for _, d := range []string{own, other + "/pairs/a/workspace", filepath.Join(dir, "code", "airlock", "src"), filepath.Join(dir, "code", "airlock", "pairs")} {
 		must(t, os.MkdirAll(d, 0o755))
 	}
+	must(t, os.Chmod(filepath.Join(other, "pairs"), 0o700))
 	for path, want := range map[string]bool{
 		own: true, own + "/pairs/x": true, other: true, other + "/pairs/a/workspace": true,
 		dir: false, filepath.Join(dir, "code", "airlock", "src"): false, filepath.Dir(other): false,
 	} {
 		if got := workspace.InState(path, own); got != want {
 			t.Errorf("%s: expected %v, got %v", path, want, got)
+		}
+	}
+}
+
+func TestSteps(t *testing.T) {
+	dir := folder(t)
+	write(t, filepath.Join(dir, "real", "file"), "")
+	must(t, os.MkdirAll(filepath.Join(dir, "theirs"), 0o755))
+	must(t, os.Symlink("theirs/onward", filepath.Join(dir, "in")))
+	must(t, os.Symlink("../real", filepath.Join(dir, "theirs", "onward")))
+	steps, err := workspace.Steps(filepath.Join(dir, "in", ".", "file"))
+	must(t, err)
+	var got []string
+	for _, s := range steps {
+		if rest, ok := strings.CutPrefix(s, dir+"/"); ok {
+			got = append(got, rest)
+		}
+	}
+	if want := "in theirs theirs/onward real real/file"; strings.Join(got, " ") != want {
+		t.Errorf("expected %q, got %q", want, got)
+	}
+	must(t, os.Symlink("loop", filepath.Join(dir, "loop")))
+	for _, path := range []string{"loop", "absent"} {
+		if _, err := workspace.Steps(filepath.Join(dir, path)); err == nil {
+			t.Errorf("%s: expected an error", path)
 		}
 	}
 }
