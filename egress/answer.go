@@ -178,12 +178,10 @@ func (p *pass) whyClosed(err error) (status int, reason string) {
 		return websocket.StatusPolicy, refused.v.Why
 	case errors.Is(err, websocket.ErrBusy):
 		p.s.stopped(p, policy.Denied("memory", err.Error()))
-		return websocket.StatusTryAgain, err.Error()
-	case errors.Is(err, websocket.ErrProtocol):
+	case websocket.StatusOf(err) != 0:
 		p.s.stopped(p, policy.Denied("websocket", err.Error()))
-		return websocket.StatusProtocol, err.Error()
 	}
-	return 0, ""
+	return websocket.StatusOf(err), err.Error()
 }
 
 // watchFrames closes a WebSocket in which the agent sends a placeholder.
@@ -192,7 +190,7 @@ func (p *pass) watchFrames() *websocket.Inspector {
 		return nil
 	}
 	w := &wire{forms: p.live.wires.forms}
-	return websocket.NewInspector(func(f websocket.Frame) error {
+	return websocket.NewInspector(websocket.Client, func(f websocket.Frame) error {
 		name := w.in(f.Payload)
 		if name == "" {
 			return nil

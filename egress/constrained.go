@@ -12,14 +12,14 @@ import (
 // refuseOpenly answers a CONNECT to a host for which a constrained authority
 // may not speak: inside TLS the client would see a bad certificate instead of
 // the reason (docs/decisions/0013-constrained-authority.md).
-func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority) {
+func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority, text bool) {
 	v := s.live.Load().rules.unvouched(a)
 	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.Shown(), Method: http.MethodConnect}); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
 	}
 	s.log.Info("refused", "host", a.Shown(), "method", http.MethodConnect, "rule", v.Rule, "why", v.Why)
 	requests.Inc(v.Word(), class(http.StatusForbidden))
-	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v))
+	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v), text)
 }
 
 // unvouched is the verdict on a host outside the authority's constraints: a

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"airlock/internal/bundle"
+	"airlock/internal/http1"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
 )
@@ -182,7 +183,7 @@ func injectedParameter(name string) string { return "query:" + url.QueryEscape(n
 // and the one that the route fills.
 func removeCredentials(h http.Header, a *bundle.Auth) {
 	for name := range h {
-		if sameField(name, a.Name) || slices.ContainsFunc(credentialFields, func(f string) bool { return sameField(name, f) }) {
+		if http1.SameField(name, a.Name) || slices.ContainsFunc(credentialFields, func(f string) bool { return http1.SameField(name, f) }) {
 			delete(h, name)
 		}
 	}
@@ -191,15 +192,10 @@ func removeCredentials(h http.Header, a *bundle.Auth) {
 // removeField deletes a field in every spelling.
 func removeField(h http.Header, name string) {
 	for have := range h {
-		if sameField(have, name) {
+		if http1.SameField(have, name) {
 			delete(h, have)
 		}
 	}
-}
-
-// sameField takes an underscore for a hyphen: some servers do.
-func sameField(a, b string) bool {
-	return len(a) == len(b) && strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }
 
 // withoutParameters removes from a query the parameters of these names, which

@@ -85,6 +85,7 @@ func (c Config) load() (bundle.EgressFile, *live, error) {
 		file:   c.File,
 		lines:  file.Lines,
 		rules:  file.Routes,
+		sends:  newMirrors(file.Mirrors),
 		learn:  file.Learn,
 		wallet: purse,
 		wires:  newTripwires(file.Routes),
@@ -172,6 +173,7 @@ type live struct {
 	file   string // that it was read from
 	lines  []int  // of each route in it
 	rules  rules
+	sends  mirrors          // git to git-gate
 	learn  []policy.Pattern // learn mode passes what goes there; none: it is off
 	wallet wallet
 	wires  tripwires

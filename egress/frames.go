@@ -21,7 +21,7 @@ func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspecto
 		return &unreadableError{"the upstream switched protocols without a connection"}
 	}
 	f := &frames{now: now}
-	res.Body = websocket.Closing(websocket.Conn(conn, websocket.NewInspector(f.inspect), up), conn, why)
+	res.Body = websocket.Closing(websocket.Conn(conn, websocket.NewInspector(websocket.Server, f.inspect), up), conn, why)
 	return nil
 }
 

@@ -31,7 +31,7 @@ func TestFrames(t *testing.T) {
 		"the end":           {[][]byte{wsFrame(websocket.Text, value[:6]), wsFrame(websocket.Close, "")}, []string{"…", value[:6] + "|"}},
 	} {
 		f := &frames{now: func() *redactor { return r }}
-		in := websocket.NewInspector(f.inspect)
+		in := websocket.NewInspector(websocket.Server, f.inspect)
 		for i, frame := range c.frames {
 			out, err := in.Feed(frame)
 			if err != nil {
@@ -43,7 +43,7 @@ func TestFrames(t *testing.T) {
 		}
 	}
 	f := &frames{now: func() *redactor { return r }}
-	in := websocket.NewInspector(f.inspect)
+	in := websocket.NewInspector(websocket.Server, f.inspect)
 	var all []byte
 	for _, frame := range append(bytewise, wsFrame(websocket.Text, "!")) {
 		out, err := in.Feed(frame)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"airlock/internal/bundle"
+	"airlock/internal/http1"
 	"airlock/internal/policy"
 )
 
@@ -22,12 +23,12 @@ var (
 func overridden(h http.Header, query string, route *bundle.Route) policy.Verdict {
 	for name, values := range h {
 		for _, field := range pathOverrides {
-			if sameField(name, field) {
+			if http1.SameField(name, field) {
 				return policy.Denied("route", "the field "+field+" names another path than the request")
 			}
 		}
 		for _, field := range methodOverrides {
-			if !sameField(name, field) {
+			if !http1.SameField(name, field) {
 				continue
 			}
 			for _, method := range values {
@@ -40,7 +41,7 @@ func overridden(h http.Header, query string, route *bundle.Route) policy.Verdict
 	for parameter := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == ';' }) {
 		name, method, _ := strings.Cut(parameter, "=")
 		name, err := url.QueryUnescape(name)
-		if method, failed := url.QueryUnescape(method); err == nil && name == "_method" && (failed != nil || !allowsMethod(route, method)) {
+		if method, failed := url.QueryUnescape(method); err == nil && folded(name) == methodParameter && (failed != nil || !allowsMethod(route, method)) {
 			return policy.Denied("route", "the parameter _method names a method that the route is not for")
 		}
 	}

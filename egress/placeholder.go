@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"airlock/internal/bundle"
+	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/secrets"
 )
@@ -56,7 +57,7 @@ func (l *live) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (
 	}
 	for _, field := range credentialFields {
 		for name := range out.Header {
-			if sameField(name, field) && !filled[name] {
+			if http1.SameField(name, field) && !filled[name] {
 				delete(out.Header, name)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"airlock/internal/bundle"
+	"airlock/internal/httpd"
 	"airlock/internal/policy"
 )
 
@@ -66,6 +67,9 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 func admissible(a ask) (path string, v policy.Verdict) {
 	if !methodForm.MatchString(a.method) {
 		return "", policy.Denied("method", "a method is a word in upper case")
+	}
+	if httpd.Echoes(a.method) {
+		return "", httpd.NoTrace
 	}
 	path, err := policy.CleanPath(a.path)
 	if err != nil {

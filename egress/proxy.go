@@ -79,11 +79,11 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
 		authority, err := policy.ParseAuthority(r.Host, 0)
 		if err != nil {
-			refuse(w, http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
+			refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
 			return
 		}
 		if !s.mayVouch(authority.Host) {
-			s.refuseOpenly(w, authority)
+			s.refuseOpenly(w, authority, httpd.PrefersText(r))
 			return
 		}
 		s.outer.ServeHTTP(w, r)
@@ -95,14 +95,14 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 	}
 	authority, err := policy.ParseAuthority(r.URL.Host, 80)
 	if err != nil || r.URL.Scheme != "http" || r.URL.User != nil {
-		refuse(w, http.StatusBadRequest, "authority", "a proxy request is written http://host/path; https goes through CONNECT", r.URL.Redacted(), httpd.AskOperator)
+		refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "a proxy request is written http://host/path; https goes through CONNECT", r.URL.Redacted(), httpd.AskOperator)
 		return
 	}
 	s.judge(w, r, authority, false)
 }
 
 func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
-	refuse(w, http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
+	refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
 }
 
 // open answers a CONNECT, always with yes: an authority that is refused is
@@ -134,25 +134,39 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		return
 	}
 	a := askOf(r, authority, tls)
+	if to, v := l.sends.redirect(a); v.Allow {
+		if err := s.record(a, v); err != nil {
+			s.log.Error("refusing: the audit cannot be written", "error", err)
+			refuse(w, httpd.PrefersText(r), http.StatusServiceUnavailable, "audit", "the verdict could not be written down", a.url(), httpd.AskOperator)
+			return
+		}
+		requests.Inc(v.Word(), class(http.StatusTemporaryRedirect))
+		sendTo(w, to)
+		return
+	}
 	v, route := l.decide(r, a, time.Now())
-	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a}
+	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a, text: httpd.PrefersText(r)}
 	var out *http.Request
 	if v.Allow {
 		var err error
 		out = p.outgoing(r)
-		if p.injected, err = l.inject(r.Context(), out, route.Auth); err != nil {
+		if err = refuseLFSUpload(r.Context(), out, a); err == nil {
+			watchMethod(out, route)
+			p.injected, err = l.inject(r.Context(), out, route.Auth)
+		}
+		if err != nil {
 			v = verdictOf(err)
 		}
 	}
 	if err := s.record(p.ask, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
-		refuse(w, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.ask.url(), httpd.AskOperator)
+		refuse(w, p.text, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.ask.url(), httpd.AskOperator)
 		return
 	}
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.Shown(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
-		httpd.Forbid(w, bundle.Egress, v, p.ask.url(), askFor(v))
+		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.ask.url(), Ask: askFor(v), Text: p.text})
 		return
 	}
 	if v.Rule == learnRule {
@@ -222,6 +236,16 @@ func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *b
 	return v, route
 }
 
+// statusOf is the status of a refusal; 405 says which methods there are (RFC 9110
+// §15.5.6).
+func statusOf(w http.ResponseWriter, v policy.Verdict) int {
+	if v != httpd.NoTrace {
+		return http.StatusForbidden
+	}
+	w.Header()["Allow"] = []string{httpd.MethodsBesideTrace}
+	return http.StatusMethodNotAllowed
+}
+
 // safeMethod keeps a method that is none out of the audit.
 func safeMethod(m string) string {
 	if methodForm.MatchString(m) {
@@ -248,8 +272,8 @@ func (a ask) url() string {
 	return "http://" + a.authority.HostFor(80) + a.path
 }
 
-func refuse(w http.ResponseWriter, status int, rule, why, url, ask string) {
-	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Egress, Rule: rule, Why: why, URL: url, Ask: ask})
+func refuse(w http.ResponseWriter, text bool, status int, rule, why, url, ask string) {
+	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Egress, Rule: rule, Why: why, URL: url, Ask: ask, Text: text})
 }
 
 // describe answers the magic host.
@@ -296,6 +320,7 @@ type pass struct {
 	tls       bool
 	injected  []string // names of what holds the credential
 	ask       ask
+	text      bool // a refusal is told as plain text
 	stop      context.CancelCauseFunc
 }
 
@@ -320,18 +345,18 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &stopped):
 		p.s.stopped(p, stopped.v)
-		httpd.Forbid(w, bundle.Egress, stopped.v, p.ask.url(), askFor(stopped.v))
+		httpd.Forbid(w, bundle.Egress, stopped.v, p.ask.url(), askFor(stopped.v), p.text)
 	case errors.As(err, &unreadable):
-		refuse(w, http.StatusBadGateway, "redaction", unreadable.Error(), p.ask.url(), httpd.AskOperator)
+		refuse(w, p.text, http.StatusBadGateway, "redaction", unreadable.Error(), p.ask.url(), httpd.AskOperator)
 	case errors.As(err, &gone):
-		httpd.Forbid(w, bundle.Egress, gone.v, p.ask.url(), httpd.AskAccess)
+		httpd.Forbid(w, bundle.Egress, gone.v, p.ask.url(), httpd.AskAccess, p.text)
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
-		refuse(w, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
+		refuse(w, p.text, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
 	default:
 		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.live.redactor().text(err.Error()))
-		refuse(w, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
+		refuse(w, p.text, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
 	}
 }
 
@@ -391,8 +416,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 func (p *pass) outgoing(r *http.Request) *http.Request {
 	out := forward.Outgoing(r)
 	h := out.Header
-	h.Del(httpd.HeaderInjected)
-	h.Del(httpd.HeaderProto)
+	httpd.StripOwn(h)
 	h.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
 	if p.searched() {
 		// A credential that comes back in parts is not recognised. An answer

@@ -18,6 +18,9 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 		marker := fmt.Appendf(nil, "[redacted:%s]", slot)
 		for _, text := range secrets.Forms(value) {
 			forms = append(forms, form{text, marker})
+			for _, other := range withReferences(text) {
+				forms = append(forms, form{other, marker})
+			}
 		}
 		for _, user := range users[slot] {
 			for _, text := range secrets.Spellings(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))) {
@@ -26,6 +29,40 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 		}
 	}
 	return forms
+}
+
+// references are the character references of HTML for the three characters of base64
+// that are no letters and digits, in the spellings of those who escape one or two of
+// them and nothing else.
+var references = func() (all []*strings.Replacer) {
+	for _, spelling := range [][]string{{"+", "&#43;", "/", "&#47;", "=", "&#61;"}, {"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"}, {"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"}} {
+		for which := 1; which < 8; which++ {
+			var pairs []string
+			for i := range 3 {
+				if which&(1<<i) != 0 {
+					pairs = append(pairs, spelling[2*i:2*i+2]...)
+				}
+			}
+			all = append(all, strings.NewReplacer(pairs...))
+		}
+	}
+	return all
+}()
+
+// withReferences are the forms of a text with references in it; none where it has
+// none of the characters, or is escaped already.
+func withReferences(text []byte) (all [][]byte) {
+	if bytes.ContainsAny(text, "&%\\") || !bytes.ContainsAny(text, "+/=") {
+		return nil
+	}
+	seen := map[string]bool{string(text): true}
+	for _, r := range references {
+		if other := r.Replace(string(text)); !seen[other] {
+			seen[other] = true
+			all = append(all, []byte(other))
+		}
+	}
+	return all
 }
 
 func newRedactor(forms []form) *redactor {
@@ -40,10 +77,14 @@ func newRedactor(forms []form) *redactor {
 
 // all redacts a text that is there as a whole.
 func (r *redactor) all(text []byte) []byte {
-	if r.empty() || !holds(r, text) {
+	if r.empty() {
 		return text
 	}
 	s := stream{r: r}
+	if _, ok := s.clean(text); ok {
+		return text
+	}
+	s = stream{r: r}
 	return s.flush(s.feed(nil, text))
 }
 
@@ -72,8 +113,8 @@ func (r *redactor) header(h http.Header) {
 // what a form may have begun with.
 type stream struct {
 	r          *redactor
-	state      int32
-	held       []byte // bytes that state stands for
+	window     window
+	held       []byte // bytes that the window stands for
 	keepLength bool   // markers are cut or padded to the length of what they replace
 	eating     int32  // the state of what was taken out last: what leads on from there belongs to a longer form; 0: nothing does
 }
@@ -85,26 +126,26 @@ func (s *stream) clean(p []byte) (n int, ok bool) {
 	if len(s.held) > 0 || s.eating != 0 {
 		return 0, false
 	}
-	r, state := s.r, int32(0)
+	r, w, b := s.r, s.window.clone(), breaks{}
 	for i := 0; i < len(p); i++ {
-		if state == 0 {
-			if i = ahead(&r.skip, p, i); i >= len(p) {
+		if w.state == 0 && !w.escaped {
+			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
-		if state = r.step(state, p[i]); r.nodes[state].form != nil {
+		if w.next(r, p[i]); r.nodes[w.state].form != nil {
 			return 0, false
 		}
 	}
-	n = len(p) - int(r.nodes[state].depth)
-	s.state, s.held = state, append(s.held, p[n:]...)
+	n = len(p) - w.raw(r)
+	s.window, s.held = w, append(s.held, p[n:]...)
 	return n, true
 }
 
 // feed appends to out what may go on of p.
 func (s *stream) feed(out, p []byte) []byte {
-	r := s.r
-	state := s.state
+	r, w := s.r, &s.window
+	var b breaks
 	from := 0 // p[from:] has not been appended yet; s.held stands before it
 	for i := 0; i < len(p); i++ {
 		if s.eats(p[i]) {
@@ -114,27 +155,27 @@ func (s *stream) feed(out, p []byte) []byte {
 			}
 			continue
 		}
-		if state == 0 {
-			if i = ahead(&r.skip, p, i); i >= len(p) {
+		if w.state == 0 && !w.escaped {
+			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
-		if state = r.step(state, p[i]); r.nodes[state].form == nil {
+		if w.next(r, p[i]); r.nodes[w.state].form == nil || w.escaped {
 			continue
 		}
 		// All that the state stands for goes: a longer form that has this one in
 		// it may have begun.
-		m, depth := r.nodes[state].form, int(r.nodes[state].depth)
+		m, raw := r.nodes[w.state].form, w.raw(r)
 		pending := append(s.held, p[from:i+1]...)
-		out = append(out, pending[:len(pending)-depth]...)
-		out = append(out, s.markerOf(m, depth)...)
+		out = append(out, pending[:len(pending)-raw]...)
+		out = append(out, s.markerOf(m, raw)...)
 		r.found()
-		s.eating = state
-		s.held, from, state = s.held[:0], i+1, 0
+		s.eating = w.state
+		s.held, from = s.held[:0], i+1
+		*w = window{}
 	}
-	s.state = state
 	pending := len(s.held) + len(p) - from
-	clear := pending - int(r.nodes[state].depth)
+	clear := pending - w.raw(r)
 	n := min(clear, len(s.held))
 	out = append(out, s.held[:n]...)
 	s.held = append(s.held[:0], s.held[n:]...)
@@ -169,14 +210,14 @@ func (s *stream) follow(out []byte, r *redactor) []byte {
 		return out
 	}
 	held := s.held
-	s.r, s.state, s.held, s.eating = r, 0, nil, 0
+	s.r, s.window, s.held, s.eating = r, window{}, nil, 0
 	return s.feed(out, held)
 }
 
 // flush appends what was held back: nothing follows.
 func (s *stream) flush(out []byte) []byte {
 	out = append(out, s.held...)
-	s.held, s.state = s.held[:0], 0
+	s.held, s.window = s.held[:0], window{}
 	return out
 }
 

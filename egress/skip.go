@@ -1,5 +1,7 @@
 package egress
 
+import "bytes"
+
 // skip lets a search jump over what cannot hold the beginning of a form (Wu
 // and Manber, A fast algorithm for multi-pattern searching, TR-94-17, 1994).
 // It slides a window as long as the shortest form over the text, and knows
@@ -50,6 +52,93 @@ func ahead[T string | []byte](s *skip, text T, i int) int {
 		i += int(n)
 	}
 	return i
+}
+
+// breaks are the next two line ends of a text, or escapes of line ends, at or behind a
+// place that only grows. The zero value has looked at nothing.
+type breaks struct {
+	known         bool
+	next          [3]int // of each kind
+	first, second lineEnd
+}
+
+// lineEnd is where one stands, and its length in bytes; at is the length of the text
+// where there is none.
+type lineEnd struct{ at, length int }
+
+// advance goes on to a place.
+func (b *breaks) advance(text []byte, i int) {
+	if !b.known {
+		b.first = b.find(text, i)
+		b.second = b.find(text, b.first.at+b.first.length)
+	}
+	for b.first.at < i && b.first.at < len(text) {
+		b.first, b.second = b.second, b.find(text, b.second.at+b.second.length)
+	}
+}
+
+func (b *breaks) find(text []byte, i int) lineEnd {
+	found := lineEnd{len(text), 0}
+	for kind := range b.next {
+		if !b.known || b.next[kind] < i {
+			b.next[kind] = nextLineEnd(text, i, kind)
+		}
+		if at := b.next[kind]; at < found.at {
+			found = lineEnd{at, 1 + kind/2}
+		}
+	}
+	b.known = true
+	return found
+}
+
+// nextLineEnd is the first of a kind at or behind i: LF, CR, or the escape of one.
+func nextLineEnd(text []byte, i, kind int) int {
+	for i < len(text) {
+		n := bytes.IndexByte(text[i:], "\n\r\\"[kind])
+		if n < 0 {
+			break
+		}
+		if i += n; kind < 2 || i+1 < len(text) && (text[i+1] == 'n' || text[i+1] == 'r') {
+			return i
+		}
+		i++
+	}
+	return len(text)
+}
+
+// aheadWrapped is ahead for forms with line ends in them. It does not jump where two of
+// them are near.
+func aheadWrapped(s *skip, text []byte, i int, b *breaks) int {
+	if s.window == 0 {
+		return i
+	}
+	for {
+		b.advance(text, i)
+		at, length := b.first.at, b.first.length
+		end := i + s.window
+		if end <= at {
+			length = 0
+		}
+		if end += length; end > len(text) || end > b.second.at {
+			return i
+		}
+		var last [3]byte
+		for k := range last { // without the line end
+			from := end - 3 + k
+			if from < at+length {
+				from -= length
+			}
+			last[k] = text[from]
+		}
+		n := int(s.shift[hash3(last[0], last[1], last[2])])
+		if n == 0 {
+			return i
+		}
+		if i+n > at {
+			n += b.first.length
+		}
+		i += n
+	}
 }
 
 // holds tells whether a form stands in the text.

@@ -173,6 +173,14 @@ type replay struct {
 
 func (c *replay) Read(p []byte) (int, error) { return c.r.Read(p) }
 
+// CloseWrite ends our half of the connection.
+func (c *replay) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 type callerKey struct{}
 
 // remember lets the handlers find the connection of a request.
@@ -195,7 +203,7 @@ func (s *server) plain(w http.ResponseWriter, r *http.Request, a policy.Authorit
 	if status, v := speaksOf(r, a); !v.Allow {
 		s.log.Info("refused behind SOCKS", "authority", a.Shown(), "why", v.Why)
 		w.Header().Set("Connection", "close")
-		refuse(w, status, v.Rule, v.Why, "http://"+a.HostFor(80)+"/", httpd.AskOperator)
+		refuse(w, httpd.PrefersText(r), status, v.Rule, v.Why, "http://"+a.HostFor(80)+"/", httpd.AskOperator)
 		return
 	}
 	s.judge(w, r, a, false)

@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -360,9 +359,9 @@ func (g *gate) openMirrors(c Config) error {
 
 // newTransport picks the way to a repository's upstream.
 func newTransport(c Config, repo bundle.Repo) (transport, error) {
-	u, err := url.Parse(repo.URL)
+	u, err := bundle.ParseGitURL(repo.URL)
 	if err != nil {
-		return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
+		return nil, fmt.Errorf("url: %w", err)
 	}
 	d := dialer(bundle.ParseHosts(c.File.Hosts))
 	switch u.Scheme {
@@ -384,7 +383,7 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 		t.empty = repo.Token != "" && t.token == ""
 		return t, nil
 	}
-	return nil, errors.New("url: ssh://user@host/path or https://host/path was wanted")
+	return nil, fmt.Errorf("url: no way to an upstream of the scheme %q", u.Scheme)
 }
 
 // redactor takes a token, in every form, out of what upstream says: it may echo what we sent.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -60,6 +59,7 @@ func lay(m *Manifest, dir string, command []string, lookup func(string) (string,
 		l.etc[name+".yaml"] = data
 	}
 	l.files["mcp.json"] = mcpConfig()
+	l.files[gitConfigFile] = gitConfig(m)
 	return l, nil
 }
 
@@ -92,6 +92,7 @@ func (l *layout) egress(m *Manifest) bundle.EgressFile {
 		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
 		f.Routes = append(f.Routes, route)
 	}
+	f.Mirrors = mirrorsOf(m)
 	return f
 }
 
@@ -105,6 +106,13 @@ func vouches(m *Manifest, egress bundle.EgressFile) []policy.Pattern {
 	all := append([]policy.Pattern{self}, egress.Learn...)
 	for _, r := range egress.Routes {
 		all = append(all, r.Host)
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Git.Repos)) { // git asks for them over https, too
+		if _, id, err := identityOf(m.Git.Repos[name].URL); err == nil {
+			if host, err := policy.ParsePattern(id.At.Host.String()); err == nil {
+				all = append(all, host)
+			}
+		}
 	}
 	return all
 }
@@ -226,7 +234,7 @@ func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]strin
 	if term, ok := lookup("TERM"); ok {
 		env["TERM"] = term
 	}
-	gitEnv(env, m)
+	maps.Copy(env, gitEnv(m))
 	for name, text := range m.Agent.Env {
 		value, err := expandEnv(text, lookup)
 		if err != nil {
@@ -243,39 +251,6 @@ func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]strin
 // urllib and Node would need for IPv6, is left out: httpx, and with it many
 // clients of models, fails on it.
 const noProxy = "egress,pipelock,git-gate,supervise,localhost,127.0.0.1,127.0.0.0/8,0.0.0.0,::1,::,"
-
-// gitEnv points git at the mirrors in the place of their upstreams, in each
-// spelling of the upstream that people use.
-func gitEnv(env map[string]string, m *Manifest) {
-	n := 0
-	set := func(key, value string) {
-		env[fmt.Sprintf("GIT_CONFIG_KEY_%d", n)], env[fmt.Sprintf("GIT_CONFIG_VALUE_%d", n)] = key, value
-		n++
-	}
-	for _, name := range slices.Sorted(maps.Keys(m.Git.Repos)) {
-		mirror := fmt.Sprintf("git://git-gate/%s.git", name)
-		for _, spelling := range spellings(m.Git.Repos[name].URL) {
-			set("url."+mirror+".insteadOf", spelling)
-		}
-	}
-	if n > 0 {
-		env["GIT_CONFIG_COUNT"] = strconv.Itoa(n)
-	}
-}
-
-func spellings(upstream string) []string {
-	u, err := url.Parse(upstream)
-	if err != nil {
-		return []string{upstream}
-	}
-	path := strings.TrimPrefix(u.Path, "/")
-	all := []string{upstream, "https://" + u.Hostname() + "/" + path}
-	if u.User != nil {
-		all = append(all, u.User.Username()+"@"+u.Hostname()+":"+path)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
 
 // mcpConfig registers the MCP server with agents that read such a file.
 func mcpConfig() []byte {

@@ -157,7 +157,7 @@ func TestLay(t *testing.T) {
 		t.Errorf("pipelock.yaml: %s", l.etc["pipelock.yaml"])
 	}
 	env := l.plan.Agent.Env
-	for name, value := range map[string]string{"ISSUE": "number 7", "HTTPS_PROXY": "http://egress:9099", "NODE_EXTRA_CA_CERTS": "/etc/airlock/ca.crt", "GIT_CONFIG_COUNT": "4"} {
+	for name, value := range map[string]string{"ISSUE": "number 7", "HTTPS_PROXY": "http://egress:9099", "NODE_EXTRA_CA_CERTS": "/etc/airlock/ca.crt"} {
 		if env[name] != value {
 			t.Errorf("%s is %q, want %q", name, env[name], value)
 		}
@@ -172,13 +172,6 @@ func TestLay(t *testing.T) {
 		if strings.Contains(string(data), "the value") {
 			t.Errorf("a credential stands in %s", name)
 		}
-	}
-}
-
-func TestSpellings(t *testing.T) {
-	got := strings.Join(spellings("ssh://git@git.example.com:2222/acme/app.git"), " ")
-	if got != "git@git.example.com:acme/app.git https://git.example.com/acme/app.git ssh://git@git.example.com:2222/acme/app.git" {
-		t.Error(got)
 	}
 }
 

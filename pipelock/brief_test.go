@@ -32,7 +32,7 @@ func TestBrief(t *testing.T) {
 func TestRefusalsAreBrief(t *testing.T) {
 	hostile := errors.Join(errors.New(strings.Repeat("no\n", 20_000)))
 	w := httptest.NewRecorder()
-	new(server).refuse(w, 403, policy.Denied("scan", hostile.Error()), "https://a.ok.test/")
+	new(server).refuse(w, false, 403, policy.Denied("scan", hostile.Error()), "https://a.ok.test/")
 	if n := w.Body.Len(); n > 3*maxWhy {
 		t.Errorf("%d bytes", n)
 	}

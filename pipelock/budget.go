@@ -1,6 +1,7 @@
 package pipelock
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -262,4 +263,12 @@ type tunnelConn struct {
 func (c tunnelConn) Close() error {
 	c.closed()
 	return c.Conn.Close()
+}
+
+// CloseWrite ends our half of the connection.
+func (c tunnelConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

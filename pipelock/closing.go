@@ -17,11 +17,9 @@ func whyClosed(report func(policy.Verdict)) websocket.Why {
 			return websocket.StatusPolicy, refused.v.Why
 		case errors.Is(err, websocket.ErrBusy):
 			report(policy.Denied(busyRule, err.Error()))
-			return websocket.StatusTryAgain, err.Error()
-		case errors.Is(err, websocket.ErrProtocol):
+		case websocket.StatusOf(err) != 0:
 			report(policy.Denied("websocket", err.Error()))
-			return websocket.StatusProtocol, err.Error()
 		}
-		return 0, ""
+		return websocket.StatusOf(err), err.Error()
 	}
 }

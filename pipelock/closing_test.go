@@ -18,6 +18,9 @@ import (
 func TestClosing(t *testing.T) {
 	s := testScanner(t, "")
 	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	masked := func(first byte, payload string) []byte {
+		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+	}
 	for _, c := range []struct {
 		name   string
 		sends  []byte
@@ -25,8 +28,10 @@ func TestClosing(t *testing.T) {
 		why    string
 		rule   string
 	}{
-		{"a token", frame(0x81, lab.Token()), "\x03\xf0", "websocket frame", "secret: github-pat"},
-		{"an extension", []byte{0xc1, 0}, "\x03\xea", "extension", "websocket"},
+		{"a token", masked(0x81, lab.Token()), "\x03\xf0", "websocket frame", "secret: github-pat"},
+		{"no mask", frame(0x81, "hello"), "\x03\xea", "not masked", "websocket"},
+		{"no UTF-8", masked(0x81, "\xff"), "\x03\xef", "UTF-8", "websocket"},
+		{"an extension", []byte{0xc1, 0x80, 0, 0, 0, 0}, "\x03\xea", "extension", "websocket"},
 	} {
 		for _, half := range []bool{false, true} {
 			conn, origin := net.Pipe()

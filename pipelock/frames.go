@@ -11,7 +11,7 @@ import (
 // of the ones before it.
 func (s *scanner) frames(ctx context.Context, to handling) *websocket.Inspector {
 	f := &frames{scanner: s, ctx: ctx, to: to}
-	return websocket.NewInspector(f.inspect)
+	return websocket.NewInspector(websocket.Client, f.inspect)
 }
 
 // frames are one direction of one connection. A control frame may stand

@@ -312,7 +312,9 @@ func TestMultipart(t *testing.T) {
 // TestPiecesInFrames has halves with control frames between them, in two
 // pings, and in two texts that are more than their halves.
 func TestPiecesInFrames(t *testing.T) {
-	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	frame := func(first byte, payload string) []byte {
+		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros
+	}
 	k := apart()
 	a, b := k[:20], k[20:]
 	for name, flow := range map[string][][]byte{

@@ -54,7 +54,7 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 	h := func(w http.ResponseWriter, r *http.Request) {
 		authority, err := policy.ParseAuthority(r.URL.Host, defaultPort(r.URL.Scheme))
 		if err != nil || !r.URL.IsAbs() {
-			s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "an absolute URL is wanted"), r.URL.String())
+			s.refuse(w, httpd.PrefersText(r), http.StatusBadRequest, policy.Denied("authority", "an absolute URL is wanted"), r.URL.String())
 			return
 		}
 		p := newPass(s, r, authority, r.URL.Scheme)
@@ -80,7 +80,7 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 	}
 	authority, err := policy.ParseAuthority(r.URL.Host, 80)
 	if err != nil || r.URL.Scheme != "http" || r.URL.User != nil {
-		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "this is a proxy: send CONNECT host:port or http://host/path"), r.URL.Redacted())
+		s.refuse(w, httpd.PrefersText(r), http.StatusBadRequest, policy.Denied("authority", "this is a proxy: send CONNECT host:port or http://host/path"), r.URL.Redacted())
 		return
 	}
 	s.judge(w, r, newPass(s, r, authority, "http"))
@@ -89,7 +89,7 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err != nil {
-		s.refuse(w, http.StatusBadRequest, policy.Denied("authority", "CONNECT: "+err.Error()), r.Host)
+		s.refuse(w, httpd.PrefersText(r), http.StatusBadRequest, policy.Denied("authority", "CONNECT: "+err.Error()), r.Host)
 		return
 	}
 	closed := func() {}
@@ -133,6 +133,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	defer rest.Soon()
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority, time.Now())
+	if httpd.Echoes(r.Method) {
+		w.Header()["Allow"] = []string{httpd.MethodsBesideTrace}
+		s.denyWith(w, http.StatusMethodNotAllowed, p, httpd.NoTrace)
+		return
+	}
 	if v.Allow && scheme != "http" && scheme != "https" {
 		v = policy.Denied("authority", "a scheme that is not http or https")
 	}
@@ -273,7 +278,7 @@ func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.V
 		return
 	}
 	s.log.Info("refused", "host", p.shown(v), "method", p.method, "rule", v.Rule, "why", v.Why)
-	s.refuse(w, status, v, p.url())
+	s.refuse(w, p.text, status, v, p.url())
 }
 
 // spent refuses what is over a budget.
@@ -284,16 +289,16 @@ func (s *server) spent(w http.ResponseWriter, p *pass, over *refusedError) {
 
 func (s *server) unwritten(w http.ResponseWriter, p *pass, err error) {
 	s.log.Error("refusing: the audit cannot be written", "error", err)
-	s.refuse(w, http.StatusServiceUnavailable, policy.Denied("audit", "the verdict could not be written down"), p.url())
+	s.refuse(w, p.text, http.StatusServiceUnavailable, policy.Denied("audit", "the verdict could not be written down"), p.url())
 }
 
-func (s *server) refuse(w http.ResponseWriter, status int, v policy.Verdict, url string) {
+func (s *server) refuse(w http.ResponseWriter, text bool, status int, v policy.Verdict, url string) {
 	v.Why = brief(v.Why)
 	ask := httpd.AskOperator
 	if v.Rule == "allow" {
 		ask = httpd.AskAccess
 	}
-	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Pipelock, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask})
+	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Pipelock, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask, Text: text})
 }
 
 // pass is a request on its way to the origin.
@@ -307,10 +312,11 @@ type pass struct {
 	h2           bool     // the agent speaks HTTP/2
 	proposal     string   // the last that was made about it
 	hidden       bool     // the host's name may hold a secret
+	text         bool     // a refusal is told as plain text
 }
 
 func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
-	return &pass{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath()}
+	return &pass{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath(), text: httpd.PrefersText(r)}
 }
 
 // hide takes out of what is told and written down what a finding stands in.
@@ -356,8 +362,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 	out, in := forward.Outgoing(r), r.URL
 	out.URL = &url.URL{Scheme: p.scheme, Host: p.authority.String(), Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 	out.Host = p.authority.HostFor(defaultPort(p.scheme))
-	out.Header.Del(httpd.HeaderInjected)
-	out.Header.Del(httpd.HeaderProto)
+	httpd.StripOwn(out.Header)
 	if p.s.answers.read(p.authority.Host) {
 		out.Header.Set("Accept-Encoding", "identity")
 	}
@@ -368,9 +373,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 // Answer implements forward.Hooks. It puts the scan on a connection that
 // switched to WebSocket.
 func (p *pass) Answer(res *http.Response) error {
-	delete(res.Header, httpd.HeaderHop) // no origin speaks for us
-	delete(res.Header, httpd.HeaderRule)
-	delete(res.Header, httpd.HeaderProto)
+	httpd.StripOwn(res.Header) // no origin speaks for us
 	if p.hop && p.h2 && res.ProtoMajor == 1 {
 		res.Header.Set(httpd.HeaderProto, "h1")
 	}
@@ -450,9 +453,9 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 		p.s.spent(w, p, refused)
 	case errors.As(err, &refused) && refused.reported && refused.v.Rule == busyRule:
 		w.Header().Set("Retry-After", strconv.Itoa(int(heldWait.Seconds())))
-		p.s.refuse(w, http.StatusServiceUnavailable, refused.v, p.url())
+		p.s.refuse(w, p.text, http.StatusServiceUnavailable, refused.v, p.url())
 	case errors.As(err, &refused) && refused.reported:
-		p.s.refuse(w, http.StatusForbidden, refused.v, p.url())
+		p.s.refuse(w, p.text, http.StatusForbidden, refused.v, p.url())
 	case errors.As(err, &refused):
 		p.s.deny(w, p, refused.v)
 	case errors.Is(err, context.DeadlineExceeded) && !p.s.rules.decide(p.authority, time.Now()).Allow:
@@ -460,10 +463,10 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
-		p.s.refuse(w, http.StatusBadRequest, policy.Denied(malformedRule, "in the body: "+malformed.Why), p.url())
+		p.s.refuse(w, p.text, http.StatusBadRequest, policy.Denied(malformedRule, "in the body: "+malformed.Why), p.url())
 	default:
 		p.s.log.Warn("origin failed", "host", p.authority.String(), "error", err)
-		p.s.refuse(w, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())
+		p.s.refuse(w, p.text, http.StatusBadGateway, policy.Denied("origin", "the origin did not answer: "+plain(err)), p.url())
 	}
 }
 

@@ -191,10 +191,12 @@ func TestRedactFrames(t *testing.T) {
 	s := testScanner(t, "")
 	k := lab.Token()
 	in := s.frames(t.Context(), handling{host: host(t, "a.ok.test"), action: actionRedact, report: silent})
-	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	frame := func(first byte, payload string) []byte {
+		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros
+	}
 	x := strings.Repeat("x", len(k))
 	for _, first := range []byte{0x81, 0x82, 0x89} {
-		if out, err := in.Feed(frame(first, "a "+k+" b")); err != nil || string(out[2:]) != "a "+x+" b" {
+		if out, err := in.Feed(frame(first, "a "+k+" b")); err != nil || string(out[6:]) != "a "+x+" b" {
 			t.Errorf("%x: %q, %v", first, out, err)
 		}
 	}
@@ -249,7 +251,9 @@ func TestAskAboutFrames(t *testing.T) {
 		asked++
 		return policy.Allowed("proposal")
 	}})
-	frame := func(payload string) []byte { return append([]byte{0x81, byte(len(payload))}, payload...) }
+	frame := func(payload string) []byte {
+		return append([]byte{0x81, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+	}
 	k := lab.Token()
 	for i, c := range []struct {
 		text  string

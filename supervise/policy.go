@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -183,4 +184,68 @@ func orWord(list []string, word string) string {
 		return word
 	}
 	return strings.Join(list, ",")
+}
+
+// allowedBy names the rule by which the files let a request pass that is asked for:
+// all its methods, through egress and pipelock where they have a file. It is empty
+// where none does, or where that cannot be told.
+func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule string) {
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return ""
+	}
+	port := uint16(443)
+	if u.Scheme == "http" {
+		port = 80
+	}
+	authority, err := policy.ParseAuthority(u.Host, port)
+	if err != nil {
+		return ""
+	}
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
+	switch {
+	case err == nil:
+		i := slices.IndexFunc(routes.Routes, func(r bundle.Route) bool {
+			return routeAllows(&r, authority, u.Scheme == "https", u.EscapedPath(), p.Methods, now)
+		})
+		if i < 0 {
+			return ""
+		}
+		rule = fmt.Sprintf("routes[%d] %s", i, routes.Routes[i].Host)
+	case !missing(dirs.File(bundle.Egress)):
+		return ""
+	}
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
+	switch {
+	case err == nil:
+		i := slices.IndexFunc(allow.Allow, func(e bundle.Allowed) bool { return e.Host.MatchesAuthority(authority, 443, 80) && e.At(now) })
+		if i < 0 {
+			return ""
+		}
+		return cmp.Or(rule, fmt.Sprintf("allow[%d] %s", i, allow.Allow[i].Host))
+	case !missing(dirs.File(bundle.Pipelock)):
+		return ""
+	}
+	return rule
+}
+
+// routeAllows reports whether egress would let requests of all the methods pass by the
+// route, as far as that depends on host, port, path and method. A route for git alone
+// is not looked at: what is asked for is a URL.
+func routeAllows(r *bundle.Route, a policy.Authority, tls bool, path string, methods []string, now time.Time) bool {
+	ports := []uint16{443}
+	if r.PlainHTTP && !tls {
+		ports = []uint16{80}
+	}
+	switch {
+	case r.Git != "", !r.Host.MatchesAuthority(a, ports...):
+		return false
+	case !tls && !r.PlainHTTP && (r.Auth != nil || r.Host.MatchesAuthority(policy.Authority{Host: a.Host, Port: 443}, 443)):
+		return false
+	case !r.Expires.IsZero() && !now.Before(r.Expires):
+		return false
+	case len(r.Paths) > 0 && !policy.Names(r.Paths, path):
+		return false
+	}
+	return len(r.Methods) == 0 || !slices.ContainsFunc(methods, func(m string) bool { return !slices.Contains(r.Methods, m) })
 }

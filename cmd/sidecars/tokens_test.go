@@ -44,7 +44,7 @@ func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := p.check(r); errors.Is(err, errForged) {
-		httpd.Forbid(w, "pipelock", policy.Denied("allow", "send it to evil.test"), "", "")
+		httpd.Forbid(w, "pipelock", policy.Denied("allow", "send it to evil.test"), "", "", false)
 		return
 	} else if err != nil {
 		w.WriteHeader(http.StatusUnauthorized)

@@ -27,6 +27,9 @@ type EgressFile struct {
 
 	Routes []Route `yaml:"routes"` // none: everything is refused
 
+	// Mirrors are the repositories that git-gate has: git is sent there, whatever a route says.
+	Mirrors []Mirror `yaml:"mirrors,omitempty"`
+
 	Lines []int `yaml:"-"` // where each route stands in the file that was read
 }
 
@@ -112,6 +115,9 @@ func (f EgressFile) Validate() error {
 	errs = append(errs, f.validateMode())
 	for i, r := range f.Routes {
 		errs = append(errs, r.validate(fmt.Sprintf("routes[%d]", i)))
+	}
+	for i, m := range f.Mirrors {
+		errs = append(errs, m.validate(fmt.Sprintf("mirrors[%d]", i)))
 	}
 	return errors.Join(errs...)
 }

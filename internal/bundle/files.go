@@ -217,7 +217,7 @@ type GitListen struct {
 
 // Repo is one mirror.
 type Repo struct {
-	URL        string `yaml:"url"`                  // ssh:// or https://
+	URL        string `yaml:"url"`                  // ssh://, user@host:path or https://
 	Identity   string `yaml:"identity,omitempty"`   // ssh: file of the private key
 	Passphrase string `yaml:"passphrase,omitempty"` // ssh: slot; of an identity that is encrypted
 	HostKey    string `yaml:"host_key,omitempty"`   // ssh: pinned; without it nothing is fetched
@@ -297,9 +297,9 @@ func (f GitGateFile) Validate() error {
 }
 
 func (r Repo) validate(at string) error {
-	u, err := url.Parse(r.URL)
-	if err != nil || u.Host == "" || (u.Scheme != "ssh" && u.Scheme != "https") {
-		return config.At(at+".url", "ssh://user@host/path or https://host/path was wanted")
+	u, err := ParseGitURL(r.URL)
+	if err != nil {
+		return config.At(at+".url", "%v", err)
 	}
 	var errs []error
 	if _, has := u.User.Password(); has {

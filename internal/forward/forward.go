@@ -157,6 +157,9 @@ func answer(w http.ResponseWriter, res *http.Response) error {
 		return err
 	}
 	for name, values := range res.Trailer {
+		if http1.IsReserved(name) {
+			continue // it frames a message, or no origin speaks for us
+		}
 		if !slices.Contains(announced, name) {
 			name = http.TrailerPrefix + name
 		}

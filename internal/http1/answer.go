@@ -290,12 +290,12 @@ func (w *answer) release() {
 func (w *answer) trailer() {
 	late := http.Header{}
 	for _, name := range w.trailers {
-		if values := w.header[name]; len(values) > 0 && !reserved[strings.ToLower(name)] {
+		if values := w.header[name]; len(values) > 0 && !IsReserved(name) {
 			late[name] = values
 		}
 	}
 	for name, values := range w.header {
-		if plain, ok := strings.CutPrefix(name, http.TrailerPrefix); ok && !reserved[strings.ToLower(plain)] {
+		if plain, ok := strings.CutPrefix(name, http.TrailerPrefix); ok && !IsReserved(plain) {
 			late[http.CanonicalHeaderKey(plain)] = values
 		}
 	}

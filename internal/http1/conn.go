@@ -131,16 +131,17 @@ func (k *conn) one() bool {
 	if k.taken {
 		return false
 	}
-	keep := clean && w.finish()
+	keep, unread := clean && w.finish(), false
 	if body != nil {
-		keep = body.discard(keep) && keep
+		ended := body.discard(keep)
+		keep, unread = keep && ended, !ended
 	}
 	if !clean {
 		w.abandon()
 		return false
 	}
 	if !keep {
-		k.farewell()
+		k.lingeringClose(unread, body)
 	}
 	return keep
 }
@@ -174,7 +175,7 @@ func (k *conn) malformed(err error) {
 	w := &answer{k: k, r: &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}, cancel: func() {}, header: http.Header{}}
 	k.s.Malformed(w, v)
 	w.finish()
-	k.farewell()
+	k.lingeringClose(true, nil)
 }
 
 // body gives the request its body; nil: it has none.
@@ -206,17 +207,6 @@ func (k *conn) handle(w *answer, r *http.Request) (clean bool) {
 	}()
 	k.s.Handler.ServeHTTP(w, r)
 	return true
-}
-
-// farewell closes so that what was written last arrives: a connection that is
-// closed with something unread is reset, and the answer with it.
-func (k *conn) farewell() {
-	c, ok := k.c.(interface{ CloseWrite() error })
-	if !ok || c.CloseWrite() != nil {
-		return
-	}
-	_ = k.c.SetReadDeadline(time.Now().Add(lastRead))
-	_, _ = io.CopyN(io.Discard, k.c, maxDiscard)
 }
 
 // requestBody is the body as the handler reads it.

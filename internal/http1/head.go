@@ -33,25 +33,28 @@ var (
 	errExpectation error = &Violation{http.StatusExpectationFailed, "an expectation that is not 100-continue"}
 	errLate        error = &Violation{http.StatusRequestTimeout, "the header did not arrive in time"}
 
-	errLineEnd     = bad("a line that does not end with CR LF")
-	errLine        = bad("the request line is not method, target and version with one space between")
-	errTarget      = bad("the target is not a URL")
-	errStatusLine  = bad("the status line is not version, code and reason")
-	errFolding     = bad("a field that is folded over lines, or a line that begins with a space")
-	errName        = bad("a field whose name is not a token with a colon right behind it")
-	errValue       = bad("a control byte in a field")
-	errUnderscore  = bad("a name with an underscore that some read as another field")
-	errHosts       = bad("two Host fields")
-	errNoHost      = bad("no Host field")
-	errLengths     = bad("two Content-Length fields")
-	errLength      = bad("a Content-Length that is not a plain number")
-	errCoding      = bad("a Transfer-Encoding that is not chunked, once")
-	errOldCoding   = bad("a Transfer-Encoding in HTTP/1.0")
-	errBoth        = bad("Content-Length together with Transfer-Encoding")
-	errConnectBody = bad("a CONNECT with a body")
-	errTrailerName = bad("a trailer that would change the framing, the routing or the credentials")
-	errChunk       = bad("a chunk whose length is not a plain hexadecimal number")
-	errChunkEnd    = bad("a chunk that does not end where its length says")
+	errLineEnd      = bad("a line that does not end with CR LF")
+	errLine         = bad("the request line is not method, target and version with one space between")
+	errTarget       = bad("the target is not a URL")
+	errTargetBytes  = bad("the target has a byte that is not visible ASCII; it has to be percent-encoded")
+	errStatusLine   = bad("the status line is not version, code and reason")
+	errFolding      = bad("a field that is folded over lines, or a line that begins with a space")
+	errName         = bad("a field whose name is not a token with a colon right behind it")
+	errValue        = bad("a control byte in a field")
+	errUnderscore   = bad("a name that some servers read as that of another field, one that frames, routes or authenticates the request")
+	errHosts        = bad("two Host fields")
+	errHostDiffers  = bad("a Host field that is not the :authority")
+	errAbsolutePath = bad("a :path that does not begin with a slash")
+	errNoHost       = bad("no Host field")
+	errLengths      = bad("two Content-Length fields")
+	errLength       = bad("a Content-Length that is not a plain number")
+	errCoding       = bad("a Transfer-Encoding that is not chunked, once")
+	errOldCoding    = bad("a Transfer-Encoding in HTTP/1.0")
+	errBoth         = bad("Content-Length together with Transfer-Encoding")
+	errConnectBody  = bad("a CONNECT with a body")
+	errTrailerName  = bad("a trailer that would change the framing, the routing or the credentials")
+	errChunk        = bad("a chunk whose length is not a plain hexadecimal number")
+	errChunkEnd     = bad("a chunk that does not end where its length says")
 )
 
 // parseRequest reads a head that Airlock's parsers and everybody else's take
@@ -62,15 +65,16 @@ func parseRequest(text string) (*http.Request, error) {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, ok := strings.Cut(rest, " ")
 	switch {
-	case !ok || !all(method, token) || !all(target, visible):
+	case !ok || !all(method, token) || target == "":
 		return nil, errLine
-	case len(target) > maxTarget:
-		return nil, errLongTarget
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
 		if !strings.HasPrefix(version, "HTTP/") || !all(version, visible) {
 			return nil, errLine
 		}
 		return nil, errVersion
+	}
+	if err := checkTarget(target); err != nil {
+		return nil, err
 	}
 	h, err := parseFields(fields, true)
 	if err != nil {
@@ -207,15 +211,15 @@ func parseField(line string, strict bool) (name, value string, err error) {
 	if value != "" && !all(value, content) {
 		return "", "", errValue
 	}
-	if strict && strings.IndexByte(name, '_') >= 0 && reserved[strings.ToLower(strings.ReplaceAll(name, "_", "-"))] {
+	if strict && isClone(name) {
 		return "", "", errUnderscore
 	}
 	return textproto.CanonicalMIMEHeaderKey(name), value, nil
 }
 
 // reserved are the fields that frame, route or authenticate a message: none
-// of them may come in a trailer (RFC 9110 §6.5.1), or in the spelling of a
-// gateway that takes an underscore for a hyphen.
+// of them may come in a trailer (RFC 9110 §6.5.1), or in another spelling
+// that a gateway takes for it.
 var reserved = map[string]bool{
 	"host": true, "content-length": true, "transfer-encoding": true, "connection": true, "upgrade": true, "trailer": true, "te": true,
 	"expect": true, "content-encoding": true, "content-type": true, "content-range": true, "authorization": true, "proxy-authorization": true,
@@ -226,7 +230,7 @@ var reserved = map[string]bool{
 func announced(h http.Header) error {
 	for _, list := range h["Trailer"] {
 		for name := range strings.SplitSeq(list, ",") {
-			if name = strings.Trim(name, " \t"); name != "" && (!all(name, token) || reserved[strings.ToLower(name)]) {
+			if name = strings.Trim(name, " \t"); name != "" && (!all(name, token) || IsReserved(name)) {
 				return errTrailerName
 			}
 		}
@@ -241,7 +245,7 @@ func parseTrailer(text string, strict bool) (http.Header, error) {
 		return nil, err
 	}
 	for name := range h {
-		if reserved[strings.ToLower(name)] {
+		if IsReserved(name) {
 			if strict {
 				return nil, errTrailerName
 			}

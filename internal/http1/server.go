@@ -19,11 +19,9 @@ const (
 	// watchAfter is how long an answer may take before the server looks
 	// whether the client is still there.
 	watchAfter = 20 * time.Millisecond
-	// maxDiscard is how much of a body that nobody read is read away, in
-	// bytes, to keep a connection or to have a refusal arrive.
+	// maxDiscard is how much of a body that the handler did not read is dropped
+	// to keep a connection, in bytes.
 	maxDiscard = 256 << 10
-	// lastRead is how long that may take.
-	lastRead = 500 * time.Millisecond
 )
 
 // Server serves connections. Set its fields before the first.

@@ -19,7 +19,7 @@ import (
 
 func TestRefusal(t *testing.T) {
 	w := httptest.NewRecorder()
-	Forbid(w, "egress", policy.Denied("rule\n1", "be\"cause"), "https://a.test/<x>", AskAccess)
+	Forbid(w, "egress", policy.Denied("rule\n1", "be\"cause"), "https://a.test/<x>", AskAccess, false)
 	if w.Code != 403 || w.Header().Get("Content-Type") != "application/json" || w.Header().Get(HeaderRule) != "rule?1" {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}

@@ -7,22 +7,27 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"airlock/internal/http1"
 	"airlock/internal/policy"
 )
 
-// Refusal is what an agent is told, as the member "error" of a JSON object.
+// Refusal is what an agent is told: as the member "error" of a JSON object, or as
+// plain text.
 type Refusal struct {
 	By   string `json:"by"`   // the daemon
 	Rule string `json:"rule"` // the line of configuration, or the check
 	Why  string `json:"why"`
 	URL  string `json:"url"`
 	Ask  string `json:"ask"` // which tool of the MCP server helps
+
+	Text bool `json:"-"` // it is told as plain text: see PrefersText
 }
 
 // AskAccess tells how to ask for a host or a path that is refused.
-const AskAccess = "call the tool request_access of the MCP server supervise with this URL, the methods and a reason; a person decides"
+const AskAccess = "call the tool request_access of the MCP server supervise with this URL, the methods and why you need it; a person decides"
 
 // AskOperator tells how to ask where no grant would help.
 const AskOperator = "call the tool ask_operator of the MCP server supervise"
@@ -46,6 +51,26 @@ const Replaced = ";replaced="
 // of no field.
 const InjectedBody = ":body"
 
+// StripOwn removes the fields that the daemons use among themselves: they mean nothing
+// to an origin, and what an agent or an origin says in them is not ours.
+func StripOwn(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Airlock-") {
+			delete(h, name)
+		}
+	}
+}
+
+// Echoes reports whether a method has the server repeat the request (RFC 9110 §9.3.8,
+// and what one server calls it).
+func Echoes(method string) bool { return method == http.MethodTrace || method == "TRACK" }
+
+// NoTrace refuses such a method, with 405.
+var NoTrace = policy.Denied("method", "TRACE would have the server repeat the request, with the credential in it")
+
+// MethodsBesideTrace are told where NoTrace refuses (RFC 9110 §15.5.6).
+const MethodsBesideTrace = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 // Refuse answers with the status and the reason. The body of the request is
 // not read, and the connection of an HTTP/1 client closes where a long one
 // stands unread.
@@ -66,6 +91,9 @@ func RefuseRaw(w io.Writer, status int, r Refusal) {
 }
 
 func (r Refusal) text() []byte {
+	if r.Text {
+		return []byte(printable("refused by "+r.By+" ("+r.Rule+"): "+r.Why) + "\nURL: " + printable(r.URL) + "\nTo ask: " + printable(r.Ask) + "\n")
+	}
 	body, err := json.Marshal(map[string]Refusal{"error": r})
 	if err != nil { // cannot happen: five strings
 		return []byte("refused\n")
@@ -75,6 +103,9 @@ func (r Refusal) text() []byte {
 
 func (r Refusal) fields(h http.Header, body []byte) {
 	h.Set("Content-Type", "application/json")
+	if r.Text {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	h.Set(HeaderRule, headerSafe(r.Rule))
@@ -90,7 +121,18 @@ func headerSafe(s string) string {
 	return string(b)
 }
 
-// Forbid refuses by a verdict, with 403.
-func Forbid(w http.ResponseWriter, by string, v policy.Verdict, url, ask string) {
-	Refuse(w, http.StatusForbidden, Refusal{By: by, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask})
+// printable is a text without control characters, on one line: a terminal may
+// show it.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unicode.Is(unicode.Cf, c) || c == unicode.ReplacementChar {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
+// Forbid refuses by a verdict, with 403; as plain text if so wished.
+func Forbid(w http.ResponseWriter, by string, v policy.Verdict, url, ask string, text bool) {
+	Refuse(w, http.StatusForbidden, Refusal{By: by, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask, Text: text})
 }

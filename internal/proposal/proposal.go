@@ -97,10 +97,19 @@ func (s *Store) file(id string) string { return filepath.Join(s.dir, id+".json")
 
 // Refused returns the proposal for the same that a person has denied last, if there is one.
 func (s *Store) Refused(p Proposal) (Proposal, bool, error) {
+	last, ok, err := s.Last(p)
+	if !ok {
+		return Proposal{}, false, err
+	}
+	return last, last.State == Denied, err
+}
+
+// Last returns the newest proposal for the same that is not open any more, if there is one.
+func (s *Store) Last(p Proposal) (Proposal, bool, error) {
 	all, err := s.List()
 	for _, q := range slices.Backward(all) {
 		if p.same(q) && q.State != Pending {
-			return q, q.State == Denied, err
+			return q, true, err
 		}
 	}
 	return Proposal{}, false, err

@@ -112,13 +112,14 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 {
 			defer r.Context().Value(key{}).(*conn).settle(r.Context())
+			defer httpd.ReadAfterRefusal(w, r)()
 		}
 		if status, v := checkRequest(r, Authority(r.Context())); !v.Allow {
 			s.log.Info("refused inside a tunnel", "authority", Authority(r.Context()).Shown(), "why", v.Why)
 			if r.ProtoMajor == 1 {
 				w.Header().Set("Connection", "close")
 			}
-			httpd.Refuse(w, status, httpd.Refusal{By: s.by, Rule: v.Rule, Why: v.Why, URL: "https://" + Authority(r.Context()).HostFor(httpsPort) + "/", Ask: httpd.AskOperator})
+			httpd.Refuse(w, status, httpd.Refusal{By: s.by, Rule: v.Rule, Why: v.Why, URL: "https://" + Authority(r.Context()).HostFor(httpsPort) + "/", Ask: httpd.AskOperator, Text: httpd.PrefersText(r)})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -129,6 +130,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Verdict) {
 	if r.Method == http.MethodConnect {
 		return http.StatusMethodNotAllowed, policy.Denied("authority", "CONNECT inside a tunnel")
+	}
+	if r.ProtoMajor == 2 {
+		var bad *http1.Violation
+		if err := http1.CheckHTTP2(r); errors.As(err, &bad) {
+			return bad.Status, policy.Denied("http", bad.Why)
+		}
 	}
 	if r.URL.Scheme != "" && r.URL.Scheme != "https" {
 		return http.StatusBadRequest, policy.Denied("authority", "a target that is not https inside a tunnel")
@@ -264,6 +271,7 @@ func (s *Server) unlike(c *conn, err error) {
 		case len(method) >= 3 && strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "":
 			why = "plain HTTP in place of TLS"
 			httpd.RefuseRaw(c, http.StatusBadRequest, httpd.Refusal{By: s.by, Rule: "tls", Why: why, URL: "https://" + c.authority.HostFor(httpsPort) + "/", Ask: httpd.AskOperator})
+			http1.LingeringClose(c)
 		default:
 			why = "something that is not TLS"
 		}
@@ -303,6 +311,14 @@ func (c *conn) settle(stream context.Context) {
 	} else if c.resets.Add(1) > maxResets {
 		_ = c.Close()
 	}
+}
+
+// CloseWrite ends our half of the connection.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func (c *conn) Close() error {

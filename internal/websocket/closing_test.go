@@ -12,7 +12,7 @@ import (
 func TestClosingForWhatTheServerSends(t *testing.T) {
 	conn, server := net.Pipe()
 	asked := 0
-	c := Closing(Conn(conn, NewInspector(func(Frame) error { return nil }), nil), conn, func(err error) (int, string) {
+	c := Closing(Conn(conn, NewInspector(Server, func(Frame) error { return nil }), nil), conn, func(err error) (int, string) {
 		asked++
 		if errors.Is(err, ErrProtocol) {
 			return StatusProtocol, "no"
@@ -50,9 +50,9 @@ func TestClosingIsNotInTheWay(t *testing.T) {
 	conn, server = net.Pipe() // to which nobody listens
 	defer server.Close()
 	no := errors.New("no")
-	c = Closing(Conn(conn, nil, NewInspector(func(Frame) error { return no })), conn, func(err error) (int, string) { return StatusPolicy, err.Error() })
+	c = Closing(Conn(conn, nil, NewInspector(Client, func(Frame) error { return no })), conn, func(err error) (int, string) { return StatusPolicy, err.Error() })
 	began := time.Now()
-	if n, err := c.Write(frame(Text, nil, "x")); n != 3 || err != nil || time.Since(began) > 5*closeWithin {
+	if n, err := c.Write(frame(Text, []byte{1, 2, 3, 4}, "x")); n != 7 || err != nil || time.Since(began) > 5*closeWithin {
 		t.Errorf("%d, %v, after %v", n, err, time.Since(began))
 	}
 	head := make([]byte, 4)

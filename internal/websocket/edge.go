@@ -33,6 +33,7 @@ func (e *Edge) Between() bool { return e.left == 0 && len(e.header) == 0 }
 // Status codes of a close frame (RFC 6455 §7.4.1).
 const (
 	StatusProtocol = 1002
+	StatusEncoding = 1007
 	StatusPolicy   = 1008
 	StatusTryAgain = 1013
 )

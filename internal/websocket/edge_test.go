@@ -36,7 +36,7 @@ func TestCloseFrame(t *testing.T) {
 	for _, reason := range []string{"", "no", strings.Repeat("ü", 100)} {
 		for _, masked := range []bool{false, true} {
 			var got Frame
-			i := NewInspector(func(f Frame) error { got = f; got.Payload = bytes.Clone(f.Payload); return nil })
+			i := NewInspector(Side(masked), func(f Frame) error { got = f; got.Payload = bytes.Clone(f.Payload); return nil })
 			out, err := i.Feed(CloseFrame(StatusPolicy, reason, masked))
 			text := string(got.Payload[2:])
 			if err != nil || len(out) == 0 || got.Opcode != Close || !got.Final || len(got.Payload) > maxControl || got.Payload[0] != 0x03 || got.Payload[1] != 0xf0 ||

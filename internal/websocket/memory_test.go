@@ -31,7 +31,7 @@ func TestFramesAreBounded(t *testing.T) {
 		var open []io.ReadWriteCloser
 		var err error
 		for range 100 {
-			c := Conn(half{bytes.NewReader(nil)}, nil, NewInspector(see))
+			c := Conn(half{bytes.NewReader(nil)}, nil, NewInspector(Client, see))
 			open = append(open, c)
 			if _, err = c.Write(long[:len(long)-1]); err != nil {
 				break
@@ -40,15 +40,15 @@ func TestFramesAreBounded(t *testing.T) {
 		if n := len(open); !errors.Is(err, ErrBusy) || n < 3 || n > 5 {
 			t.Fatalf("%d frames of 8 MiB are held: %v", n, err)
 		}
-		short := Conn(half{}, nil, NewInspector(see))
-		if _, err := short.Write(frame(Text, nil, "hello")); err != nil {
+		short := Conn(half{}, nil, NewInspector(Client, see))
+		if _, err := short.Write(frame(Text, []byte{1, 2, 3, 4}, "hello")); err != nil {
 			t.Errorf("a short frame: %v", err)
 		}
 		for _, c := range open {
 			c.Close()
 		}
 		idle(t)
-		again := Conn(half{}, nil, NewInspector(see))
+		again := Conn(half{}, nil, NewInspector(Client, see))
 		for range 3 {
 			if _, err := again.Write(long); err != nil {
 				t.Errorf("after the others have left: %v", err)
@@ -62,7 +62,7 @@ func TestFramesAreBounded(t *testing.T) {
 // been read.
 func TestFramesThatAreRead(t *testing.T) {
 	flow := frame(Binary, nil, string(make([]byte, 8<<20)))
-	c := Conn(half{io.MultiReader(bytes.NewReader(flow), bytes.NewReader(flow))}, NewInspector(func(Frame) error { return nil }), nil)
+	c := Conn(half{io.MultiReader(bytes.NewReader(flow), bytes.NewReader(flow))}, NewInspector(Server, func(Frame) error { return nil }), nil)
 	got, err := io.ReadAll(c)
 	if err != nil || len(got) != 2*len(flow) {
 		t.Fatalf("%d bytes, %v", len(got), err)

@@ -43,17 +43,24 @@ var ErrProtocol = errors.New("not a websocket frame that can be read")
 var ErrHold = errors.New("held until the next frame")
 
 // Inspector takes a flow apart into frames, shows each to a function, and
-// gives it on when the function has nothing against it.
+// gives it on when the function has nothing against it. A flow that RFC 6455
+// does not allow ends with an error.
 type Inspector struct {
 	inspect func(Frame) error
+	order   order
 	pending []byte   // not a whole frame yet
+	header  int      // bytes of the header of the frame that pending begins with; 0: not known yet
+	length  int      // bytes of its payload
 	held    [][]byte // whole frames that have been shown
 	holding int      // bytes of those
 	room    room
 }
 
-// NewInspector makes an inspector for one direction of one connection.
-func NewInspector(inspect func(Frame) error) *Inspector { return &Inspector{inspect: inspect} }
+// NewInspector makes an inspector for one direction of one connection: for what
+// that side sends.
+func NewInspector(from Side, inspect func(Frame) error) *Inspector {
+	return &Inspector{inspect: inspect, order: order{from: from}}
+}
 
 // Feed takes the next bytes and returns the frames that are whole now. After
 // an error nothing more may be given on.
@@ -71,13 +78,22 @@ func (i *Inspector) Feed(p []byte) (out []byte, err error) {
 	i.pending = append(i.pending, p...)
 	done := 0
 	for {
-		header, length, err := parse(i.pending[done:])
-		if err != nil {
-			return nil, err
+		if i.header == 0 {
+			if i.header, i.length, err = parse(i.pending[done:]); err != nil {
+				return nil, err
+			}
+			if i.header == 0 {
+				break
+			}
+			if err := i.order.header(i.pending[done:]); err != nil {
+				return nil, err
+			}
 		}
-		if header == 0 || len(i.pending)-done < header+length {
+		header, length := i.header, i.length
+		if len(i.pending)-done < header+length {
 			break
 		}
+		i.header = 0
 		frame := append([]byte(nil), i.pending[done:done+header+length]...)
 		done += len(frame)
 		i.held, i.holding = append(i.held, frame), i.holding+len(frame)
@@ -104,12 +120,6 @@ func (i *Inspector) Feed(p []byte) (out []byte, err error) {
 
 // parse reads a frame's header; a length of 0 means that it is not whole yet.
 func parse(p []byte) (header, length int, err error) {
-	if len(p) < 2 {
-		return 0, 0, nil
-	}
-	if p[0]&0x70 != 0 {
-		return 0, 0, fmt.Errorf("%w: an extension is in use", ErrProtocol)
-	}
 	header, n := sizes(p)
 	if header == 0 {
 		return 0, 0, nil
@@ -152,10 +162,16 @@ func (i *Inspector) show(frame []byte, header int) error {
 	payload := frame[header:]
 	f := Frame{Opcode: frame[0] & 0x0f, Final: frame[0]&0x80 != 0, Payload: payload}
 	if frame[1]&0x80 == 0 {
+		if err := i.order.payload(f); err != nil {
+			return err
+		}
 		return i.inspect(f)
 	}
 	mask := frame[header-4 : header]
 	xor(payload, mask)
+	if err := i.order.payload(f); err != nil {
+		return err
+	}
 	err := i.inspect(f)
 	if errors.Is(err, ErrHold) {
 		clear(mask) // so that the payload can be changed as long as it is held
@@ -171,22 +187,25 @@ func xor(payload, mask []byte) {
 	}
 }
 
-// Conn puts inspectors on a connection: down on what is read from it, up on
-// what is written to it. A nil inspector lets everything pass.
+// Conn puts inspectors on a connection: down on what a server sends, which is
+// read from it, up on what a client sends, which is written to it. Where an
+// inspector is nil, only the headers of the frames are looked at.
 func Conn(c io.ReadWriteCloser, down, up *Inspector) io.ReadWriteCloser {
-	return &conn{ReadWriteCloser: c, down: down, up: up}
+	return &conn{ReadWriteCloser: c, down: down, up: up, read: checker{order: order{from: Server}}, written: checker{order: order{from: Client}}}
 }
 
 type conn struct {
 	io.ReadWriteCloser
 	down, up *Inspector
-	out      []byte // inspected, not yet read
+	read     checker // in place of down
+	written  checker // in place of up
+	out      []byte  // inspected, not yet read
 	err      error
 }
 
 func (c *conn) Read(p []byte) (int, error) {
 	if c.down == nil {
-		return c.ReadWriteCloser.Read(p)
+		return c.check(p)
 	}
 	buf := make([]byte, max(len(p), maxHeader))
 	for len(c.out) == 0 {
@@ -206,8 +225,28 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// check reads what is not inspected.
+func (c *conn) check(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	n, err := c.ReadWriteCloser.Read(p)
+	good, violation := c.read.feed(p[:n])
+	if violation == nil {
+		return n, err
+	}
+	c.err = violation
+	if good > 0 {
+		return good, nil
+	}
+	return 0, violation
+}
+
 func (c *conn) Write(p []byte) (int, error) {
 	if c.up == nil {
+		if _, err := c.written.feed(p); err != nil {
+			return 0, err
+		}
 		return c.ReadWriteCloser.Write(p)
 	}
 	out, err := c.up.Feed(p)

@@ -38,7 +38,7 @@ func TestFramesPassUnchangedAndAreSeen(t *testing.T) {
 		}
 		for _, step := range []int{1, 3, 1000, len(flow)} {
 			var seen []string
-			i := NewInspector(func(f Frame) error { seen = append(seen, string(f.Payload)); return nil })
+			i := NewInspector(Side(mask != nil), func(f Frame) error { seen = append(seen, string(f.Payload)); return nil })
 			var out []byte
 			for rest := flow; len(rest) > 0; {
 				n := min(step, len(rest))
@@ -56,7 +56,7 @@ func TestFramesPassUnchangedAndAreSeen(t *testing.T) {
 }
 
 func TestInspectionMayChangeThePayload(t *testing.T) {
-	i := NewInspector(func(f Frame) error { copy(f.Payload, "HELLO"); return nil })
+	i := NewInspector(Client, func(f Frame) error { copy(f.Payload, "HELLO"); return nil })
 	out, err := i.Feed(frame(Text, []byte{9, 8, 7, 6}, "hello"))
 	if err != nil || !bytes.Equal(out, frame(Text, []byte{9, 8, 7, 6}, "HELLO")) {
 		t.Errorf("%q, %v", out, err)
@@ -75,7 +75,7 @@ func TestRefusals(t *testing.T) {
 		"an objection":      {frame(Text, nil, "x"), func(Frame) error { return no }, no},
 		"a panic is caught": {frame(Text, nil, "x"), func(Frame) error { panic("x") }, ErrProtocol},
 	} {
-		if out, err := NewInspector(c.inspect).Feed(c.flow); !errors.Is(err, c.want) || out != nil {
+		if out, err := NewInspector(Server, c.inspect).Feed(c.flow); !errors.Is(err, c.want) || out != nil {
 			t.Errorf("%s: %q, %v", name, out, err)
 		}
 	}
@@ -85,7 +85,7 @@ func FuzzFeed(f *testing.F) {
 	f.Add(frame(Text, []byte{1, 2, 3, 4}, "hello"), uint8(2))
 	f.Add([]byte{0x81, 126, 0}, uint8(1))
 	f.Fuzz(func(t *testing.T, flow []byte, step uint8) {
-		i := NewInspector(func(Frame) error { return nil })
+		i := NewInspector(Side(len(flow) > 1 && flow[1]&0x80 != 0), func(Frame) error { return nil })
 		var out []byte
 		for rest := flow; len(rest) > 0; {
 			n := min(int(step)+1, len(rest))

@@ -1,0 +1,80 @@
+package egress
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"airlock/internal/bundle"
+	"airlock/internal/policy"
+)
+
+// mirrors are the repositories that git-gate has, by their identities.
+type mirrors map[bundle.GitIdentity]mirror
+
+type mirror struct {
+	rule string
+	to   string
+}
+
+// newMirrors takes mirrors that have been validated.
+func newMirrors(all []bundle.Mirror) mirrors {
+	known := mirrors{}
+	for i, m := range all {
+		u, err := bundle.ParseGitURL(m.URL)
+		if err != nil {
+			continue
+		}
+		id, err := bundle.IdentityOf(u)
+		if _, twice := known[id]; err != nil || twice {
+			continue
+		}
+		known[id] = mirror{rule: "mirrors[" + strconv.Itoa(i) + "] " + m.URL, to: strings.TrimSuffix(m.To, "/")}
+	}
+	return known
+}
+
+// repositoryPlaces begin what a client of git or of Git LFS asks for below a
+// repository.
+var repositoryPlaces = []string{"/info/refs", "/info/lfs/"}
+
+// redirect is where a request for a repository of git-gate's is sent: by that, every
+// spelling of its URL is the same repository, and no other is.
+func (ms mirrors) redirect(a ask) (to string, v policy.Verdict) {
+	if len(ms) == 0 || !a.tls {
+		return "", policy.Verdict{}
+	}
+	path, err := policy.CleanPath(a.path)
+	if err != nil {
+		return "", policy.Verdict{}
+	}
+	for _, place := range repositoryPlaces {
+		i := strings.Index(path, place)
+		if i < 0 {
+			continue
+		}
+		if place == "/info/refs" && (i+len(place) != len(path) || a.method != http.MethodGet || !strings.HasPrefix(a.query, "service=git-")) {
+			continue
+		}
+		m, ok := ms[bundle.GitIdentity{At: a.authority, Path: bundle.RepositoryPath(path[:i])}]
+		if !ok {
+			continue
+		}
+		target := m.to + (&url.URL{Path: path[i:]}).EscapedPath()
+		if a.query != "" {
+			target += "?" + a.query
+		}
+		return target, policy.Verdict{Allow: true, Rule: m.rule, Why: "sent to git-gate, which has this repository"}
+	}
+	return "", policy.Verdict{}
+}
+
+// sendTo answers with the place on git-gate.
+func sendTo(w http.ResponseWriter, to string) {
+	h := w.Header()
+	h["Location"] = []string{to}
+	h["Cache-Control"] = []string{"no-store"}
+	h["Content-Length"] = []string{"0"}
+	w.WriteHeader(http.StatusTemporaryRedirect)
+}
