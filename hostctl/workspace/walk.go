@@ -256,7 +256,7 @@ func (w *walker) push(name string, fd int, st unix.Stat_t) {
 // fill reads the names in the folder that was entered last.
 func (w *walker) fill() error {
 	names, err := namesIn(w.dirs.top())
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // that one was removed after it was opened: it is empty
 		return err
 	}
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
@@ -332,7 +332,7 @@ func (s *dirStack) pop() error {
 	above := &s.dirs[len(s.dirs)-1]
 	fd, err := openat(last.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
-		return err
+		return changed(err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || uint64(st.Dev) != above.dev || st.Ino != above.ino {

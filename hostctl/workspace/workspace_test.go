@@ -343,6 +343,40 @@ func TestAnyDepth(t *testing.T) {
 	}
 }
 
+// TestACopyOfWhatIsWorkedOn: folders and files come and go, as in a build, and
+// the copy is made all the same.
+func TestACopyOfWhatIsWorkedOn(t *testing.T) {
+	dir := folder(t)
+	from := filepath.Join(dir, "from")
+	write(t, filepath.Join(from, "stays", "file"), "kept")
+	ctx, cancel := context.WithCancel(t.Context())
+	var build sync.WaitGroup
+	for i := range 3 {
+		build.Go(func() {
+			out := filepath.Join(from, fmt.Sprintf("out-%d", i))
+			for ctx.Err() == nil {
+				_ = os.MkdirAll(filepath.Join(out, "deep", "er"), 0o755)
+				for _, name := range []string{"a", "deep/b", "deep/er/c"} {
+					_ = os.WriteFile(filepath.Join(out, name), []byte("made"), 0o644)
+				}
+				_ = os.RemoveAll(out)
+			}
+		})
+	}
+	for i := range 50 {
+		to := filepath.Join(dir, fmt.Sprintf("to-%d", i))
+		if err := copyTree(t.Context(), from, to, workspace.CopyOptions{}); err != nil {
+			t.Errorf("copy %d: %v", i, err)
+		}
+		if data, err := os.ReadFile(filepath.Join(to, "stays", "file")); string(data) != "kept" {
+			t.Errorf("copy %d: expected what stays, got %q, %v", i, data, err)
+		}
+		must(t, workspace.Remove(t.Context(), to))
+	}
+	cancel()
+	build.Wait()
+}
+
 func TestErrorsStayShort(t *testing.T) {
 	dir := folder(t)
 	path := dir
