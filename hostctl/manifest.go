@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"airlock/hostctl/pair"
+	"airlock/hostctl/workspace"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/policy"
@@ -275,18 +277,24 @@ func (m *Manifest) inWorkspace() bool {
 	return m.workspaceHas(m.path)
 }
 
-// workspaceHas tells whether a path of the host is in the workspace; one that
-// cannot be followed counts as if it were.
+// workspaceHas reports whether a path of the host is in the workspace, or leads
+// through it by links, which an agent could have put there; one that cannot be
+// followed counts as if it were.
 func (m *Manifest) workspaceHas(path string) bool {
 	w := m.workspace()
 	if w.Mode == pair.None {
 		return false
 	}
-	root, err1 := filepath.EvalSymlinks(w.Path)
-	file, err2 := filepath.EvalSymlinks(path)
-	if err1 != nil || err2 != nil {
+	root, err := filepath.EvalSymlinks(w.Path)
+	if err != nil {
 		return true
 	}
-	rel, err := filepath.Rel(root, file)
-	return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))
+	steps, err := workspace.Steps(path)
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(steps, func(step string) bool {
+		rel, err := filepath.Rel(root, step)
+		return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))
+	})
 }

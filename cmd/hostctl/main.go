@@ -39,6 +39,9 @@ func report(err error) int {
 	}
 	var agent *hostctl.ExitError
 	if !errors.As(err, &agent) {
+		if errors.Is(err, context.Canceled) { // only a signal does that
+			err = fmt.Errorf("interrupted: %w", err)
+		}
 		// An error may quote what an agent has named or printed.
 		fmt.Fprintf(os.Stderr, "hostctl: %s\n", hostctl.Printable(err.Error()))
 	}

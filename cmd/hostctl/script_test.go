@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", fmt.Sprintf("%s:%s", bin, env.Getenv("PATH")))
 			env.Setenv("SIDECARS", filepath.Join(bin, "sidecars"))
 			env.Setenv("AGENT", filepath.Join(bin, "demo"))
+			env.Setenv("OUTSIDE", t.TempDir()) // of the workspace
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Defer(func() { _ = os.RemoveAll(env.Getenv("XDG_STATE_HOME")) })
 			return nil

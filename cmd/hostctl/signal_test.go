@@ -62,7 +62,7 @@ func TestSignalsEndAStartThatWaits(t *testing.T) {
 			_ = cmd.Process.Kill()
 			t.Fatalf("expected %v to end hostctl within 20 s", sig)
 		}
-		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(out.String(), "waiting for") {
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(out.String(), "hostctl: interrupted: ") {
 			t.Errorf("%v: expected exit code 1 and a reason, got %d: %s", sig, code, &out)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "state", "airlock", "pairs", "[a-z]*")); len(left) > 0 {

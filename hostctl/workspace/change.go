@@ -125,7 +125,7 @@ const maxDoors = 100
 // Through one in a bound workspace an agent could speak with a process of the
 // host, whatever its network is.
 func Doors(ctx context.Context, root *os.File) (paths []string, err error) {
-	err = Walk(ctx, root, Visitor{File: func(e *Entry) error {
+	err = Walk(ctx, root, Visitor{Everywhere: true, File: func(e *Entry) error {
 		if kind := e.Stat.Mode & unix.S_IFMT; kind == unix.S_IFSOCK || kind == unix.S_IFIFO {
 			paths = append(paths, e.Path())
 		}
@@ -143,7 +143,7 @@ func Doors(ctx context.Context, root *os.File) (paths []string, err error) {
 // that.
 func Privileged(ctx context.Context, root *os.File, uid, gid int) (path string, err error) {
 	errFound := errors.New("found")
-	err = Walk(ctx, root, Visitor{File: func(e *Entry) error {
+	err = Walk(ctx, root, Visitor{Everywhere: true, File: func(e *Entry) error {
 		theirs := int(e.Stat.Uid) == uid || (int(e.Stat.Gid) == gid && e.Stat.Mode&0o020 != 0) || e.Stat.Mode&0o002 != 0
 		if e.IsRegular() && theirs && (e.Stat.Mode&unix.S_ISUID != 0 || e.Stat.Mode&(unix.S_ISGID|0o010) == unix.S_ISGID|0o010) {
 			path = e.Path()

@@ -29,6 +29,9 @@ type Visitor struct {
 	File  func(*Entry) error // whatever is no folder
 	Leave func(*Entry) error // a folder that was entered, after what is in it
 
+	// Everywhere enters other file systems, too, and the ones below them.
+	Everywhere bool
+
 	// Force makes a folder accessible for its owner where it is not. Only for
 	// a tree that is to be removed or given away.
 	Force bool
@@ -73,7 +76,7 @@ func (e *Entry) Open() (*os.File, error) {
 	if err != nil {
 		return nil, changed(err)
 	}
-	if err := unix.Fstat(fd, &e.Stat); err != nil || !e.IsRegular() || uint64(e.Stat.Dev) != e.w.device {
+	if err := unix.Fstat(fd, &e.Stat); err != nil || !e.IsRegular() || !e.w.has(e.Stat) {
 		unix.Close(fd)
 		return nil, cmp.Or(err, ErrChanged)
 	}
@@ -98,9 +101,9 @@ func isChange(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
 }
 
-// Walk visits the folder root and what is below it on the same file system,
-// in the order of names, folders before what is in them. Folders of another
-// file system are left out. What vanishes meanwhile is left out; what turns
+// Walk visits the folder root and what is below it on the same file system
+// (unless Everywhere), in the order of names, folders before what is in them.
+// Folders of another file system are left out. What vanishes meanwhile is left out; what turns
 // into something else is looked at again. It keeps at most 32 descriptors,
 // however deep the tree is. Root stays open, and the caller's.
 func Walk(ctx context.Context, root *os.File, v Visitor) error {
@@ -131,6 +134,9 @@ func (w *walker) path(name string) string {
 	}
 	return strings.Join(append(parts, name), "/")
 }
+
+// has reports whether the walk goes where the entry is.
+func (w *walker) has(st unix.Stat_t) bool { return w.v.Everywhere || uint64(st.Dev) == w.device }
 
 func (w *walker) parent() int { return w.dirs.top() }
 
@@ -211,7 +217,7 @@ func (w *walker) visit(name string) error {
 		}
 		return w.v.File(&Entry{Name: name, Stat: st, w: w, fd: -1})
 	}
-	if uint64(st.Dev) != w.device {
+	if !w.has(st) {
 		return nil
 	}
 	if w.v.Force && st.Mode&0o700 != 0o700 {
@@ -223,7 +229,7 @@ func (w *walker) visit(name string) error {
 	if err != nil {
 		return changed(err)
 	}
-	if err := unix.Fstat(fd, &st); err != nil || uint64(st.Dev) != w.device {
+	if err := unix.Fstat(fd, &st); err != nil || !w.has(st) {
 		unix.Close(fd)
 		return err // another file system: left out
 	}
@@ -250,7 +256,7 @@ func (w *walker) push(name string, fd int, st unix.Stat_t) {
 // fill reads the names in the folder that was entered last.
 func (w *walker) fill() error {
 	names, err := namesIn(w.dirs.top())
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // that one was removed after it was opened: it is empty
 		return err
 	}
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(b, a) })
@@ -326,7 +332,7 @@ func (s *dirStack) pop() error {
 	above := &s.dirs[len(s.dirs)-1]
 	fd, err := openat(last.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
-		return err
+		return changed(err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || uint64(st.Dev) != above.dev || st.Ino != above.ino {

@@ -100,6 +100,47 @@ func Open(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// Steps returns every path that the kernel passes when it follows an absolute
+// path to its end: folders, links, and where the links lead. Whoever can write
+// to one of their folders decides what is at the end.
+func Steps(path string) ([]string, error) {
+	var steps []string
+	at, rest := "/", strings.Split(filepath.Clean(path), "/")
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, name)
+		info, err := os.Lstat(next)
+		if err != nil {
+			return steps, err
+		}
+		steps = append(steps, next)
+		if info.Mode()&os.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		if links++; links > 40 { // as the kernel has it
+			return steps, &os.PathError{Op: "follow", Path: path, Err: unix.ELOOP}
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return steps, err
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return steps, nil
+}
+
 // linkAt makes a *LinkError of err where the name is a link.
 func linkAt(dir int, name, path string, err error) error {
 	var st unix.Stat_t
@@ -130,7 +171,7 @@ func readlinkat(dir int, name string) (string, error) {
 
 // InState reports whether the folder at the path, which has no links, is a
 // state folder of hostctl's or inside one: its own (state), or any folder that
-// looks like one.
+// looks like one: named airlock, with a folder pairs for its owner alone.
 func InState(path, state string) bool {
 	var own unix.Stat_t
 	known := unix.Stat(state, &own) == nil
@@ -140,7 +181,7 @@ func InState(path, state string) bool {
 			return true
 		}
 		if filepath.Base(dir) == "airlock" {
-			if info, err := os.Lstat(filepath.Join(dir, "pairs")); err == nil && info.IsDir() {
+			if info, err := os.Lstat(filepath.Join(dir, "pairs")); err == nil && info.IsDir() && info.Mode().Perm() == 0o700 {
 				return true
 			}
 		}

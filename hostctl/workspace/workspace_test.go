@@ -87,15 +87,41 @@ func TestResolve(t *testing.T) {
 func TestInState(t *testing.T) {
 	dir := folder(t)
 	own, other := filepath.Join(dir, "mine"), filepath.Join(dir, "home", "airlock")
-	for _, d := range []string{own, other + "/pairs/a/workspace", filepath.Join(dir, "code", "airlock", "src")} {
+	for _, d := range []string{own, other + "/pairs/a/workspace", filepath.Join(dir, "code", "airlock", "src"), filepath.Join(dir, "code", "airlock", "pairs")} {
 		must(t, os.MkdirAll(d, 0o755))
 	}
+	must(t, os.Chmod(filepath.Join(other, "pairs"), 0o700))
 	for path, want := range map[string]bool{
 		own: true, own + "/pairs/x": true, other: true, other + "/pairs/a/workspace": true,
 		dir: false, filepath.Join(dir, "code", "airlock", "src"): false, filepath.Dir(other): false,
 	} {
 		if got := workspace.InState(path, own); got != want {
 			t.Errorf("%s: expected %v, got %v", path, want, got)
+		}
+	}
+}
+
+func TestSteps(t *testing.T) {
+	dir := folder(t)
+	write(t, filepath.Join(dir, "real", "file"), "")
+	must(t, os.MkdirAll(filepath.Join(dir, "theirs"), 0o755))
+	must(t, os.Symlink("theirs/onward", filepath.Join(dir, "in")))
+	must(t, os.Symlink("../real", filepath.Join(dir, "theirs", "onward")))
+	steps, err := workspace.Steps(filepath.Join(dir, "in", ".", "file"))
+	must(t, err)
+	var got []string
+	for _, s := range steps {
+		if rest, ok := strings.CutPrefix(s, dir+"/"); ok {
+			got = append(got, rest)
+		}
+	}
+	if want := "in theirs theirs/onward real real/file"; strings.Join(got, " ") != want {
+		t.Errorf("expected %q, got %q", want, got)
+	}
+	must(t, os.Symlink("loop", filepath.Join(dir, "loop")))
+	for _, path := range []string{"loop", "absent"} {
+		if _, err := workspace.Steps(filepath.Join(dir, path)); err == nil {
+			t.Errorf("%s: expected an error", path)
 		}
 	}
 }
@@ -317,6 +343,40 @@ func TestAnyDepth(t *testing.T) {
 	}
 }
 
+// TestACopyOfWhatIsWorkedOn: folders and files come and go, as in a build, and
+// the copy is made all the same.
+func TestACopyOfWhatIsWorkedOn(t *testing.T) {
+	dir := folder(t)
+	from := filepath.Join(dir, "from")
+	write(t, filepath.Join(from, "stays", "file"), "kept")
+	ctx, cancel := context.WithCancel(t.Context())
+	var build sync.WaitGroup
+	for i := range 3 {
+		build.Go(func() {
+			out := filepath.Join(from, fmt.Sprintf("out-%d", i))
+			for ctx.Err() == nil {
+				_ = os.MkdirAll(filepath.Join(out, "deep", "er"), 0o755)
+				for _, name := range []string{"a", "deep/b", "deep/er/c"} {
+					_ = os.WriteFile(filepath.Join(out, name), []byte("made"), 0o644)
+				}
+				_ = os.RemoveAll(out)
+			}
+		})
+	}
+	for i := range 50 {
+		to := filepath.Join(dir, fmt.Sprintf("to-%d", i))
+		if err := copyTree(t.Context(), from, to, workspace.CopyOptions{}); err != nil {
+			t.Errorf("copy %d: %v", i, err)
+		}
+		if data, err := os.ReadFile(filepath.Join(to, "stays", "file")); string(data) != "kept" {
+			t.Errorf("copy %d: expected what stays, got %q, %v", i, data, err)
+		}
+		must(t, workspace.Remove(t.Context(), to))
+	}
+	cancel()
+	build.Wait()
+}
+
 func TestErrorsStayShort(t *testing.T) {
 	dir := folder(t)
 	path := dir
@@ -388,6 +448,36 @@ func TestMakeReadable(t *testing.T) {
 	}
 	if got := stat(t, "/etc/shadow").Mode; got != before {
 		t.Errorf("expected what a link leads to to stay as it is, got mode %o", got)
+	}
+}
+
+// TestOtherFileSystems: a copy leaves them out, and a search for what is
+// dangerous to show an agent does not.
+func TestOtherFileSystems(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	dir := folder(t)
+	write(t, filepath.Join(dir, "tree", "file"), "x")
+	mount := filepath.Join(dir, "tree", "mount")
+	must(t, os.Mkdir(mount, 0o755))
+	must(t, unix.Mount("tmpfs", mount, "tmpfs", 0, ""))
+	defer func() { must(t, unix.Unmount(mount, unix.MNT_DETACH)) }()
+	write(t, filepath.Join(mount, "tool"), "x")
+	must(t, os.Chmod(filepath.Join(mount, "tool"), 0o755|os.ModeSetuid))
+	must(t, syscall.Mkfifo(filepath.Join(mount, "pipe"), 0o600))
+	must(t, copyTree(t.Context(), filepath.Join(dir, "tree"), filepath.Join(dir, "copy"), workspace.CopyOptions{}))
+	if _, err := os.Lstat(filepath.Join(dir, "copy", "mount")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("expected the other file system to stay behind, got %v", err)
+	}
+	tree, err := workspace.Open(filepath.Join(dir, "tree"))
+	must(t, err)
+	defer tree.Close()
+	if got, err := workspace.Privileged(t.Context(), tree, os.Getuid(), os.Getgid()); err != nil || got != "mount/tool" {
+		t.Errorf("expected mount/tool, got %q, %v", got, err)
+	}
+	if got, err := workspace.Doors(t.Context(), tree); err != nil || len(got) != 1 || got[0] != "mount/pipe" {
+		t.Errorf("expected mount/pipe, got %q, %v", got, err)
 	}
 }
 

@@ -113,6 +113,39 @@ func TestHeavyLibrariesHaveOneOwner(t *testing.T) {
 	}
 }
 
+// TestFoldersAreWalkedInOnePlace: an agent can exchange what is in its folders
+// at any moment, so the host's controller walks, copies and removes folders by
+// hostctl/workspace and not by paths.
+func TestFoldersAreWalkedInOnePlace(t *testing.T) {
+	files := 0
+	for _, dir := range []string{"../../hostctl", "../../internal/cage"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(filepath.Dir(path), "pairtest") {
+				return err
+			}
+			files++
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok && contains([]string{"WalkDir", "RemoveAll", "CopyFS", "DirFS", "Lchown"}, s.Sel.Name) {
+					t.Errorf("%s: %s goes by paths: use hostctl/workspace", set.Position(s.Pos()), s.Sel.Name)
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files < 30 {
+		t.Errorf("only %d files were read", files)
+	}
+}
+
 func TestPackagesAreDocumented(t *testing.T) {
 	for _, p := range packages(t) {
 		if p.Doc == "" && !strings.HasSuffix(p.ImportPath, "/arch") {

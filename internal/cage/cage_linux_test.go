@@ -138,6 +138,7 @@ func TestView(t *testing.T) {
 		"interfaces":          {"tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '", "lo"},
 		"no route":            {"tail -n +2 /proc/net/route | wc -l", "0"},
 		"names":               {"getent ahostsv4 egress | head -1 | cut -d' ' -f1", "127.0.0.1"},
+		"its own name":        {"getent ahostsv4 $(uname -n) | head -1 | cut -d' ' -f1; getent hosts localhost | head -1 | cut -d' ' -f1", "127.0.0.1\n::1"},
 		"no dns":              {"getent hosts example.com; echo $?", "2"},
 		"null device":         {"echo x >/dev/null && head -c 4 /dev/zero | wc -c", "4"},
 		"shm":                 {"echo x >/dev/shm/f && cat /dev/shm/f", "x"},
