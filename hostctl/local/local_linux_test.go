@@ -20,6 +20,7 @@ import (
 	"airlock/hostctl/local"
 	"airlock/hostctl/pair"
 	"airlock/hostctl/pair/pairtest"
+	"airlock/internal/lab"
 )
 
 // sidecars is the real binary, built once.
@@ -271,7 +272,7 @@ func TestFollowedLogsEndWithThePair(t *testing.T) {
 		return strings.Contains(string(data), "two")
 	})
 	must(t, s.Backend.Delete(t.Context(), p.Name))
-	must(t, <-done)
+	must(t, lab.Receive(t, done, "what runs beside the test ends"))
 	for _, want := range []string{"agent    | one\n", "agent    | two\n", "sidecars | "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)

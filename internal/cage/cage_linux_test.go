@@ -17,6 +17,7 @@ import (
 
 	"airlock/hostctl/pair"
 	"airlock/internal/cage"
+	"airlock/internal/lab"
 )
 
 // The test binary is the sidecars binary, too.
@@ -211,7 +212,7 @@ func TestNoStatusIsLost(t *testing.T) {
 		}()
 	}
 	for range cap(results) {
-		if err := <-results; err != nil {
+		if err := lab.Receive(t, results, "a result comes"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -233,7 +234,7 @@ func TestCancelledContextEndsTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if code := <-done; code != 143 {
+	if code := lab.Receive(t, done, "what runs beside the test ends"); code != 143 {
 		t.Errorf("exit code %d, want 143", code)
 	}
 }
