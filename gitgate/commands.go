@@ -68,7 +68,10 @@ func (c *commands) command(line string) error {
 			return errRefused("object format " + clean(format) + ": sha1 was wanted")
 		}
 	}
-	if strings.HasPrefix(line, "shallow ") {
+	if commit, ok := strings.CutPrefix(line, "shallow "); ok {
+		if _, err := objects.ParseHash(commit); err != nil {
+			return errRefused("malformed command: shallow without the name of a commit")
+		}
 		return nil // the mirror has all of what the client lacks
 	}
 	u, err := parseUpdate(line)

@@ -79,7 +79,7 @@ func (m *mirror) lookAgain(ctx context.Context, f *forwarding, broke error) erro
 		return broke
 	}
 	defer session.Close()
-	adv, err := readAdvertisement(session.Greeting())
+	adv, err := advertised(session)
 	if err != nil {
 		return broke
 	}
@@ -136,7 +136,7 @@ func (f *forwarding) run(ctx context.Context) error {
 		return err
 	}
 	defer session.Close()
-	adv, err := readAdvertisement(session.Greeting())
+	adv, err := advertised(session)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,6 @@ import (
 	"airlock/internal/policy"
 	"airlock/internal/secretmem"
 	"airlock/internal/secrets"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -188,7 +187,9 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	})
 	group.Go(func() error {
 		leave := httpd.Leave{Within: drain + farewellWithin, Ending: handoff.Ending()}
-		if err := httpd.Serve(ctx, server, netutil.LimitListener(web, maxConns), leave); err != nil {
+		l := httpListener{web, ctx, newClientTable(maxConns)}
+		server.ConnState = l.state
+		if err := httpd.Serve(ctx, server, l, leave); err != nil {
 			return fmt.Errorf("serving http: %w", err)
 		}
 		return nil

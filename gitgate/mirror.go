@@ -342,7 +342,7 @@ func (m *mirror) fetchFrom(ctx context.Context, dog *watchdog) (*snapshot, error
 		return nil, err
 	}
 	defer session.Close()
-	adv, err := readAdvertisement(session.Greeting())
+	adv, err := advertised(session)
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,39 @@ type facts struct {
 	current objects.Hash // what the mirror has under that name
 	known   bool         // the new object is here, with everything behind it
 	forward bool         // the old one is an ancestor of the new one
+
+	conflict string // a reference that cannot stand beside this one; "" is none
+	other    string // the type of the new object, where it is no commit
+}
+
+// conflictOf is a reference, of upstream's or of the push, that cannot be beside one that is created: a folder and a file of
+// one name. What the push deletes is no obstacle.
+func conflictOf(now *snapshot, updates []update, u update) string {
+	if u.deletes() || !u.creates() {
+		return ""
+	}
+	deleted := map[string]bool{}
+	for _, o := range updates {
+		switch {
+		case o.deletes():
+			deleted[o.ref] = true
+		case o.ref != u.ref && (strings.HasPrefix(o.ref, u.ref+"/") || strings.HasPrefix(u.ref, o.ref+"/")):
+			return o.ref
+		}
+	}
+	for i, c := range u.ref {
+		if c == '/' && !now.get(u.ref[:i]).IsZero() && !deleted[u.ref[:i]] {
+			return u.ref[:i]
+		}
+	}
+	below := u.ref + "/"
+	i, _ := slices.BinarySearchFunc(now.refs, below, func(r ref, name string) int { return strings.Compare(r.name, name) })
+	for ; i < len(now.refs) && strings.HasPrefix(now.refs[i].name, below); i++ {
+		if !deleted[now.refs[i].name] {
+			return now.refs[i].name
+		}
+	}
+	return ""
 }
 
 // update decides about one reference.
@@ -101,6 +134,10 @@ func (r rules) update(u update, f facts) policy.Verdict {
 		return policy.Denied("old-value", "nothing to delete")
 	case !u.deletes() && !f.known:
 		return policy.Denied("objects", "the new object did not come along")
+	case f.other != "" && strings.HasPrefix(u.ref, "refs/heads/"):
+		return policy.Denied("ref-type", "a branch is a commit, and this is a "+f.other)
+	case f.conflict != "":
+		return policy.Denied("ref-conflict", "there is "+visible(f.conflict)+", which cannot be beside it")
 	}
 	line, protected := r.protected(u.ref)
 	switch {

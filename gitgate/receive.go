@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing"
+
 	"airlock/gitgate/objects"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
@@ -33,6 +35,7 @@ type pushing struct {
 	mirror *mirror
 	in     *bufio.Reader
 	out    *bufio.Writer
+	ends   bool // in ends with the push: it is the body of a request
 
 	commands
 	said   map[string]told
@@ -98,7 +101,7 @@ func (p *pushing) handle(ctx context.Context) error {
 	q.room = p.gate.room.open()
 	defer q.remove()
 	p.dir, p.limits = q.dir, p.gate.pushLimits
-	p.limits.Room = q.take
+	p.limits.Room, p.limits.Alone = q.take, true
 	defer p.closePacks()
 	defer func() { p.calm() }()
 	if refused, err := p.look(ctx); err != nil || refused {
@@ -170,7 +173,15 @@ func (p *pushing) take(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.mirror.times.transfer)
 	defer cancel()
 	p.pack, err = objects.Receive(ctx, p.in, p.dir, p.limits)
-	return err
+	if err != nil || !p.ends {
+		return err
+	}
+	if _, err := p.in.Peek(1); err == nil {
+		return objects.ErrTrailing
+	} else if err != io.EOF {
+		return fmt.Errorf("reading the end of the pack: %w", err)
+	}
+	return nil
 }
 
 // rest finds out what the updates need, and makes sure that all of it came along or is upstream's.
@@ -244,7 +255,7 @@ func (p *pushing) set() objects.Set {
 func (p *pushing) inspect(ctx context.Context) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.gate.scanTime)
 	defer cancel()
-	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, options: append(slices.Clone(p.options), p.says), upstream: p.mirror.store.Packs(), value: p.value, need: p.need, seen: p.gate.cleared}
+	s := &inspection{scanner: p.gate.scanner, pack: p.pack, updates: p.updates, current: p.mirror.current(), options: append(slices.Clone(p.options), p.says), upstream: p.mirror.store.Packs(), value: p.value, need: p.need, seen: p.gate.cleared}
 	hits, err := s.run(ctx)
 	if err != nil {
 		return false, err
@@ -276,7 +287,7 @@ func (p *pushing) value(rule string, value []byte) (digest string, excused bool)
 func (p *pushing) judge(ctx context.Context) error {
 	now, set := p.mirror.current(), p.set()
 	for _, u := range p.updates {
-		f := facts{current: now.get(u.ref), known: u.deletes() || !p.absent[u.ref]}
+		f := facts{current: now.get(u.ref), known: u.deletes() || !p.absent[u.ref], conflict: conflictOf(now, p.updates, u), other: otherThanCommit(set, u)}
 		if _, guarded := p.gate.rules.protected(u.ref); guarded && f.known && !u.creates() && !u.deletes() && u.old == f.current {
 			var err error
 			if f.forward, err = set.IsAncestor(ctx, u.old, u.new); err != nil {
@@ -295,6 +306,18 @@ func (p *pushing) judge(ctx context.Context) error {
 		p.refuseAll("atomic push: another reference was refused")
 	}
 	return nil
+}
+
+// otherThanCommit is the type of what a branch would point at, where that is no commit.
+func otherThanCommit(set objects.Set, u update) string {
+	if u.deletes() {
+		return ""
+	}
+	typ, err := set.TypeOf(u.new)
+	if err != nil || typ == plumbing.CommitObject {
+		return "" // what is not here is refused for that
+	}
+	return typ.String()
 }
 
 func (p *pushing) atomic() bool { return p.caps.has("atomic") }
@@ -390,11 +413,14 @@ func explain(err error) string {
 	var upstream upstreamError
 	var refused errRefused
 	var own ownError
+	var large *objects.TooLargeError
 	switch {
 	case errors.As(err, &own):
 		return own.words
 	case full(err):
 		return diskFull
+	case errors.As(err, &large):
+		return clean(fmt.Sprintf("push is over a limit: an object of %d bytes is over limits.object_bytes (%d). To find the file: git rev-list --objects --all --not --remotes | git cat-file --batch-check='%%(objectsize) %%(rest)' | sort -n | tail -1", large.Size, large.Limit))
 	case errors.Is(err, objects.ErrLimit):
 		return "push is over a limit: " + clean(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):

@@ -153,6 +153,20 @@ type advertisement struct {
 // maxAdvertised bounds the references of an upstream.
 const maxAdvertised = 1_000_000
 
+// errNoAdvertisement is an upstream that ends instead of speaking git's protocol.
+var errNoAdvertisement = errors.New("upstream closed the connection and did not say why")
+
+// advertised reads what a session's upstream has. Where it hangs up instead, the error is what it has told people.
+func advertised(s session) (*advertisement, error) {
+	adv, err := readAdvertisement(s.Greeting())
+	if err != nil {
+		if said := s.Said(); said != "" {
+			return nil, fmt.Errorf("upstream closed the connection and says: %s", said)
+		}
+	}
+	return adv, err
+}
+
 // readAdvertisement reads the first part of protocol v0. Its errors quote upstream: see mirror.words.
 func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 	a := &advertisement{}
@@ -162,7 +176,7 @@ func readAdvertisement(r *bufio.Reader) (*advertisement, error) {
 			return a, nil
 		}
 		if err == io.EOF {
-			return nil, errors.New("upstream closed the connection without a word")
+			return nil, errNoAdvertisement
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading advertisement: %w", unexpectedEOF(err))

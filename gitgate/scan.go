@@ -65,6 +65,7 @@ type inspection struct {
 	scanner  *secrets.Scanner
 	pack     *objects.Pack // nil: nothing came along
 	updates  []update
+	current  *snapshot // what upstream has
 	options  []string
 	upstream objects.Set // what upstream is known to have
 	// value names what a rule has found by its digest, "" for what can never be let in, and tells whether it is let in.
@@ -100,6 +101,9 @@ func (s *inspection) run(ctx context.Context) ([]hit, error) {
 
 func (s *inspection) refNames(ctx context.Context) error {
 	for _, u := range s.updates {
+		if u.deletes() && s.current != nil && !s.current.get(u.ref).IsZero() {
+			continue // upstream has the name, and is rid of it then
+		}
 		found, err := s.scanner.Scan(ctx, []byte(u.ref))
 		if err != nil {
 			return err
@@ -260,7 +264,11 @@ func (s *inspection) check(o objects.Object) error {
 // object checks and scans one object.
 func (s *inspection) object(ctx context.Context, o objects.Object) error {
 	if err := s.check(o); err != nil {
-		return err
+		where, placeErr := s.place(ctx, o.Hash, s.paths[o.Hash], "")
+		if where == "" {
+			return errors.Join(err, placeErr)
+		}
+		return errors.Join(fmt.Errorf("%s: %w", where, err), placeErr)
 	}
 	return s.look(ctx, o, s.paths[o.Hash])
 }

@@ -14,10 +14,11 @@ import (
 	"time"
 
 	"airlock/internal/policy"
+	"airlock/internal/rest"
 )
 
 const (
-	// maxConns bounds the clients of git:// at a time.
+	// maxConns bounds the clients of each protocol at a time.
 	maxConns = 64
 	// freshEnough is how old a refresh may be when a stateless client comes with its second request.
 	freshEnough = 30 * time.Second
@@ -25,7 +26,7 @@ const (
 
 // serveGit accepts git:// clients until the listener closes, and returns when all are gone.
 func (g *gate) serveGit(ctx context.Context, l net.Listener) error {
-	slots := make(chan struct{}, maxConns)
+	table := newClientTable(maxConns)
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	for {
@@ -36,10 +37,15 @@ func (g *gate) serveGit(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("accepting git clients: %w", err)
 		}
-		slots <- struct{}{}
+		client := &gitClient{Conn: conn}
+		if table.enter(ctx, client) != nil {
+			conn.Close()
+			return nil // the drain is over
+		}
 		clients.Go(func() {
-			defer func() { <-slots }()
-			g.client(ctx, conn)
+			defer rest.Soon()
+			defer client.leave()
+			g.client(ctx, client)
 		})
 	}
 }
@@ -208,6 +214,7 @@ var mirrorAllows = features{tip: true, reachable: true, filter: true}
 // web speaks smart HTTP. Errors are plain text, which git shows to the person. A push that has been read goes on until ctx
 // ends, whether its client waits for the outcome or not.
 func (g *gate) web(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	defer rest.Soon()
 	defer g.survive("http")
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
 	q, greeting, ok := route(r)
@@ -302,7 +309,7 @@ func (g *gate) answer(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	out := bufio.NewWriterSize(flushing{w, control, g.idle}, 64<<10)
 	switch {
 	case q.service == receivePack:
-		err = (&pushing{gate: g, mirror: m, in: in, out: out}).run(ctx)
+		err = (&pushing{gate: g, mirror: m, in: in, out: out, ends: true}).run(ctx)
 	case inV2:
 		err = g.speaker(m, in, out, false).serve(r.Context(), true)
 	default:

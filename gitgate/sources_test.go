@@ -27,7 +27,7 @@ func TestPushOfKnownSources(t *testing.T) {
 	}
 	r := newRig(t)
 	for name, dir := range modules(t) {
-		pushSources(t, r, name, dir, []string{"certs.go", "key.pem"}) // goproxy's private key, which is public
+		pushSources(t, r, name, dir, []string{"certs.go", "key.pem", "swagger.yaml"}) // goproxy's public key pair; examples of tokens
 	}
 	pushSources(t, r, "std", filepath.Join(strings.TrimSpace(string(root)), "src"), []string{
 		"cmd/vendor/golang.org/x/mod/sumdb/note/note.go", "vendor/golang.org/x/mod/sumdb/note/note.go", // a key pair as an example, in a comment

@@ -108,7 +108,7 @@ func (t *taking) take(ctx context.Context, dir string) (err error) {
 		brings = brings || !u.deletes()
 	}
 	if brings {
-		limits := objects.Limits{PackBytes: 32 << 30, ObjectBytes: 512 << 20, TotalBytes: 512 << 30, Objects: 50_000_000}
+		limits := objects.Limits{PackBytes: 32 << 30, ObjectBytes: 512 << 20, TotalBytes: 512 << 30, Objects: 50_000_000, Alone: true}
 		if t.pack, err = objects.Receive(ctx, t.in, dir, limits); err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (t *taking) take(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	s := &inspection{
-		scanner: scanner, pack: t.pack, updates: t.updates, options: t.options, upstream: t.set, need: n, seen: newCleared(),
+		scanner: scanner, pack: t.pack, updates: t.updates, current: t.snap, options: t.options, upstream: t.set, need: n, seen: newCleared(),
 		value: func(string, []byte) (string, bool) { return "", false },
 	}
 	hits, err := s.run(ctx)
@@ -145,7 +145,7 @@ func (t *taking) judge(ctx context.Context) {
 			refused = true
 			continue
 		}
-		f := facts{current: t.snap.get(u.ref), known: u.deletes() || all.Has(u.new)}
+		f := facts{current: t.snap.get(u.ref), known: u.deletes() || all.Has(u.new), conflict: conflictOf(t.snap, t.updates, u), other: otherThanCommit(all, u)}
 		v := rules{}.update(u, f)
 		why := v.Why
 		if v.Allow {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,8 @@ type session interface {
 	Greeting() *bufio.Reader
 	// Ask sends body and returns the answer. With an error there may be one, too: of an upstream that stopped listening.
 	Ask(body io.Reader, size int64) (*bufio.Reader, error)
+	// Said is what upstream has told people beside the protocol; empty: nothing. It waits for the end of that for a moment.
+	Said() string
 	Close() error
 }
 
@@ -296,6 +299,41 @@ type sshSession struct {
 	in      io.WriteCloser
 	out     *bufio.Reader
 	asked   bool
+	stderr  firstWords
+	ended   chan struct{} // closed when the remote command has ended, and all that it said is in stderr
+}
+
+// firstWords keeps the beginning of what upstream's command writes on its standard error, where servers say why they refuse.
+type firstWords struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// maxFirstWords bounds it, in bytes.
+const maxFirstWords = 2 << 10
+
+// Write implements io.Writer. It takes everything.
+func (f *firstWords) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.text = append(f.text, p[:min(len(p), maxFirstWords-len(f.text))]...)
+	return len(p), nil
+}
+
+// lastWordsWithin is how long the end of an upstream's standard error is waited for.
+const lastWordsWithin = 2 * time.Second
+
+func (s *sshSession) Said() string {
+	if s.ended == nil {
+		return ""
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(lastWordsWithin):
+	}
+	s.stderr.mu.Lock()
+	defer s.stderr.mu.Unlock()
+	return strings.Join(strings.Fields(string(s.stderr.text)), " ")
 }
 
 func (s *sshSession) start(config *ssh.ClientConfig, address, service, path string) error {
@@ -319,12 +357,18 @@ func (s *sshSession) start(config *ssh.ClientConfig, address, service, path stri
 		return err
 	}
 	s.out = bufio.NewReaderSize(out, 64<<10)
+	remote.Stderr = &s.stderr
 	if s.version != "" {
 		_ = remote.Setenv("GIT_PROTOCOL", s.version) // a server that does not take it answers in v0
 	}
 	if err := remote.Start(service + " " + quote(path)); err != nil {
 		return fmt.Errorf("starting %s upstream: %w", service, err)
 	}
+	s.ended = make(chan struct{})
+	go func() { // ends with the connection, which Close closes
+		defer close(s.ended)
+		_ = remote.Wait() // how it ended is told by the protocol
+	}()
 	return nil
 }
 
@@ -424,6 +468,9 @@ type httpSession struct {
 
 func (s *httpSession) Greeting() *bufio.Reader { return s.greeting }
 
+// Said implements session: an answer that refuses is an error with its text.
+func (s *httpSession) Said() string { return "" }
+
 func (s *httpSession) Ask(body io.Reader, size int64) (*bufio.Reader, error) {
 	s.body.Close()
 	answer, _, err := s.do(http.MethodPost, "/"+s.service, body, size, "result")
@@ -468,15 +515,28 @@ var errNotTaken = errors.New("nothing was taken")
 func checkAnswer(resp *http.Response, contentType string) error {
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("upstream refuses the gate's credential (%s); %w", resp.Status, errNotTaken)
+		return fmt.Errorf("upstream refuses the gate's credential (%s%s); %w", resp.Status, bodyText(resp), errNotTaken)
 	case resp.StatusCode/100 == 4:
-		return fmt.Errorf("upstream answers %s; %w", resp.Status, errNotTaken)
+		return fmt.Errorf("upstream answers %s%s; %w", resp.Status, bodyText(resp), errNotTaken)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("upstream answers %s", resp.Status)
+		return fmt.Errorf("upstream answers %s%s", resp.Status, bodyText(resp))
 	case resp.Header.Get("Content-Type") != contentType:
 		return errors.New("upstream does not speak smart HTTP")
 	}
 	return nil
+}
+
+// bodyText is what a refusal says in plain text, behind a colon, as git shows it; empty where it says nothing so.
+func bodyText(resp *http.Response) string {
+	if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); strings.TrimSpace(kind) != "text/plain" {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // what has come is told
+	words := strings.Join(strings.Fields(string(text)), " ")
+	if words == "" {
+		return ""
+	}
+	return ": " + words
 }
 
 func (s *httpSession) Close() error { return s.body.Close() }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"airlock/hostctl/pair"
+	"airlock/internal/bundle"
 	"airlock/internal/ca"
 )
 
@@ -72,6 +74,9 @@ func (c *controller) examine(ctx context.Context, now time.Time) (health, error)
 		h.OK = h.OK || !slices.ContainsFunc(checks, isBad)
 		h.Checks = append(h.Checks, checks...)
 	}
+	if check, ok := proxyOfHost(os.LookupEnv); ok {
+		h.Checks = append(h.Checks, check)
+	}
 	names, err := c.store.names()
 	if err != nil {
 		return h, err
@@ -109,11 +114,44 @@ func (c *controller) pairChecks(ctx context.Context, name string, now time.Time)
 	if err := ctl(ctx, b, name, nil, "health"); err != nil {
 		running.State, running.Says = pair.Bad, err.Error()
 	}
+	all := []pair.Check{running}
+	if lock, _, err := bundle.Load[bundle.PipelockFile](filepath.Join(card.Plan.Etc(), bundle.Pipelock+".yaml")); err == nil && lock.UpstreamProxy != nil {
+		all = append(all, proxyOfPair(at, lock.UpstreamProxy))
+	}
 	authority, err := ca.Read(filepath.Join(card.Plan.Etc(), "ca", "ca.crt"))
 	if err != nil {
-		return []pair.Check{running, {Name: at + ": authority", State: pair.Bad, Says: err.Error()}}
+		return append(all, pair.Check{Name: at + ": authority", State: pair.Bad, Says: err.Error()})
 	}
-	return []pair.Check{running, constraint(at, authority), expiry(at, authority, now)}
+	return append(all, constraint(at, authority), expiry(at, authority, now))
+}
+
+// proxyOfPair says through which proxy a pair reaches the internet, and what is no
+// longer checked then.
+func proxyOfPair(at string, p *bundle.UpstreamProxy) pair.Check {
+	says := "origins are reached through " + p.URL
+	if p.Auth != "" {
+		says += " with a credential"
+	}
+	says += "; it resolves their names, so that only addresses in requests and in hosts are checked"
+	var direct []string
+	for _, d := range p.NoProxy {
+		direct = append(direct, d.String())
+	}
+	if len(direct) > 0 {
+		says += "; reached directly: " + strings.Join(direct, ", ")
+	}
+	return pair.Check{Name: at + ": proxy", State: pair.Warn, Says: says}
+}
+
+// proxyOfHost says that a proxy of the host's environment is not used by itself. Its URL
+// may hold a password and is not told.
+func proxyOfHost(lookup func(string) (string, bool)) (check pair.Check, ok bool) {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"} {
+		if value, set := lookup(name); set && value != "" {
+			return pair.Check{Name: "proxy", State: pair.Good, Says: "this host's environment names a proxy (" + name + "); pairs use it only with pipelock: {upstream_proxy: {url: \"env:" + name + "\"}} in the manifest"}, true
+		}
+	}
+	return check, false
 }
 
 // constraint says for whom a pair's authority may speak, and what that means.

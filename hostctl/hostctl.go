@@ -361,6 +361,11 @@ func (c *controller) show(p open) {
 		if p.State == proposal.Pending {
 			fmt.Fprintf(c.out, "  the request waits for a moment: hostctl approve %s lets this one pass, hostctl deny %s refuses it\n", p.ID, p.ID)
 		}
+	case proposal.Overwritten:
+		fmt.Fprintf(c.out, "  sent:  %s %q\n  found: %s\n", strings.Join(p.Methods, ", "), p.URL, p.Why)
+		if p.State == proposal.Pending {
+			fmt.Fprintf(c.out, "  the request went on without it; hostctl deny %s takes this off the list\n", p.ID)
+		}
 	case proposal.GitAllow:
 		fmt.Fprintf(c.out, "  pushed: %s in %q, repository %s\n", p.Rule, p.Place, p.Repo)
 		if p.Why != "" {

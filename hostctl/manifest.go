@@ -77,6 +77,7 @@ type ManifestRoute struct {
 	Auth    *ManifestAuth        `yaml:"auth,omitempty,flow"`
 	Expires time.Time            `yaml:"expires,omitempty"`
 	Git     string               `yaml:"git,omitempty"`
+	Kind    string               `yaml:"kind,omitempty"` // bundle.KindLLM, or empty
 	// PlainHTTP lets the route pass over http, its credential readable on the way.
 	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }
@@ -92,6 +93,15 @@ type ManifestPipelock struct {
 	Secrets            ManifestSecrets            `yaml:"secrets,omitempty"`
 	Answers            *bundle.AnswerScan         `yaml:"answers,omitempty"`
 	Limits             bundle.PipelockLimits      `yaml:"limits,omitempty"`
+	UpstreamProxy      *ManifestProxy             `yaml:"upstream_proxy,omitempty"` // nil: origins are dialled, whatever the host's environment says
+}
+
+// ManifestProxy is bundle.UpstreamProxy with references in the place of slots.
+type ManifestProxy struct {
+	URL     string   `yaml:"url"`                     // http://host:port, or "env:NAME" of a variable of the host, whose user and password become the credential
+	Auth    string   `yaml:"auth,omitempty"`          // "env:", "file:" or "command:" of user:password
+	CA      string   `yaml:"ca,omitempty"`            // a file of the host with roots for the proxy
+	NoProxy []string `yaml:"no_proxy,omitempty,flow"` // hosts like "*.internal.example", or "env:NAME" of a list of them
 }
 
 // ManifestSecrets is the part of the scan that a person chooses.
@@ -194,7 +204,9 @@ func (m *Manifest) Validate() error {
 			errs = append(errs, config.At(at, "file:PATH of a file of the host was wanted"))
 		}
 	}
+	errs = append(errs, config.Under("pipelock", m.Pipelock.UpstreamProxy.validate()))
 	l := newLayout()
+	l.lookup = anyVariable
 	egress := l.egress(m)
 	errs = append(errs, bundle.CheckHostTables(l.git(m).Repos, bundle.HostTable{Key: "pipelock.hosts", Hosts: m.Pipelock.Hosts}, bundle.HostTable{Key: "git.hosts", Hosts: m.Git.Hosts}))
 	errs = append(errs, config.Under("egress", egress.Validate()), config.Under("pipelock", l.pipelock(m, egress).Validate()),

@@ -24,11 +24,14 @@ type layout struct {
 	secrets map[string]reference
 	copies  map[string]reference // files of the host that are copied into etc
 	vouches []policy.Pattern     // hosts for which the pair's authority may speak; none: for any
+
+	lookup func(name string) (string, bool) // the host's environment
 }
 
 // lay turns a manifest into a layout. The credentials are named, not read.
 func lay(m *Manifest, dir string, command []string, lookup func(string) (string, bool)) (layout, error) {
 	l := newLayout()
+	l.lookup = lookup
 	if len(command) == 0 {
 		command = m.Agent.Command
 	}
@@ -89,7 +92,7 @@ var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.
 func (l *layout) egress(m *Manifest) bundle.EgressFile {
 	f := bundle.EgressFile{Version: 1, CA: pairCA, Mode: m.Egress.Mode, Learn: m.Egress.Learn, Routes: []bundle.Route{}}
 	for _, r := range m.Egress.Routes {
-		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
+		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, Kind: r.Kind, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
 		f.Routes = append(f.Routes, route)
 	}
 	f.Mirrors = mirrorsOf(m)
@@ -162,6 +165,7 @@ func (l *layout) pipelock(m *Manifest, egress bundle.EgressFile) bundle.Pipelock
 		l.copies["scan.toml"] = reference{"file", p.Secrets.Rules}
 		f.Secrets.Rules = "/etc/airlock/scan.toml"
 	}
+	f.UpstreamProxy = l.upstreamProxy(p.UpstreamProxy)
 	if p.UpstreamCA != "" {
 		l.copies["ca/upstream.crt"] = reference{"file", p.UpstreamCA}
 		f.UpstreamCA = "/etc/airlock/ca/upstream.crt"

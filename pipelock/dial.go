@@ -36,6 +36,7 @@ type guard struct {
 	rules  rules
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	dialer net.Dialer
+	proxy  *upstreamProxy // nil: origins are dialled
 }
 
 func newGuard(r rules) *guard {
@@ -52,6 +53,13 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 	if v := g.rules.decide(authority, time.Now()); !v.Allow {
 		return nil, &refusedError{v: v}
 	}
+	if g.proxy.takes(authority) {
+		conn, err := g.viaProxy(ctx, authority)
+		if err != nil {
+			return nil, err
+		}
+		return meteredConn{conn}, nil
+	}
 	addrs, err := g.resolve(ctx, authority)
 	if err != nil {
 		return nil, err
@@ -65,26 +73,33 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 
 // resolve is the one resolution of a connection.
 func (g *guard) resolve(ctx context.Context, a policy.Authority) ([]netip.Addr, error) {
-	h := a.Host
-	var found []netip.Addr
-	if addr, ok := g.rules.hosts[h]; ok {
-		found = []netip.Addr{addr}
-	} else if addr := h.Addr(); addr.IsValid() {
-		found = []netip.Addr{addr}
-	} else {
-		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-		defer cancel()
-		var err error
-		// The dot at the end keeps search domains out of it.
-		if found, err = g.lookup(ctx, "ip", h.String()+"."); err != nil {
-			return nil, fmt.Errorf("resolving %s: %w", h, err)
-		}
+	found, err := g.find(ctx, a.Host)
+	if err != nil {
+		return nil, err
 	}
 	good, v := g.rules.judgeAll(a, found, own)
 	if !v.Allow {
 		return nil, &refusedError{v: v}
 	}
 	return good, nil
+}
+
+// find are the addresses of a host, which nobody has judged.
+func (g *guard) find(ctx context.Context, h policy.Host) ([]netip.Addr, error) {
+	if addr, ok := g.rules.hosts[h]; ok {
+		return []netip.Addr{addr}, nil
+	}
+	if addr := h.Addr(); addr.IsValid() {
+		return []netip.Addr{addr}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	// The dot at the end keeps search domains out of it.
+	found, err := g.lookup(ctx, "ip", h.String()+".")
+	if err != nil {
+		return nil, fmt.Errorf("resolving %s: %w", h, err)
+	}
+	return found, nil
 }
 
 const (

@@ -2,12 +2,13 @@
 // what its allowlist names, reads what leaves for secrets, resolves a name
 // once, and dials just the address that it has judged. Egress speaks to it
 // over a socket of the bundle; an agent without egress speaks to its port. It
-// knows no credential.
+// knows no credential but that of an upstream proxy.
 package pipelock
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -121,7 +122,14 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	r := newRules(file)
 	r.file = c.File
 	handoff.Answer(handoff.TopicExplain, r.explain)
-	s := newServer(c.Log, book, r, scan, newOrigins(newGuard(r), roots, certs))
+	g := newGuard(r)
+	if g.proxy, err = newUpstreamProxy(file.UpstreamProxy, c.Dirs, c.Getenv); err != nil {
+		return nil, nil, errors.Join(err, book.Close())
+	}
+	if g.proxy != nil {
+		c.Log.Warn("origins are reached through a proxy, which resolves their names: their addresses are not checked", "proxy", g.proxy.at.String())
+	}
+	s := newServer(c.Log, book, r, scan, newOrigins(g, roots, certs))
 	s.budget = newBudget(file.Limits)
 	s.answers = newAnswers(file.Answers)
 	s.idle = file.Limits.TunnelIdle.Or(defaultIdle)

@@ -79,6 +79,9 @@ func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
 	if f.Secrets.Rules != "" {
 		p.Read = append(p.Read, dirs.Path(f.Secrets.Rules))
 	}
+	if f.UpstreamProxy != nil && f.UpstreamProxy.CA != "" {
+		p.Read = append(p.Read, dirs.Path(f.UpstreamProxy.CA))
+	}
 	for _, c := range f.ClientCertificates {
 		p.Read = append(p.Read, dirs.Path(c.Cert), dirs.Path(c.Key))
 	}

@@ -33,7 +33,7 @@ const (
 var slots = map[string][]string{
 	bundle.Egress:   {tokenPrefix},
 	bundle.GitGate:  {"GIT_TOKEN_", "GIT_PASS_", digestPrefix},
-	bundle.Pipelock: {digestPrefix},
+	bundle.Pipelock: {digestPrefix, "PROXY_AUTH_"},
 }
 
 // gets tells whether a daemon is handed a slot.

@@ -18,7 +18,7 @@ type Fault struct {
 }
 
 func (f Fault) Error() string {
-	return fmt.Sprintf("%v: %s %.8s: %s", ErrCorrupt, f.Type, f.Object.String(), f.ID)
+	return fmt.Sprintf("git's own checks (receive.fsckObjects) refuse %s %.8s: %s", f.Type, f.Object.String(), f.ID)
 }
 
 // Unwrap makes every fault a corruption.

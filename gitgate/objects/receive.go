@@ -21,6 +21,8 @@ type Limits struct {
 	ObjectBytes int64 // one object, inflated
 	TotalBytes  int64 // all objects, inflated; rebuilding one again for its deltas counts again
 	Objects     int
+	// Alone tells that nothing may follow the pack, as far as that has come.
+	Alone bool
 	// Room is asked before more of a pack, or its index, goes to the disk, which others use too; nil: there is always enough.
 	Room func(bytes int) error
 }
@@ -53,6 +55,21 @@ func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack
 	}
 	return pack, nil
 }
+
+// ErrTrailing is a pack with something behind its checksum: a part of it that nobody would look at.
+var ErrTrailing = fmt.Errorf("%w: something follows its checksum", ErrCorrupt)
+
+// TooLargeError is an object that is over a limit.
+type TooLargeError struct{ Size, Limit int64 }
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("%v: an object of %d bytes, at most %d are taken", ErrLimit, e.Size, e.Limit)
+}
+
+// Unwrap lets callers treat it as ErrLimit.
+func (e *TooLargeError) Unwrap() error { return ErrLimit }
+
+func tooLarge(size, limit int64) error { return &TooLargeError{size, limit} }
 
 // indexer knows of each object where it begins, and what becomes known later. All lists have the objects in the order of the pack.
 type indexer struct {
@@ -102,6 +119,9 @@ func (x *indexer) run(dir string) (*Pack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.limits.Alone && x.in.followed() {
+		return nil, ErrTrailing
+	}
 	if err := x.names.finish(x.hash); err != nil {
 		return nil, err
 	}
@@ -136,7 +156,7 @@ func (x *indexer) entry() error {
 		return x.in.blame(err)
 	}
 	if h.size > x.limits.ObjectBytes {
-		return fmt.Errorf("%w: object of %d bytes", ErrLimit, h.size)
+		return tooLarge(h.size, x.limits.ObjectBytes)
 	}
 	if err := x.spent.add(h.size, x.limits.TotalBytes); err != nil {
 		return err
@@ -184,7 +204,7 @@ func (x *indexer) delta(h head) error {
 		return err
 	}
 	if size > x.limits.ObjectBytes {
-		return fmt.Errorf("%w: object of %d bytes", ErrLimit, size)
+		return tooLarge(size, x.limits.ObjectBytes)
 	}
 	if h.typ == plumbing.REFDeltaObject {
 		x.byRef = append(x.byRef, byRef{h.baseHash, i})

@@ -298,7 +298,7 @@ func (w *worker) apply(base []byte, d int32) ([]byte, error) {
 		return nil, err
 	}
 	if size > w.limits.ObjectBytes {
-		return nil, fmt.Errorf("%w: object of %d bytes", ErrLimit, size)
+		return nil, tooLarge(size, w.limits.ObjectBytes)
 	}
 	w.lock(size)
 	return applyDeltaTo(w.get(int(size))[:0], base, delta)

@@ -167,6 +167,15 @@ func (t *wire) trailer() (got Hash, err error) {
 	return got, t.failed
 }
 
+// followed tells whether more has been read than was consumed, or can be read at once.
+func (t *wire) followed() bool {
+	if t.r < t.w {
+		return true
+	}
+	b, ok := t.src.(interface{ Buffered() int })
+	return ok && b.Buffered() > 0
+}
+
 // hand gives what was consumed to the file and waits until it is there.
 func (t *wire) hand() {
 	done := make(chan struct{})

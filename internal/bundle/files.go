@@ -31,6 +31,7 @@ type PipelockFile struct {
 	Secrets            SecretScan          `yaml:"secrets,omitempty"`
 	Answers            *AnswerScan         `yaml:"answers,omitempty"` // nil: answers are not looked at
 	Limits             PipelockLimits      `yaml:"limits,omitempty"`
+	UpstreamProxy      *UpstreamProxy      `yaml:"upstream_proxy,omitempty"` // nil: origins are dialled
 
 	Lines []int `yaml:"-"` // where each entry of allow stands in the file that was read
 }
@@ -191,7 +192,7 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At(fmt.Sprintf("secrets.values[%d]", i), "%q: a name like EGRESS_DIGEST_0 was wanted, never a value", "…"))
 		}
 	}
-	errs = append(errs, f.Limits.validate(), f.Answers.validate())
+	errs = append(errs, f.Limits.validate(), f.Answers.validate(), f.UpstreamProxy.validate())
 	return errors.Join(errs...)
 }
 

@@ -437,3 +437,22 @@ func AppendHead(to []byte, status int, h http.Header) []byte {
 	_ = out.Flush()
 	return append(to, b.Bytes()...)
 }
+
+// WriteConnect asks a proxy for a tunnel to a target, host:port.
+func WriteConnect(to io.Writer, target string, h http.Header) error {
+	if !all(target, visible) {
+		return errors.New("writing a CONNECT: its target cannot be written")
+	}
+	out := bufio.NewWriter(to)
+	_, _ = out.WriteString("CONNECT " + target + " HTTP/1.1\r\n") // an error stays with the writer
+	if err := writeFields(out, h, nil); err != nil {
+		return err
+	}
+	_, _ = out.WriteString("\r\n")
+	return out.Flush()
+}
+
+// Replay is a connection whose first bytes were read before.
+func Replay(c net.Conn, early []byte) net.Conn {
+	return &replay{Conn: c, early: bytes.Clone(early)}
+}

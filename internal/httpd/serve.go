@@ -58,7 +58,14 @@ type Leave = http1.Leave
 // over a socket must not lose either.
 func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) error {
 	open := &conns{busy: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
-	srv.ConnState = open.change
+	if also := srv.ConnState; also != nil {
+		srv.ConnState = func(c net.Conn, s http.ConnState) {
+			open.change(c, s)
+			also(c, s)
+		}
+	} else {
+		srv.ConnState = open.change
+	}
 	var leaving atomic.Bool
 	srv.Handler = last(&leaving, srv.Handler)
 	failed := make(chan error, 1)

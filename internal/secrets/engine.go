@@ -224,7 +224,7 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 
 // made lists what can be made of a text.
 func made(s sight, runs []stretch) (views []view) {
-	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace} {
+	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace, spelled} {
 		views = append(views, undo(s)...)
 	}
 	return append(views, unwrap(s, runs)...)

@@ -156,6 +156,10 @@ func backwards(text string, runs []stretch, add func([]edit)) {
 			turned := turn(text[r.start:r.end])
 			for shift := range ways {
 				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
+					if last := len(ways[shift]) - 1; e.step == continued {
+						ways[shift][last].value += e.value
+						continue
+					}
 					ways[shift] = append(ways[shift], edit{from: r.start, to: r.end, value: e.value})
 				}
 			}
@@ -347,7 +351,25 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 	for n := 0; n < 6 && to < len(text) && c.tail != "" && text[to] == c.tail[0]; n++ {
 		to++
 	}
-	return append(edits, edit{from: from, to: to, value: string(value)})
+	return c.pieces(edits, from, to, string(value))
+}
+
+// pieceGroups is how many groups of a code one edit has: a finding is located that precisely.
+const pieceGroups = 16
+
+// pieces adds what [from,to) decodes to as edits of a few groups each.
+func (c *code) pieces(edits []edit, from, to int, value string) []edit {
+	chars, size := pieceGroups*c.group, pieceGroups*4 // base85
+	if c.bits > 0 {
+		size = chars * c.bits / 8
+	}
+	for step := 0; ; step = continued {
+		if len(value) <= size || to-from <= chars {
+			return append(edits, edit{from: from, to: to, value: value, step: step})
+		}
+		edits = append(edits, edit{from: from, to: from + chars, value: value[:size], step: step})
+		from, value = from+chars, value[size:]
+	}
 }
 
 // distinctPart returns how many bytes of a run are worth decoding: none where it has too few different characters, the first periods where it

@@ -2,7 +2,6 @@ package secrets
 
 import (
 	"math"
-	"slices"
 	"sort"
 )
 
@@ -17,8 +16,11 @@ type view struct {
 }
 
 // part is a piece of a view: [start,end) of it stands for [from,to) of the text before. Where each byte stands for step bytes, a place inside is
-// known exactly; where step is 0, the piece is known as a whole only, because it was decoded.
+// known exactly; where step is 0 or continued, the piece is known as a whole only, because it was decoded.
 type part struct{ start, end, from, to, step int }
+
+// continued is the step of a part that was decoded together with the one before it.
+const continued = -1
 
 // touched are the parts that a span has to do with.
 func (v *view) touched(s span) []part {
@@ -46,7 +48,7 @@ func (v *view) back(s span) span {
 	from, to := math.MaxInt, 0
 	decoded := s.decoded
 	for _, p := range v.touched(s) {
-		decoded = decoded || p.step == 0
+		decoded = decoded || p.step <= 0
 		a, b := p.from, p.to
 		if p.step > 0 {
 			a += p.step * max(0, s.start-p.start)
@@ -87,7 +89,7 @@ func (w *weaver) cut() {
 
 func (w *weaver) view() view { return view{text: string(w.out), parts: w.parts} }
 
-// edit puts value in the place of [from,to) of a text. Where each byte of value stands for as many bytes of the text, step says for how many.
+// edit puts value in the place of [from,to) of a text. step is that of its part.
 type edit struct {
 	from, to int
 	value    string
@@ -155,8 +157,16 @@ func (s sight) fresh(from, to int) bool {
 // weave makes a view of the text in which edits, which are in order, are carried out, as far as they are fresh. Only these and their surroundings
 // are in it. There is none without any.
 func (s sight) weave(edits []edit, loose bool) []view {
-	edits = slices.DeleteFunc(edits, func(e edit) bool { return !s.fresh(e.from, e.to) })
-	if len(edits) == 0 {
+	kept := edits[:0]
+	for i := 0; i < len(edits); {
+		first := i
+		for i++; i < len(edits) && edits[i].step == continued; i++ {
+		}
+		if s.fresh(edits[first].from, edits[i-1].to) {
+			kept = append(kept, edits[first:i]...)
+		}
+	}
+	if edits = kept; len(edits) == 0 {
 		return nil
 	}
 	v := woven(s.text, edits)
