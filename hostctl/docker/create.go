@@ -33,7 +33,7 @@ type making struct {
 	image          string // of the sidecars
 	agent          agentImage
 	sidecars, ours user
-	doors          []string // sockets and pipes in a bound workspace
+	shown          shownFolder // the workspace, if it is bound
 }
 
 // Create makes a pair whose sidecars serve and whose agent's container has not
@@ -120,7 +120,10 @@ func (m *making) workspace(ctx context.Context) error {
 		if !known {
 			u = user{-1, -1} // whoever it is: what everybody may write is found
 		}
-		if m.doors, err = workspace.Doors(ctx, dir); err != nil {
+		if m.shown.doors, err = workspace.Doors(ctx, dir); err == nil {
+			m.shown.identity, err = workspace.Identity(dir)
+		}
+		if err != nil {
 			return fmt.Errorf("looking at the workspace: %w", err)
 		}
 		return workspace.CheckBound(ctx, dir, u.uid, u.gid)
@@ -382,5 +385,5 @@ func (m *making) gateways(ctx context.Context) ([]string, error) {
 }
 
 func (m *making) makeAgent(ctx context.Context) error {
-	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.ours, m.doors))
+	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.ours, m.shown))
 }

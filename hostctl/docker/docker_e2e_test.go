@@ -176,6 +176,43 @@ func TestAgentHasNothingButLoopback(t *testing.T) {
 	}
 }
 
+// TestAnotherFolderIsNotShown exchanges the workspace after it was looked at:
+// the engine mounts what is at its path, and the agent does not run on it.
+func TestAnotherFolderIsNotShown(t *testing.T) {
+	s, b := suite(t)
+	parent, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	dir := filepath.Join(parent, "work")
+	for _, d := range []string{dir, filepath.Join(parent, "other")} {
+		must(t, os.Mkdir(d, 0o777))
+		must(t, os.Chmod(d, 0o777))
+	}
+	p := s.Plan(t, "exchanged", "sh", "-c", "echo agent >/workspace/was-here")
+	p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
+	s.Create(t, p)
+	must(t, os.Rename(dir, filepath.Join(parent, "away")))
+	must(t, os.Rename(filepath.Join(parent, "other"), dir))
+	must(t, b.Start(t.Context(), p.Name))
+	pairtest.Eventually(t, func() bool {
+		c, err := b.inspect(t.Context(), p.Name, roleAgent)
+		must(t, err)
+		return !c.State.Running
+	})
+	var out strings.Builder
+	must(t, b.Logs(t.Context(), p.Name, false, &out))
+	if !strings.Contains(out.String(), "another folder") {
+		t.Errorf("expected the guard to say why, got:\n%s", &out)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "was-here")); err == nil {
+		t.Error("the agent has run on the other folder")
+	}
+	must(t, os.Remove(dir))
+	must(t, os.Symlink(filepath.Join(parent, "away"), dir))
+	if err := b.Start(t.Context(), p.Name); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("expected an error about the link, got %v", err)
+	}
+}
+
 // TestKilledCallerTakesTheSidecarsAlong kills what has made a tied pair.
 func TestKilledCallerTakesTheSidecarsAlong(t *testing.T) {
 	s, b := suite(t)

@@ -198,8 +198,14 @@ func numeric(name string) (user, bool) {
 	return user{uid, gid}, err == nil
 }
 
+// shownFolder is what hostctl has seen of a workspace that is bound.
+type shownFolder struct {
+	doors    []string // its sockets and pipes, which are hidden
+	identity string   // for the guard; empty: not known
+}
+
 // agentContainer starts the command under the guard: see internal/cage.
-func agentContainer(p pair.Plan, root string, image agentImage, ours user, doors []string) client.ContainerCreateOptions {
+func agentContainer(p pair.Plan, root string, image agentImage, ours user, shown shownFolder) client.ContainerCreateOptions {
 	a := p.Agent
 	r := a.Resources.OrDefaults()
 	h := insideHost(agentsPlace(p.Name))
@@ -211,8 +217,12 @@ func agentContainer(p pair.Plan, root string, image agentImage, ours user, doors
 	} else {
 		h.Tmpfs[pair.WorkspaceDir] = inMemory(image, ours)
 	}
-	for _, path := range doors { // at the other end of each is a process of the host
+	for _, path := range shown.doors { // at the other end of each is a process of the host
 		h.Mounts = append(h.Mounts, bind("/dev/null", pair.WorkspaceDir+"/"+path, true))
+	}
+	start := guarded()
+	if shown.identity != "" {
+		start = append(start, "-workspace", shown.identity)
 	}
 	l := containerLabels(p, root, roleAgent)
 	l[labelMode] = string(a.Workspace.Mode)
@@ -221,7 +231,7 @@ func agentContainer(p pair.Plan, root string, image agentImage, ours user, doors
 		Config: &container.Config{
 			Image: a.Image, User: agentUser(image, ours), Env: a.Environ(), WorkingDir: a.WorkDirOrDefault(),
 			Labels:     l,
-			Entrypoint: guarded(), Cmd: append(slices.Clone(image.entrypoint), a.Command...),
+			Entrypoint: start, Cmd: append(slices.Clone(image.entrypoint), a.Command...),
 			Tty: a.TTY, OpenStdin: a.Stdin, StdinOnce: a.Stdin, AttachStdin: a.Stdin, AttachStdout: true, AttachStderr: true,
 		},
 		HostConfig: h,

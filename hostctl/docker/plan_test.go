@@ -32,7 +32,7 @@ func plan() pair.Plan {
 func containers() map[string]client.ContainerCreateOptions {
 	p := plan()
 	return map[string]client.ContainerCreateOptions{
-		"agent":    agentContainer(p, "/state", agentImage{entrypoint: []string{"/entry"}}, user{1000, 1000}, nil),
+		"agent":    agentContainer(p, "/state", agentImage{entrypoint: []string{"/entry"}}, user{1000, 1000}, shownFolder{identity: "1:2:boot"}),
 		"sidecars": sidecarsContainer(p, "/state", "image", user{65532, 65532}),
 		"probe":    probeContainer(p, "/state", "image", agentsPlace(p.Name), []string{"egress:9099"}, nil, user{1000, 1000}),
 		"net":      netContainer(p, "/state", "image"),
@@ -72,7 +72,7 @@ func TestEveryContainerIsHardened(t *testing.T) {
 
 func TestAgentContainer(t *testing.T) {
 	c := containers()["agent"]
-	if got := strings.Join(append(c.Config.Entrypoint, c.Config.Cmd...), " "); got != "/run/airlock/sidecars cage -guard /entry bash -l" {
+	if got := strings.Join(append(c.Config.Entrypoint, c.Config.Cmd...), " "); got != "/run/airlock/sidecars cage -guard -workspace 1:2:boot /entry bash -l" {
 		t.Error(got)
 	}
 	h := c.HostConfig

@@ -169,6 +169,28 @@ func readlinkat(dir int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
+// Identity names an open folder for a process on the same machine that has it
+// mounted: file system, inode, and the boot of the kernel. It is empty where
+// the kernel has no name for its boot.
+func Identity(dir *os.File) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return "", err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return fmt.Sprintf("%d:%d:%s", st.Dev, st.Ino, strings.TrimSpace(string(boot))), err
+}
+
+// SameFolder reports whether two identities are of one folder, or cannot be
+// compared, because they are from different kernels.
+func SameFolder(a, b string) bool {
+	bootOf := func(s string) string { return s[strings.LastIndexByte(s, ':')+1:] }
+	return a == b || bootOf(a) != bootOf(b)
+}
+
 // InState reports whether the folder at the path, which has no links, is a
 // state folder of hostctl's or inside one: its own (state), or any folder that
 // looks like one: named airlock, with a folder pairs for its owner alone.
