@@ -390,8 +390,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	var spans []span
 	add := func(s span) {
 		s.start, s.end = s.start+w.start, s.end+w.start
-		if publicHere(in.text, s) {
-			return
+		if s.end == w.end && w.end < len(in.text) || s.start == w.start && w.start > 0 {
+			return // the edge may have looked like a border to it; what has its keyword here ends before the edge: see margin
+		}
+		if publicHere(in.text, s) || rule.named && in.is != nil && !in.is.fresh(span{start: s.start, end: s.secret + w.start}) {
+			return // it is public, or only what ends it was made by the view
 		}
 		spans = append(spans, s)
 	}
@@ -419,7 +422,7 @@ func isHash(text string) bool {
 		text = text[:minHash]
 	}
 	for i := range len(text) {
-		if c := text[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
+		if c := text[i]; unhex(c) > 15 && c != '-' {
 			return false
 		}
 	}
@@ -464,7 +467,7 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if loose && !dense(secret) {
 			continue
 		}
-		spans = append(spans, span{rule: id, start: at[0], end: at[1]})
+		spans = append(spans, span{rule: id, start: at[0], end: at[1], secret: at[0] + strings.Index(text[at[0]:at[1]], secret) + len(secret)})
 	}
 	return spans
 }

@@ -31,8 +31,8 @@ func noSecret(id, match, secret string) bool {
 	switch id {
 	case genericRule:
 		return harmless(match, secret) || isChecksum(match, secret) || isIdentifier(secret)
-	case "clickhouse-cloud-api-secret-key":
-		return isHash(secret) // the id of an object of git's that begins like such a key
+	case "clickhouse-cloud-api-secret-key", "square-access-token", "facebook-page-access-token":
+		return isHash(secret) // a commit's id, a fingerprint or a checksum that begins like such a key
 	case "sourcegraph-access-token":
 		return identifiers.MatchString(secret) // the rule takes any 40 hexadecimal digits in a text that has the word
 	case "jwt":

@@ -148,6 +148,7 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 type span struct {
 	rule       string
 	start, end int
+	secret     int // where the secret in it ends; 0 where that is not known
 	// decoded says that start and end enclose the encoded whole, which may reach beyond the secret in it.
 	decoded bool
 }
