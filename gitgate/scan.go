@@ -166,6 +166,9 @@ func (s *inspection) objects(ctx context.Context) error {
 				if err := s.object(within, o); err != nil {
 					return err
 				}
+				if o.Data = nil; s.pack.Large() {
+					runtime.GC() // what it took is several times its size, and the next one is to have that room
+				}
 				continue
 			}
 			select {
