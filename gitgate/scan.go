@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -374,7 +373,7 @@ func (s *inspection) pathNames(ctx context.Context) error {
 	turned := slices.Clone(s.need.links) // the oldest first
 	slices.Reverse(turned)
 	return errors.Join(
-		s.names(ctx, []byte(strings.Join(slices.Sorted(maps.Keys(s.need.names)), "\n")), "the path of a file"),
+		s.joinedPaths(ctx),
 		s.names(ctx, bytes.Join(s.need.links, nil), "the commits of submodules"),
 		s.names(ctx, bytes.Join(turned, nil), "the commits of submodules"),
 	)
