@@ -56,7 +56,7 @@ func sshd(t *testing.T) (port int, hostKey, identity string) {
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		<-drained
+		lab.Receive(t, drained, "the output is read")
 		_ = cmd.Wait() // it was killed
 	})
 	public, err := os.ReadFile(filepath.Join(dir, "host.pub"))

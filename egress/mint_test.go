@@ -19,6 +19,7 @@ import (
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/lab"
 )
 
 // endpoint is a token endpoint with a clock.
@@ -136,7 +137,7 @@ func TestOneRequestForAToken(t *testing.T) {
 		if n == 1 {
 			close(arrived)
 		}
-		<-leave
+		lab.Receive(t, leave, "the test goes on")
 		fmt.Fprintf(w, `{"access_token": "token-number-%d", "expires_in": 3600}`, n)
 	}
 	first, cancel := context.WithCancel(t.Context())
@@ -153,7 +154,7 @@ func TestOneRequestForAToken(t *testing.T) {
 			}
 		})
 	}
-	<-arrived
+	lab.Receive(t, arrived, "the request arrives")
 	cancel()
 	close(leave)
 	all.Wait()

@@ -446,6 +446,9 @@ func (h *hop) aim(out *http.Request, p *pass) *http.Request {
 	if out.ProtoMajor == 2 {
 		out.Header.Set(httpd.HeaderProto, "h2")
 	}
+	if p.route != nil && p.route.Kind != "" {
+		out.Header.Set(httpd.HeaderKind, p.route.Kind)
+	}
 	if len(p.injected) > 0 {
 		out.Header.Set(httpd.HeaderInjected, strings.Join(p.injected, ", "))
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // A client whose push is cut by a replacement hears that nobody knows what became of it, and how to find out.
@@ -32,7 +34,7 @@ func TestReplacementDuringThePush(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.stop()
-		if out := <-told; !strings.Contains(out, "git-gate is being replaced: the outcome is unknown, fetch to see") {
+		if out := lab.Receive(t, told, "an answer comes"); !strings.Contains(out, "git-gate is being replaced: the outcome is unknown, fetch to see") {
 			t.Errorf("the client was told %q", out)
 		}
 		if err := os.WriteFile(goOn, []byte("x\n"), 0); err != nil {

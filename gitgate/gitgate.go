@@ -366,7 +366,7 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	d := dialer(c.File.Hosts)
+	d := dialer(bundle.ParseHosts(c.File.Hosts))
 	switch u.Scheme {
 	case "ssh":
 		keys, err := hostkey.Parse(repo.HostKey)

@@ -15,7 +15,8 @@ const maxBorder = 32
 
 // news drops the findings that upstream already has: the same rule, the same text, in a file of the same path, in a commit that the
 // push builds upon or replaces. A file that holds an old secret, or a false alarm, can so be edited. A blob that stands in several paths is none
-// of upstream's unless each of them is. What the agent brings is never consulted, so nothing that it writes can excuse anything.
+// of upstream's unless each of them is. What the agent brings is never consulted, so nothing that it writes can excuse anything. A credential of
+// the bundle's own is never excused.
 func (s *inspection) news(ctx context.Context, o objects.Object, path string, found []secrets.Finding) ([]secrets.Finding, error) {
 	if len(found) == 0 || path == "" || o.Type != plumbing.BlobObject {
 		return found, nil
@@ -29,7 +30,7 @@ func (s *inspection) news(ctx context.Context, o objects.Object, path string, fo
 			}
 		}
 		for _, f := range found {
-			fresh[f] = fresh[f] || !old[fingerprint(f, o.Data)]
+			fresh[f] = fresh[f] || s.scanner.IsKnown(f.Rule) || !old[fingerprint(f, o.Data)]
 		}
 	}
 	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !fresh[f] }), nil

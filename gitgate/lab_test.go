@@ -98,7 +98,7 @@ func (r *rig) start() {
 	go func() { done <- Run(ctx, c) }()
 	r.stop = func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := lab.Receive(r.t, done, "what runs beside the test ends"); err != nil {
 			r.t.Errorf("Run: %v", err)
 		}
 		r.stop = func() {}

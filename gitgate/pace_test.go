@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // drip is a client of git:// that sends a byte every so often until it is cut off. It tells how long that took, and what it was told.
@@ -127,14 +129,14 @@ func TestPushesTakeTurns(t *testing.T) {
 		go func() { answers <- pktLines(in) }()
 	}
 	// One of them has no turn, and is told so while the others have sent a half.
-	if first := strings.Join(<-answers, "\n"); !strings.Contains(first, string(errBusy)) {
+	if first := strings.Join(lab.Receive(t, answers, "an answer comes"), "\n"); !strings.Contains(first, string(errBusy)) {
 		t.Errorf("%q", first)
 	}
 	for _, conn := range conns {
 		_, _ = conn.Write(pack[len(pack)/2:]) // who was refused does not listen any more
 	}
 	for range pushesAtOnce {
-		if answer := strings.Join(<-answers, "\n"); !strings.HasPrefix(answer, "unpack ok\nok refs/heads/") {
+		if answer := strings.Join(lab.Receive(t, answers, "an answer comes"), "\n"); !strings.HasPrefix(answer, "unpack ok\nok refs/heads/") {
 			t.Errorf("%q", answer)
 		}
 	}
@@ -170,7 +172,7 @@ func TestFetchesTakeTurns(t *testing.T) {
 		if err := speak(over, args...); !errors.Is(err, context.Canceled) {
 			t.Errorf("%q without a turn: %v", args, err)
 		}
-		<-walks
+		lab.Receive(t, walks, "the walk ends")
 		if err := speak(t.Context(), args...); err != nil || len(walks) != 0 {
 			t.Errorf("%q: %v, %d turns are taken", args, err, len(walks))
 		}

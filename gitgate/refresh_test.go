@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"airlock/gitgate/objects"
+	"airlock/internal/lab"
 )
 
 // Those who come while upstream is being asked wait for one more answer, which they share: it must be younger than they are.
@@ -29,7 +30,7 @@ func TestJoinersShareARefresh(t *testing.T) {
 	ssh.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if dials.Add(1) == 1 {
 			close(begun)
-			<-goOn
+			lab.Receive(t, goOn, "the test goes on")
 		}
 		return dial(ctx, network, address)
 	}
@@ -49,7 +50,7 @@ func TestJoinersShareARefresh(t *testing.T) {
 		snaps <- s
 	}
 	all.Go(refresh)
-	<-begun
+	lab.Receive(t, begun, "the request begins")
 	late := r.seed("late", map[string]string{"b": "1"})
 	for range 8 {
 		all.Go(refresh)

@@ -17,6 +17,7 @@ import (
 
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
+	"airlock/internal/lab"
 )
 
 // raw sends bytes to the HTTP side and returns all of the answer.
@@ -220,7 +221,7 @@ func TestDrain(t *testing.T) {
 		t.Errorf("%v %.60q", err, answer)
 	}
 	conn.Close()
-	<-stopped
+	lab.Receive(t, stopped, "the daemon stops")
 }
 
 // A client that never comes to an end is cut when the drain is over.

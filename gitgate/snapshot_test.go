@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"airlock/gitgate/objects"
+	"airlock/internal/lab"
 )
 
 // dial opens a git:// connection in one version of the protocol and reads what comes first.
@@ -150,7 +151,7 @@ func TestRunningCloneOutlivesForce(t *testing.T) {
 			_, _ = conn.Write(buf[:n])
 		}
 		close(started)
-		<-goOn
+		lab.Receive(t, goOn, "the test goes on")
 		_, _ = io.Copy(conn, up)
 	}()
 	dir := t.TempDir()
@@ -160,7 +161,7 @@ func TestRunningCloneOutlivesForce(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-started
+	lab.Receive(t, started, "the other side starts")
 	up := r.ssh.Dir("app")
 	r.run(up, "git", "update-ref", "refs/heads/main", "main~9")
 	r.run(up, "git", "tag", "-d", "v1", "nested", "light", "tree", "blob")

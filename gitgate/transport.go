@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"airlock/internal/hostkey"
+	"airlock/internal/policy"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -43,15 +44,17 @@ type transport interface {
 }
 
 // dialer connects to a host by the configured address or, without one, by DNS.
-type dialer map[string]netip.Addr
+type dialer map[policy.Host]netip.Addr
 
 func (d dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	if addr, ok := d[strings.ToLower(host)]; ok {
-		address = net.JoinHostPort(addr.String(), port)
+	if h, err := policy.ParseHost(host); err == nil {
+		if addr, ok := d[h]; ok {
+			address = net.JoinHostPort(addr.String(), port)
+		}
 	}
 	return new(net.Dialer).DialContext(ctx, network, address)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"airlock/hostctl/pair"
+	"airlock/hostctl/workspace"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
@@ -236,7 +237,7 @@ func (c *controller) editAllow(ctx context.Context, name string, stdin io.Reader
 	if err := c.putAllow(ctx, b, card.Plan, old, list, text); err != nil {
 		return fmt.Errorf("%w; what you wrote is in %s", err, file)
 	}
-	return os.RemoveAll(dir)
+	return workspace.Remove(ctx, dir)
 }
 
 // edited runs the editor until what it leaves can be read, or nobody is there

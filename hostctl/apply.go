@@ -94,6 +94,8 @@ func (c *controller) approve(ctx context.Context, name, id, note string, g grant
 	switch p.Kind {
 	case proposal.Question:
 		return usagef("%s is a question: answer it with: hostctl answer %s TEXT", id, id)
+	case proposal.Overwritten:
+		return usagef("%s is a notice and needs no approval: hostctl deny %s takes it off the list", id, id)
 	case proposal.Fault:
 		return c.restart(ctx, b, card.Plan, p)
 	case proposal.Leak:

@@ -27,7 +27,7 @@ func TestConstraint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.write(); err != nil {
+	if err := l.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	authority, err := ca.Read(filepath.Join(l.plan.Etc(), "ca", "ca.crt"))

@@ -124,7 +124,7 @@ func (c *controller) runCommand(stdin io.Reader) *cobra.Command {
 		Use: "run [-f airlock.yaml] [-- COMMAND [ARGUMENT...]]", Short: "Start a pair, run a command in it, stop the pair",
 		Example: "  hostctl run -f airlock.yaml -- claude",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.command, o.streams = args, c.streams(stdin)
+			o.command, o.streams, o.tied = args, c.streams(stdin), true
 			exit, err := c.run(cmd.Context(), o)
 			return ended(exit, err)
 		},
@@ -240,18 +240,26 @@ func (c *controller) list(ctx context.Context) ([]pair.Status, error) {
 }
 
 func (c *controller) logsCommand() *cobra.Command {
-	var follow bool
+	var follow, raw bool
 	cmd := &cobra.Command{
-		Use: "logs NAME [-f]", Short: "Show what a pair printed", Args: exactly(1, "the name of a pair"),
+		Use: "logs NAME [-f] [--raw]", Short: "Show what a pair printed", Args: exactly(1, "the name of a pair"),
+		Long: "Show what a pair printed, each line with the name of the half that printed it. On a terminal, control characters\n" +
+			"are shown as escapes, and long lines are broken, so that an agent's text cannot look like another's.",
+		Example: "  hostctl logs demo -f",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, b, err := c.of(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return b.Logs(cmd.Context(), args[0], follow, c.out)
+			out := onTerminal(c.out)
+			if raw {
+				out = c.out
+			}
+			return b.Logs(cmd.Context(), args[0], follow, out)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as more comes")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print the bytes as they are, on a terminal, too")
 	return cmd
 }
 
@@ -352,6 +360,11 @@ func (c *controller) show(p open) {
 		fmt.Fprintf(c.out, "  holds: %s %q\n  found: %s\n", strings.Join(p.Methods, ", "), p.URL, p.Why)
 		if p.State == proposal.Pending {
 			fmt.Fprintf(c.out, "  the request waits for a moment: hostctl approve %s lets this one pass, hostctl deny %s refuses it\n", p.ID, p.ID)
+		}
+	case proposal.Overwritten:
+		fmt.Fprintf(c.out, "  sent:  %s %q\n  found: %s\n", strings.Join(p.Methods, ", "), p.URL, p.Why)
+		if p.State == proposal.Pending {
+			fmt.Fprintf(c.out, "  the request went on without it; hostctl deny %s takes this off the list\n", p.ID)
 		}
 	case proposal.GitAllow:
 		fmt.Fprintf(c.out, "  pushed: %s in %q, repository %s\n", p.Rule, p.Place, p.Repo)

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"airlock/hostctl/pair"
+	"airlock/hostctl/workspace"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
 	"airlock/internal/policy"
@@ -44,6 +46,8 @@ type ManifestAgent struct {
 type ManifestWorkspace struct {
 	Path string    `yaml:"path,omitempty"`
 	Mode pair.Mode `yaml:"mode,omitempty"` // copy (default with a path), bind, none
+	// MaxBytes bounds a copy; zero means the default of pair.Workspace.
+	MaxBytes config.Bytes `yaml:"max_bytes,omitempty"`
 }
 
 // ManifestResources bound the agent; zero means the default of pair.Resources.
@@ -73,6 +77,7 @@ type ManifestRoute struct {
 	Auth    *ManifestAuth        `yaml:"auth,omitempty,flow"`
 	Expires time.Time            `yaml:"expires,omitempty"`
 	Git     string               `yaml:"git,omitempty"`
+	Kind    string               `yaml:"kind,omitempty"` // bundle.KindLLM, or empty
 	// PlainHTTP lets the route pass over http, its credential readable on the way.
 	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }
@@ -203,6 +208,7 @@ func (m *Manifest) Validate() error {
 	l := newLayout()
 	l.lookup = anyVariable
 	egress := l.egress(m)
+	errs = append(errs, bundle.CheckHostTables(l.git(m).Repos, bundle.HostTable{Key: "pipelock.hosts", Hosts: m.Pipelock.Hosts}, bundle.HostTable{Key: "git.hosts", Hosts: m.Git.Hosts}))
 	errs = append(errs, config.Under("egress", egress.Validate()), config.Under("pipelock", l.pipelock(m, egress).Validate()),
 		config.Under("git", l.git(m).Validate()), config.Under("supervise", supervise(m).Validate()))
 	if len(m.Loader.Artifacts) > 0 {
@@ -251,7 +257,7 @@ func expandEnv(text string, lookup func(string) (string, bool)) (string, error) 
 
 // workspace is the folder, made absolute from the manifest's.
 func (m *Manifest) workspace() pair.Workspace {
-	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode}
+	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode, MaxBytes: int64(m.Agent.Workspace.MaxBytes)}
 	if w.Path == "" {
 		return pair.Workspace{Mode: pair.None}
 	}
@@ -271,18 +277,24 @@ func (m *Manifest) inWorkspace() bool {
 	return m.workspaceHas(m.path)
 }
 
-// workspaceHas tells whether a path of the host is in the workspace; one that
-// cannot be followed counts as if it were.
+// workspaceHas reports whether a path of the host is in the workspace, or leads
+// through it by links, which an agent could have put there; one that cannot be
+// followed counts as if it were.
 func (m *Manifest) workspaceHas(path string) bool {
 	w := m.workspace()
 	if w.Mode == pair.None {
 		return false
 	}
-	root, err1 := filepath.EvalSymlinks(w.Path)
-	file, err2 := filepath.EvalSymlinks(path)
-	if err1 != nil || err2 != nil {
+	root, err := filepath.EvalSymlinks(w.Path)
+	if err != nil {
 		return true
 	}
-	rel, err := filepath.Rel(root, file)
-	return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))
+	steps, err := workspace.Steps(path)
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(steps, func(step string) bool {
+		rel, err := filepath.Rel(root, step)
+		return err != nil || (rel != ".." && !strings.HasPrefix(rel, ".."+string(os.PathSeparator)))
+	})
 }

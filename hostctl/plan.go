@@ -92,7 +92,7 @@ var pairCA = bundle.CA{Cert: "/etc/airlock/ca/ca.crt", Key: "/etc/airlock/ca/ca.
 func (l *layout) egress(m *Manifest) bundle.EgressFile {
 	f := bundle.EgressFile{Version: 1, CA: pairCA, Mode: m.Egress.Mode, Learn: m.Egress.Learn, Routes: []bundle.Route{}}
 	for _, r := range m.Egress.Routes {
-		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
+		route := bundle.Route{Host: r.Host, Methods: r.Methods, Paths: r.Paths, Expires: r.Expires, Git: r.Git, Kind: r.Kind, PlainHTTP: r.PlainHTTP, Auth: l.auth(r.Auth)}
 		f.Routes = append(f.Routes, route)
 	}
 	f.Mirrors = mirrorsOf(m)
@@ -223,7 +223,7 @@ func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]strin
 	ca := pair.FilesDir + "/ca.crt"
 	env := map[string]string{
 		"HOME": pair.HomeDir, "USER": "agent", "LANG": "C.UTF-8",
-		"NO_PROXY": noProxy, "no_proxy": noProxy,
+		"NO_PROXY": noProxy + m.Name, "no_proxy": noProxy + m.Name,
 		"AIRLOCK_MCP_URL": fmt.Sprintf("http://supervise:%d/mcp", bundle.PortSupervise),
 		"GIT_SSL_CAINFO":  ca,
 	}
@@ -249,7 +249,12 @@ func agentEnv(m *Manifest, lookup func(string) (string, bool)) (map[string]strin
 	return env, nil
 }
 
-const noProxy = "egress,pipelock,git-gate,supervise,localhost,127.0.0.1,::1"
+// noProxy are the sidecars and what means the agent's own machine, in the forms
+// of as many clients as there is one value for: curl, Go and Python's requests
+// know ranges, others compare names. An address in brackets, which Python's
+// urllib and Node would need for IPv6, is left out: httpx, and with it many
+// clients of models, fails on it.
+const noProxy = "egress,pipelock,git-gate,supervise,localhost,127.0.0.1,127.0.0.0/8,0.0.0.0,::1,::,"
 
 // mcpConfig registers the MCP server with agents that read such a file.
 func mcpConfig() []byte {

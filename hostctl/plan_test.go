@@ -275,7 +275,7 @@ func TestFilesOfGit(t *testing.T) {
 		err = l.read(t.Context(), filepath.Dir(m.path))
 	}
 	if err == nil {
-		err = l.write()
+		err = l.write(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +353,7 @@ func TestPlanIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.write(); err != nil {
+	if err := l.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]os.FileMode{"etc/ca/ca.key": 0o600, "etc/egress.yaml": 0o600, "agent/ca.crt": 0o644, "etc": 0o700 | os.ModeDir, "": 0o700 | os.ModeDir} {

@@ -55,7 +55,7 @@ func (r reference) read(ctx context.Context, dir string) ([]byte, error) {
 		}
 		return []byte(value), nil
 	case "file":
-		return os.ReadFile(expandPath(r.where, dir))
+		return readFile(ctx, expandPath(r.where, dir))
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -67,6 +67,26 @@ func (r reference) read(ctx context.Context, dir string) ([]byte, error) {
 	cmd.Stdout = &out
 	err := cmd.Run()
 	return out.Bytes(), err
+}
+
+// readFile returns early when ctx ends: a pipe in the place of a file may have
+// nothing to read, for ever.
+func readFile(ctx context.Context, path string) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() { // not waited for: nothing ends the opening of a pipe
+		data, err := os.ReadFile(path)
+		done <- result{data, err}
+	}()
+	select {
+	case r := <-done:
+		return r.data, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for %s: %w", path, ctx.Err())
+	}
 }
 
 // expandPath reads "~/" as the home folder and everything relative as below dir.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"airlock/hostctl/pair"
+	"airlock/hostctl/workspace"
 	"airlock/internal/ca"
 )
 
@@ -75,6 +76,7 @@ type options struct {
 	manifest, backend, name string
 	trust                   bool
 	dryRun                  bool
+	tied                    bool // the pair ends with this process
 	command                 []string
 	sidecars, image         string
 	allowMissing            []string
@@ -99,12 +101,16 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 		return "", nil, err
 	}
 	l.plan.Sidecars, l.plan.Image, l.plan.AllowMissing = o.sidecars, o.image, o.allowMissing
+	l.plan.Tied = o.tied
 	l.plan.Agent.Stdin, l.plan.Agent.TTY = o.streams.Stdin != nil, o.streams.TTY != nil
 	if o.dryRun {
 		return "", nil, c.printPlan(l)
 	}
 	if err := os.MkdirAll(c.store.pairs(), 0o700); err != nil {
 		return "", nil, fmt.Errorf("making the state folder: %w", err)
+	}
+	if err := c.findWorkspace(&l.plan); err != nil {
+		return "", nil, err
 	}
 	if m.workspaceHas(c.store.root) {
 		return "", nil, fmt.Errorf("the state folder %s lies in the workspace %s: its keys would be the agent's; set XDG_STATE_HOME to another place, or name a smaller workspace", c.store.root, m.workspace().Path)
@@ -128,9 +134,28 @@ func (c *controller) create(ctx context.Context, o options) (name string, b back
 		return "", nil, fmt.Errorf("%q: %w; stop it with: hostctl stop %s", m.Name, pair.ErrExists, m.Name)
 	}
 	if err := c.build(ctx, l, m, which, b); err != nil {
-		return "", nil, errors.Join(err, c.store.remove(m.Name))
+		return "", nil, errors.Join(err, c.store.remove(context.WithoutCancel(ctx), m.Name))
 	}
 	return m.Name, b, nil
+}
+
+// findWorkspace replaces the workspace's path by one without links. An agent
+// that has, or had, a folder above it can have put links there, and must not
+// choose what the next agent gets.
+func (c *controller) findWorkspace(p *pair.Plan) error {
+	w := &p.Agent.Workspace
+	if w.Path == "" || w.Mode == pair.None {
+		return nil
+	}
+	path, err := workspace.Resolve(w.Path)
+	if err != nil {
+		return fmt.Errorf("the workspace cannot be used: %w", err)
+	}
+	if workspace.InState(path, c.store.root) {
+		return fmt.Errorf("the workspace %s is in a state folder of hostctl's, where keys and other agents' work are kept: name another folder", path)
+	}
+	w.Path = path
+	return nil
 }
 
 // build writes the pair's folder and lets the backend make the rest.
@@ -140,7 +165,7 @@ func (c *controller) build(ctx context.Context, l layout, m *Manifest, which str
 		l.plan.Agent.Env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
 	c.progress("pair %s: writing its policy and its own certificate authority", m.Name)
-	if err := l.write(); err != nil {
+	if err := l.write(ctx); err != nil {
 		return err
 	}
 	if err := c.store.write(card{Name: m.Name, Backend: which, Manifest: m.path, Digest: m.digest, Plan: l.plan}); err != nil {
@@ -185,9 +210,9 @@ func (l layout) digest(m *Manifest) string {
 }
 
 // write makes the folders and files of the pair.
-func (l layout) write() error {
+func (l layout) write(ctx context.Context) error {
 	p := l.plan
-	if err := os.RemoveAll(p.Dir); err != nil { // the rest of a start that was killed
+	if err := workspace.Remove(ctx, p.Dir); err != nil { // the rest of a start that was killed
 		return fmt.Errorf("making the pair's folder: %w", err)
 	}
 	for _, dir := range []string{p.Etc() + "/ca", p.Etc() + "/git", p.Run(), p.State(), p.Files(), p.Logs()} {
@@ -226,11 +251,11 @@ func (l layout) credentials(ctx context.Context, base string) (map[string]string
 }
 
 // remove takes a pair's folder away.
-func (s store) remove(name string) error {
+func (s store) remove(ctx context.Context, name string) error {
 	if err := pair.CheckName(name); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.dir(name)); err != nil {
+	if err := workspace.Remove(ctx, s.dir(name)); err != nil {
 		return fmt.Errorf("removing the pair's folder: %w", err)
 	}
 	return nil
@@ -279,7 +304,7 @@ func (c *controller) stop(ctx context.Context, name string) error {
 	if err := c.store.keepAudit(name, time.Now()); err != nil {
 		return err
 	}
-	return c.store.remove(name)
+	return c.store.remove(ctx, name)
 }
 
 // endedForm is the time in the name of a folder of what is kept.

@@ -49,6 +49,26 @@ func (s *server) ask(ctx context.Context, p *pass, v policy.Verdict) policy.Verd
 	return v
 }
 
+// noticeWait is how long a request waits until the operator's list has a notice about it.
+const noticeWait = 2 * time.Second
+
+// notify puts a notice on the operator's list: something was found and overwritten. The audit has it already; where there is no list, that is all.
+func (s *server) notify(p *pass, v policy.Verdict) {
+	ctx, cancel := context.WithTimeout(context.Background(), noticeWait)
+	defer cancel()
+	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path), Overwritten: true}
+	asked, err := handoff.Propose(ctx, q)
+	if err != nil {
+		s.log.Warn("the operator's list has no notice of what was overwritten", "rule", v.Rule, "error", err)
+		return
+	}
+	select {
+	case <-asked.Decided(): // at once
+	case <-ctx.Done():
+		asked.Withdraw("no answer")
+	}
+}
+
 // await waits for the decision, or says why there is none.
 func (s *server) await(ctx context.Context, asked *handoff.Proposed) (d handoff.Decision, why string) {
 	timeout := time.NewTimer(s.askWait)

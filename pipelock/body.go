@@ -35,6 +35,7 @@ func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
 	}
 	b := &scannedBody{scanner: s, to: to, ctx: r.Context(), src: r.Body, length: r.ContentLength, left: s.limit, trailer: func() http.Header { return r.Trailer }}
 	b.codings, b.framed = codingsOf(r.Header)
+	b.signed = to.action == actionRedact && signed(r.Header)
 	b.parts = newParts(r.Header.Get("Content-Type"))
 	if r.ContentLength < 0 && len(b.codings) == 0 { // a compressed one is read as a whole or not at all
 		b.pause = streamPause
@@ -42,6 +43,7 @@ func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
 			b.pause = messagePause
 		}
 	}
+	b.holds = to.action == actionRedact && b.pause == 0 && len(b.codings) == 0 && readsAsText(r.Header.Get("Content-Type"))
 	v, err := b.begin()
 	if err != nil || !v.Allow {
 		b.held.close()
@@ -73,7 +75,7 @@ func (b *scannedBody) begin() (policy.Verdict, error) {
 	if errors.As(err, &refused) {
 		v, err = refused.v, nil
 	}
-	b.ready, b.tail = first, b.tailOf(first)
+	b.pass(first, 0)
 	return v, err
 }
 
@@ -127,7 +129,7 @@ func (b *scannedBody) judge(text []byte, from int) ([]byte, policy.Verdict, erro
 			return text, v, err
 		}
 	}
-	if isFinding(v) && b.to.action == actionRedact {
+	if isFinding(v) && b.to.action == actionRedact && !b.signed {
 		if v = b.overwrite(text, from); v.Allow {
 			_, inParts, _ = b.parts.look(b.ctx, b.scanner, text, from, b.ended)
 		}
@@ -148,17 +150,45 @@ func (b *scannedBody) blocks(v policy.Verdict) bool {
 
 // overwrite passes a window on without what was found in it.
 func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
-	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended}
+	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended, llm: b.to.llm, told: b.scanner.tolds(b.to)}
+	if b.holds {
+		o.held = min(overlap, len(text)-from)
+	}
 	v := o.overwrite(text)
-	if v.Allow && b.to.report(wordRedacted, v) != nil {
+	if v.Allow && o.fresh && b.to.report(wordRedacted, v) != nil {
 		return unwritten()
 	}
 	return v
 }
 
+// pass gives a window on that has been judged; what has not gone yet begins at from. Where findings are overwritten, its end is held back and judged
+// again with the next window: something may begin there.
+func (b *scannedBody) pass(text []byte, from int) {
+	b.back = 0
+	if b.holds && !b.ended {
+		b.back = min(overlap, len(text)-from)
+	}
+	b.ready = text[from : len(text)-b.back]
+	if b.back > 0 {
+		b.tail = bytes.Clone(text[max(0, len(text)-b.back-overlap):])
+		return
+	}
+	b.tail = b.tailOf(text)
+}
+
+// readsAsText reports whether a content type is one that is read as text as a whole: no multipart, no messages.
+func readsAsText(contentType string) bool {
+	kind, _, _ := strings.Cut(strings.ToLower(contentType), ";")
+	kind = strings.TrimSpace(kind)
+	return strings.HasSuffix(kind, "json") || strings.HasPrefix(kind, "text/")
+}
+
 // settle is for what was not overwritten.
 func (b *scannedBody) settle(v policy.Verdict) policy.Verdict {
 	if isFinding(v) {
+		if b.signed {
+			v.Why += "; the body is signed or has a checksum"
+		}
 		v, b.granted = b.to.settle(b.ctx, v, b.granted)
 	}
 	return v
@@ -318,6 +348,10 @@ type scannedBody struct {
 	tail  []byte // the end of what went before
 	ended bool
 	err   error
+
+	signed bool // it cannot be changed on its way
+	holds  bool // the end of each window is held back
+	back   int  // how much of tail has not gone yet
 }
 
 // Read implements io.Reader.
@@ -354,18 +388,19 @@ func (b *scannedBody) refill() error {
 		return err
 	}
 	b.ended = ended
-	if len(text) == len(b.tail) {
+	from := len(b.tail) - b.back
+	if len(text) == len(b.tail) && (b.back == 0 || !ended) {
 		return nil
 	}
 	b.granted = make([]string, len(b.granted)) // who let pass what was there has not seen what comes
-	text, v, err := b.judge(text, len(b.tail))
+	text, v, err := b.judge(text, from)
 	if err != nil {
 		return err
 	}
 	if !v.Allow {
 		return &refusedError{v: v}
 	}
-	b.ready, b.tail = text[len(b.tail):], b.tailOf(text)
+	b.pass(text, from)
 	return nil
 }
 
@@ -391,9 +426,9 @@ func (b *scannedBody) end() error {
 func (b *scannedBody) field(p place) policy.Verdict {
 	v := b.scanner.look(b.ctx, "trailer", p.text)
 	if isFinding(v) && b.to.action == actionRedact && p.put != nil {
-		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true}
+		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true, llm: b.to.llm, told: b.scanner.tolds(b.to)}
 		if v = o.overwrite(p.text); v.Allow {
-			if b.to.report(wordRedacted, v) != nil {
+			if o.fresh && b.to.report(wordRedacted, v) != nil {
 				return unwritten()
 			}
 			p.put(p.text[p.from:])

@@ -60,7 +60,7 @@ func TestClosing(t *testing.T) {
 			if n, err := cc.Write([]byte("more")); err != nil || n != 4 {
 				t.Errorf("%s: %d, %v", c.name, n, err)
 			}
-			if got := <-heard; got != "\x88\x82\x00\x00\x00\x00"+c.status {
+			if got := lab.Receive(t, heard, "the other side sends something"); got != "\x88\x82\x00\x00\x00\x00"+c.status {
 				t.Errorf("%s: the origin heard %q", c.name, got)
 			}
 			if !half {

@@ -54,7 +54,7 @@ func FuzzOverwrite(f *testing.F) {
 			return
 		}
 		before := string(text)
-		v := overwriting{scanner: s, ctx: t.Context(), surface: "body", from: from}.overwrite(text)
+		v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body", from: from}).overwrite(text)
 		if len(text) != len(before) || string(text[:from]) != before[:from] {
 			t.Fatal("what has gone was changed")
 		}

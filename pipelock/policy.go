@@ -24,12 +24,7 @@ type rules struct {
 
 // newRules takes a file that has been validated.
 func newRules(f bundle.PipelockFile) rules {
-	r := rules{doors: doors(f), allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: map[policy.Host]netip.Addr{}}
-	for name, addr := range f.Hosts {
-		if h, err := policy.ParseHost(name); err == nil { // Validate has refused the others
-			r.hosts[h] = addr
-		}
-	}
+	r := rules{doors: doors(f), allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: bundle.ParseHosts(f.Hosts)}
 	return r
 }
 

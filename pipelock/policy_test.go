@@ -11,6 +11,7 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/config"
+	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
 
@@ -153,7 +154,7 @@ func TestDialGoesToWhatWasJudged(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	<-accepted
+	lab.Receive(t, accepted, "the connection is accepted")
 	if len(res.asked) != 1 || res.asked[0] != "api.ok.test." {
 		t.Errorf("asked %v", res.asked)
 	}

@@ -59,6 +59,7 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 		}
 		p := newPass(s, r, authority, r.URL.Scheme)
 		p.hop, p.injected = true, injectedFields(r.Header)
+		p.llm = r.Header.Get(httpd.HeaderKind) == bundle.KindLLM
 		p.h2 = r.Header.Get(httpd.HeaderProto) == "h2"
 		s.judge(w, r, p)
 	}
@@ -207,7 +208,7 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
-	if v := s.head(r, s.handling(p, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto))); !v.Allow {
+	if v := s.head(r, s.handling(p, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto, httpd.HeaderKind))); !v.Allow {
 		return v
 	}
 	v, err := s.scanner.body(r, s.handling(p, p.injected))
@@ -251,11 +252,22 @@ func (s *server) settleName(r *http.Request, p *pass, v policy.Verdict) policy.V
 
 // handling is what the scan is told about a request.
 func (s *server) handling(p *pass, injected []string) handling {
-	return handling{
+	to := handling{
 		host: p.authority.Host, injected: injected, action: s.scanner.action.of(p.authority),
 		report: func(word string, v policy.Verdict) error { return s.report(p, word, v) },
 		ask:    func(ctx context.Context, v policy.Verdict) policy.Verdict { return s.ask(ctx, p, v) },
 	}
+	if p.llm && to.action != actionWarn {
+		to.action, to.llm = actionRedact, true
+		to.report = func(word string, v policy.Verdict) error {
+			err := s.report(p, word, v)
+			if err == nil && word == wordRedacted {
+				s.notify(p, v)
+			}
+			return err
+		}
+	}
+	return to
 }
 
 func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, v.Word(), v) }
@@ -314,6 +326,7 @@ type pass struct {
 	method, path string
 	injected     []string // what egress filled
 	hop          bool     // it came from egress
+	llm          bool     // it goes to the API of a model
 	h2           bool     // the agent speaks HTTP/2
 	proposal     string   // the last that was made about it
 	hidden       bool     // the host's name may hold a secret

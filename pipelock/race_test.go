@@ -102,7 +102,7 @@ func TestRace(t *testing.T) {
 			t.Errorf("%s: %v after %v", name, c.RemoteAddr(), took)
 		}
 		c.Close()
-		<-ended
+		lab.Receive(t, ended, "what was started ends")
 	}
 	many := make([]netip.Addr, 30)
 	for i := range many {
@@ -136,7 +136,7 @@ func TestLosersAreClosed(t *testing.T) {
 		if strings.HasPrefix(address, "127.0.0.10:") {
 			once.Do(func() { close(both) })
 		}
-		<-both
+		lab.Receive(t, both, "both dials begin")
 		return nil
 	}
 	c, err := g.race(t.Context(), addrs("127.0.0.9", "127.0.0.10"), uint16(port))
@@ -149,7 +149,7 @@ func TestLosersAreClosed(t *testing.T) {
 	won := c.RemoteAddr().String()
 	c.Close()
 	ended := map[string]<-chan struct{}{"127.0.0.9:" + text: first, "127.0.0.10:" + text: second}
-	<-ended[won]
+	lab.Receive(t, ended[won], "what was started ends")
 	for address, over := range ended {
 		if address == won {
 			continue
@@ -273,7 +273,7 @@ func TestNameServer(t *testing.T) {
 				t.Errorf("%s led to %s", c.name, got)
 			}
 			conn.Close()
-			<-ended
+			lab.Receive(t, ended, "what was started ends")
 		}
 		asked := dns.Asked()[before:]
 		slices.Sort(asked)

@@ -3,6 +3,7 @@ package pipelock
 import (
 	"bytes"
 	"context"
+	"hash/maphash"
 	"net/http"
 	"slices"
 	"strings"
@@ -28,12 +29,18 @@ type overwriting struct {
 	named   bool                // what stands before from is only the name
 	more    bool                // the text goes on behind its end
 	own     func([]byte) []byte // what of a text is scanned: the text itself, with more behind it; nil: the text
+	llm     bool                // keys and archives are overwritten, too, whatever is left of the text
+	held    int                 // how many bytes at the end of the text are held back and will be seen again
+	// told reports whether a finding was told before, and remembers it; nil: none was.
+	told func(rule string, value []byte) bool
+
+	fresh bool // something was overwritten that was not told before
 }
 
 // overwrite puts the filler in the place of each finding, so that the text is
 // as long as before and the scan finds nothing any more. The verdict tells
 // the rules, or why it cannot be done.
-func (o overwriting) overwrite(text []byte) policy.Verdict {
+func (o *overwriting) overwrite(text []byte) policy.Verdict {
 	var rules []string
 	for _, fill := range []func([]byte, int, int){fillValue, fillAll} {
 		found, v := o.find(text)
@@ -41,16 +48,27 @@ func (o overwriting) overwrite(text []byte) policy.Verdict {
 			return v
 		}
 		for _, f := range found {
+			if o.llm && strings.HasSuffix(f.Rule, "private-key") {
+				f.End = restOfKey(text, f.End)
+			}
+			if o.waits(f, text) {
+				continue
+			}
 			if why := o.obstacle(f, text); why != "" {
 				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds "+secrets.Says(f.Rule)+", which cannot be overwritten: "+why)
 			}
-			fill(text, max(f.Start, o.from), restOf(text, f.End))
+			end := restOf(text, f.End)
+			if o.told == nil || !o.told(f.Rule, text[f.Start:end]) {
+				o.fresh = true
+			}
+			fill(text, max(f.Start, o.from), end)
 			if !slices.Contains(rules, f.Rule) {
 				rules = append(rules, f.Rule)
 			}
 		}
 	}
 	found, v := o.find(text)
+	found = slices.DeleteFunc(found, func(f secrets.Finding) bool { return o.waits(f, text) })
 	switch {
 	case !v.Allow:
 		return v
@@ -63,7 +81,33 @@ func (o overwriting) overwrite(text []byte) policy.Verdict {
 	return policy.Verdict{Allow: true, Rule: "secret: " + rules[0], Why: "the " + o.surface + " held what looks like a secret (" + names + "), which was overwritten"}
 }
 
-func (o overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
+// waits reports whether a finding may go on in what has not come yet, and lies in what is held back until then.
+func (o *overwriting) waits(f secrets.Finding, text []byte) bool {
+	return o.held > 0 && o.more && f.Start >= len(text)-o.held && f.End <= len(text) && o.touchesEnd(f, text)
+}
+
+func (o *overwriting) touchesEnd(f secrets.Finding, text []byte) bool {
+	return !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 })
+}
+
+// restOfKey is where the text of a private key ends that has been found up to end: base64, line ends as they are or escaped, and the last line.
+func restOfKey(text []byte, end int) int {
+	rest := text[end:min(len(text), end+maxOverwritten)]
+	if i := bytes.Index(rest, []byte("-----END")); i >= 0 {
+		if j := bytes.Index(rest[i+len("-----END"):], []byte("-----")); j >= 0 && j < 64 {
+			return end + i + len("-----END") + j + len("-----")
+		}
+	}
+	n := bytes.IndexFunc(rest, func(c rune) bool {
+		return !isBase64(c) && !strings.ContainsRune("=\\ \r\n\t\"',+-_:", c)
+	})
+	if n < 0 {
+		n = len(rest)
+	}
+	return end + n
+}
+
+func (o *overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
 	seen := text
 	if o.own != nil {
 		if seen = o.own(text); !bytes.HasPrefix(seen, text) {
@@ -94,7 +138,7 @@ func restOf(text []byte, end int) int {
 }
 
 // obstacle says why a finding cannot be overwritten, or nothing.
-func (o overwriting) obstacle(f secrets.Finding, text []byte) string {
+func (o *overwriting) obstacle(f secrets.Finding, text []byte) string {
 	switch {
 	case f.Start >= len(text) || f.End > len(text):
 		return "it is in a frame of its own"
@@ -102,11 +146,11 @@ func (o overwriting) obstacle(f secrets.Finding, text []byte) string {
 		return "it stands before"
 	case f.Start < o.from && !o.named:
 		return "its beginning has gone already"
-	case strings.HasSuffix(f.Rule, "private-key"):
+	case strings.HasSuffix(f.Rule, "private-key") && !o.llm:
 		return "what was left of it could still be a part of the key"
-	case o.more && !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 }):
+	case o.more && o.touchesEnd(f, text):
 		return "it may go on in what has not come yet"
-	case f.End-f.Start > maxOverwritten || bytes.IndexByte(text[f.Start:f.End], 0) >= 0:
+	case f.End-f.Start > maxOverwritten && !o.llm || bytes.IndexByte(text[f.Start:f.End], 0) >= 0:
 		return "it is encoded"
 	}
 	return ""
@@ -166,11 +210,11 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 		if p.put == nil {
 			continue // it may be gone when its other spelling has been overwritten
 		}
-		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true}
+		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true, llm: to.llm, told: s.tolds(to)}
 		if v = o.overwrite(p.text); !v.Allow {
 			return v
 		}
-		if err := to.report(wordRedacted, v); err != nil {
+		if o.fresh && to.report(wordRedacted, v) != nil {
 			return unwritten()
 		}
 		p.put(p.text[p.from:])
@@ -180,4 +224,50 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 		v.Why += "; it cannot be overwritten there"
 	}
 	return v
+}
+
+// tolds is how a request on a route to a model knows what was told before: its client sends the same again with every turn. Elsewhere each is told.
+func (s *scanner) tolds(to handling) func(rule string, value []byte) bool {
+	if !to.llm {
+		return nil
+	}
+	return func(rule string, value []byte) bool {
+		var h maphash.Hash
+		h.SetSeed(toldSeed)
+		_, _ = h.WriteString(to.host.String() + "\x00" + rule + "\x00")
+		_, _ = h.Write(value)
+		key := h.Sum64()
+		if s.told.Has(key) {
+			return true
+		}
+		s.told.Add(key)
+		return false
+	}
+}
+
+var toldSeed = maphash.MakeSeed()
+
+// checksums are the fields that sign or sum up a body (RFC 9530, RFC 9421, RFC 1864, those of storage services and webhooks). A body that one of
+// them is about cannot be changed on its way.
+var checksums = []string{
+	"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", "Signature", "Signature-Input", "X-Signature", "X-Hub-Signature", "X-Hub-Signature-256",
+	"X-Amz-Content-Sha256", "X-Goog-Hash", "X-Ms-Content-Crc64", "X-Ms-Content-Sha256",
+}
+
+// signed reports whether the head of a request signs or sums up its body.
+func signed(h http.Header) bool {
+	if slices.ContainsFunc(checksums, func(name string) bool { return h.Get(name) != "" }) {
+		return true
+	}
+	for name, values := range h {
+		if strings.HasPrefix(name, "X-Amz-Checksum-") || name == "Authorization" && slices.ContainsFunc(values, signs) {
+			return true
+		}
+	}
+	return false
+}
+
+// signs reports whether a credential signs the request.
+func signs(authorization string) bool {
+	return slices.ContainsFunc([]string{"AWS4-", "Signature ", "HMAC", "hmac", "GOOG4-"}, func(scheme string) bool { return strings.HasPrefix(authorization, scheme) })
 }

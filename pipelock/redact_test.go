@@ -47,7 +47,7 @@ func TestOverwriting(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := []byte(c.text)
-			v := overwriting{scanner: s, ctx: t.Context(), surface: "body", from: c.from}.overwrite(text)
+			v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body", from: c.from}).overwrite(text)
 			if v.Allow != (c.want != "") || v.Allow && string(text) != c.want {
 				t.Errorf("%+v, %q", v, strings.ReplaceAll(string(text), k, "TOKEN"))
 			}
@@ -120,7 +120,7 @@ func TestOverwrittenIsStillJSON(t *testing.T) {
 		for range 20 {
 			k := lab.Token()
 			text := []byte(`{"a": "` + spell(k) + `", "token": "` + spell(k) + `"}`)
-			v := overwriting{scanner: s, ctx: t.Context(), surface: "body"}.overwrite(text)
+			v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body"}).overwrite(text)
 			if !v.Allow {
 				continue // it is blocked instead
 			}

@@ -62,6 +62,7 @@ type scanner struct {
 	rows   recent.Set[uint64] // of what was read together
 	trails trails
 	names  names
+	told   recent.Set[uint64] // sums of what was overwritten on routes to models
 	action actions
 	chance chance
 	limit  int64
@@ -75,6 +76,7 @@ type handling struct {
 	host     policy.Host
 	injected []string // what egress filled
 	action   string   // one of block, redact, ask, warn; empty is block
+	llm      bool     // it goes to the API of a model, with action redact: see bundle.KindLLM
 	// report writes down what is found in a body, and what passes although
 	// something was found: word is the audit's, empty for a refusal. Where it fails
 	// nothing may pass.
@@ -138,7 +140,7 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 	remembers := func() recent.Set[uint64] { return recent.Set[uint64]{Max: maxClean} }
 	return &scanner{
 		engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit()), within: scanTime,
-		clean: remembers(), parts: remembers(), rows: remembers(), names: names{clean: remembers()},
+		told: remembers(), clean: remembers(), parts: remembers(), rows: remembers(), names: names{clean: remembers()},
 	}, nil
 }
 

@@ -77,9 +77,17 @@ func (s *supervisor) askAbout(daemon string) handoff.Ask {
 		if err != nil {
 			return handoff.Decision{Error: err.Error()}
 		}
-		p := proposal.Proposal{Kind: proposal.Leak, Daemon: daemon, URL: s.out.mask.text(q.URL), Methods: []string{s.out.mask.text(q.Method)}, Why: s.out.mask.text(q.Rule + ": " + q.Why)}
+		kind := proposal.Leak
+		if q.Overwritten {
+			kind = proposal.Overwritten
+		}
+		p := proposal.Proposal{Kind: kind, Rule: s.out.mask.text(q.Rule), Daemon: daemon, URL: s.out.mask.text(q.URL), Methods: []string{s.out.mask.text(q.Method)}, Why: s.out.mask.text(q.Rule + ": " + q.Why)}
 		if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
 			return handoff.Decision{Error: err.Error()}
+		}
+		if q.Overwritten {
+			told(p.ID)
+			return handoff.Decision{Approved: true}
 		}
 		defer s.leaks.forget(p.ID)
 		return s.decision(ctx, store, p, told)

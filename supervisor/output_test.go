@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"airlock/internal/lab"
 )
 
 const secret = `to"ken/with\odd` + "\tch<ars>é-0123456789"
@@ -143,7 +145,7 @@ func TestStalledReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			<-written
+			lab.Receive(t, written, "the writer ends")
 			r.Close()
 			var lost uint64
 			n := uint64(strings.Count(string(all), "[egress] "))

@@ -188,7 +188,7 @@ func (h *house) start() {
 	go func() { _ = h.cmd.Wait(); close(h.ended) }() // ProcessState tells the code
 	h.t.Cleanup(func() {
 		_ = h.cmd.Process.Kill() // it has ended in most tests
-		<-h.ended
+		lab.Receive(h.t, h.ended, "what was started ends")
 		if h.t.Failed() {
 			h.t.Logf("the supervisor printed:\n%s", h.out)
 		}

@@ -59,6 +59,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("supervisor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	stdin := flags.Bool("secrets-stdin", false, "read the slots from standard input, one JSON object, before anything starts")
+	tied := flags.Bool("end-with-stdin", false, "stop, as after SIGTERM, when standard input ends: whoever started us holds its other end")
+	maxLog := flags.Int64("max-log", 0, "keep the file on standard output, open for reading too, below so many `bytes` (0: no bound)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err
 	} else if err != nil {
@@ -91,6 +93,18 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		// Little is allocated here, mostly for answers on the control socket:
 		// half the usual garbage is 2.5 MB less, and a collection is short.
 		debug.SetGCPercent(50)
+	}
+	if *tied {
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(ctx)
+		defer stop()
+		go func() { // ends with the input, or with the process
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			stop()
+		}()
+	}
+	if file, ok := stdout.(*os.File); ok && *maxLog > 0 {
+		stdout = logs.NewBounded(file, *maxLog)
 	}
 	// A variable that was meant for others must not keep the bundle down.
 	traces, untraced := otlp.FromEnv(os.Getenv)

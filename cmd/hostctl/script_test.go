@@ -33,6 +33,18 @@ func gitssh(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("UPSTREAM", server.URL("git.example.com", "app"))
 }
 
+// sidecarsBinary builds the real sidecars.
+func sidecarsBinary(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "sidecars")
+	build := exec.Command("go", "build", "-o", bin, "airlock/cmd/sidecars")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return bin
+}
+
 // TestScripts speaks with the binary as people do, on the local backend.
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
@@ -56,6 +68,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", fmt.Sprintf("%s:%s", bin, env.Getenv("PATH")))
 			env.Setenv("SIDECARS", filepath.Join(bin, "sidecars"))
 			env.Setenv("AGENT", filepath.Join(bin, "demo"))
+			env.Setenv("OUTSIDE", t.TempDir()) // of the workspace
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Defer(func() { _ = os.RemoveAll(env.Getenv("XDG_STATE_HOME")) })
 			return nil

@@ -144,7 +144,7 @@ func TestAsk(t *testing.T) {
 				t.Error("the origin saw it before the answer")
 			}
 			b.decide(p.ID, proposal.Approved)
-			if status := <-done; status != 200 || got.body != "x "+k {
+			if status := lab.Receive(t, done, "what runs beside the test ends"); status != 200 || got.body != "x "+k {
 				t.Errorf("status %d: %s", status, *said)
 			}
 			if !strings.Contains(b.audits(), `"verdict":"approved"`) || strings.Count(b.audits(), p.ID) < 3 {
@@ -157,7 +157,7 @@ func TestAsk(t *testing.T) {
 		done, said := post()
 		p := b.pending()
 		b.decide(p.ID, proposal.Denied)
-		if status := <-done; status != 403 || !strings.Contains(*said, p.ID) || !strings.Contains(*said, "because") || len(b.origin.Seen()) != before {
+		if status := lab.Receive(t, done, "what runs beside the test ends"); status != 403 || !strings.Contains(*said, p.ID) || !strings.Contains(*said, "because") || len(b.origin.Seen()) != before {
 			t.Errorf("status %d: %s", status, *said)
 		}
 	})
@@ -174,7 +174,7 @@ func TestAsk(t *testing.T) {
 		}()
 		p := b.pending()
 		leave()
-		<-gone
+		lab.Receive(t, gone, "the other side leaves")
 		b.withdrawn(p.ID, "left")
 	})
 	t.Run("pipelock is replaced", func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestAsk(t *testing.T) {
 		done, said := post()
 		p := b.pending()
 		must(t, b.cmd.Process.Signal(syscall.SIGUSR1))
-		if status := <-done; status != 403 || !strings.Contains(*said, p.ID) || len(b.origin.Seen()) != before {
+		if status := lab.Receive(t, done, "what runs beside the test ends"); status != 403 || !strings.Contains(*said, p.ID) || len(b.origin.Seen()) != before {
 			t.Errorf("status %d: %s", status, *said)
 		}
 		b.withdrawn(p.ID, "in time")
@@ -195,7 +195,7 @@ func TestAsk(t *testing.T) {
 		must(t, err)
 		d, _ := st.Find("pipelock")
 		must(t, syscall.Kill(d.PID, syscall.SIGKILL))
-		if status := <-done; status == 200 || len(b.origin.Seen()) != before {
+		if status := lab.Receive(t, done, "what runs beside the test ends"); status == 200 || len(b.origin.Seen()) != before {
 			t.Errorf("status %d: %s", status, *said)
 		}
 		b.withdrawn(p.ID, "ended")
@@ -233,7 +233,7 @@ func TestAskIsBounded(t *testing.T) {
 	}
 	late, many := 0, 0
 	for range 8 {
-		switch body := <-said; {
+		switch body := lab.Receive(t, said, "an answer comes"); {
 		case strings.Contains(body, "in time"):
 			late++
 		case strings.Contains(body, "too many proposals"):

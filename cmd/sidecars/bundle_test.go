@@ -167,7 +167,7 @@ func (b *running) run(env ...string) {
 		for l := range b.output.wait {
 			b.output.all = append(b.output.all, l)
 		}
-		<-b.done
+		lab.Receive(b.t, b.done, "what runs beside the test ends")
 		if b.t.Failed() {
 			b.t.Logf("the supervisor printed:\n%s", strings.Join(b.output.all, "\n"))
 		}

@@ -212,7 +212,7 @@ func TestPlaceholderInAWebSocket(t *testing.T) {
 		_, err = io.WriteString(conn, part)
 		must(t, err)
 	}
-	if text := <-heard; !strings.Contains(text, "hello") || strings.Contains(text, "OLDER1") {
+	if text := lab.Receive(t, heard, "the other side sends something"); !strings.Contains(text, "hello") || strings.Contains(text, "OLDER1") {
 		t.Errorf("the origin heard %q", text)
 	}
 	if !strings.Contains(b.audits(), `"rule":"tripwire"`) {

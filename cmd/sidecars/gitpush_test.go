@@ -120,6 +120,19 @@ func TestPushOfTheBundlesCredentials(t *testing.T) {
 	if out, err := p.push(work, "conf.txt", "nothing of the kind\n"); err != nil {
 		t.Errorf("an ordinary push: %v, %s", err, out)
 	}
+
+	// Upstream has the credential in a file already: it is no reason to let it pass again.
+	up := p.t.TempDir() + "/up"
+	p.git(p.t.TempDir(), "clone", "-q", p.server.Dir("app"), up)
+	text := "k=" + b.token + "\n"
+	must(t, os.WriteFile(up+"/env", []byte(text), 0o600))
+	p.git(up, "add", "-A")
+	p.git(up, "commit", "-q", "-m", "by mistake")
+	p.git(up, "push", "-q", "origin", "HEAD")
+	work = p.clone("app")
+	if out, err := p.push(work, "env", text+"more=1\n"); err == nil || !strings.Contains(out, "secret found: EGRESS_TOKEN_0 in env") {
+		t.Errorf("a credential that upstream has: %v, %s", err, out)
+	}
 }
 
 // TestGitAllow: a false alarm goes to the operator, by a digest; a grant lets that value into that repository, and nothing else.

@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 		}
 		done <- err
 	}()
-	if err := <-done; err != nil {
+	if err := lab.Receive(t, done, "what runs beside the test ends"); err != nil {
 		t.Skip("no mount namespace can be made here:", err)
 	}
 	for _, door := range []string{b.egress, b.lock} {

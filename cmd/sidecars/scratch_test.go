@@ -311,7 +311,7 @@ func (b *running) cloneHalfway() (goOn func()) {
 		go io.Copy(up, client)
 		_, _ = io.CopyN(client, up, 1<<20)
 		close(halfway)
-		<-resume
+		lab.Receive(b.t, resume, "the test goes on")
 		_, _ = io.Copy(client, up)
 	}()
 	into := filepath.Join(b.t.TempDir(), "clone")
@@ -331,7 +331,7 @@ func (b *running) cloneHalfway() (goOn func()) {
 	return func() {
 		b.t.Helper()
 		close(resume)
-		if err := <-done; err != nil {
+		if err := lab.Receive(b.t, done, "what runs beside the test ends"); err != nil {
 			b.t.Errorf("the clone that was in progress: %v", err)
 		}
 		if info, err := os.Stat(into + "/noise"); err != nil || info.Size() != 8<<20 {
@@ -368,7 +368,7 @@ func (b *running) askedInVain() (answer func()) {
 		default:
 		}
 		must(b.t, b.ctl.Do(ctx, http.MethodPost, "/proposals/"+all[0].ID, nil, strings.NewReader(`{"State":"approved","Answer":"at last"}`), nil))
-		if text := <-told; !strings.Contains(text, "at last") {
+		if text := lab.Receive(b.t, told, "an answer comes"); !strings.Contains(text, "at last") {
 			b.t.Errorf("the call that waited was told %q", text)
 		}
 	}

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // throughSocks is a client that knows SOCKS5 alone.
@@ -108,7 +110,7 @@ func TestSocksDrains(t *testing.T) {
 	reached, answer := make(chan struct{}), make(chan struct{})
 	b := start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(reached)
-		<-answer
+		lab.Receive(t, answer, "an answer comes")
 		_, _ = io.WriteString(w, "whole") // checked below
 	}))
 	got := make(chan string, 1)
@@ -122,14 +124,14 @@ func TestSocksDrains(t *testing.T) {
 		text, _ := io.ReadAll(res.Body) // the text tells
 		got <- string(text)
 	}()
-	<-reached
+	lab.Receive(t, reached, "the request arrives")
 	must(t, b.cmd.Process.Signal(syscall.SIGTERM))
 	b.until("stopping egress")
 	close(answer)
-	if text := <-got; text != "whole" {
+	if text := lab.Receive(t, got, "a message comes"); text != "whole" {
 		t.Error(text)
 	}
-	<-b.done
+	lab.Receive(t, b.done, "what runs beside the test ends")
 }
 
 // TestSocksOfCurl speaks with the client that people have.

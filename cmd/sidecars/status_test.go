@@ -19,6 +19,7 @@ import (
 	"github.com/creack/pty"
 
 	"airlock/internal/control"
+	"airlock/internal/lab"
 )
 
 // TestStatusIsHeld asks for a newer status: the answer comes with the change.
@@ -45,7 +46,7 @@ func TestStatusIsHeld(t *testing.T) {
 		got <- st
 	}()
 	must(t, syscall.Kill(before.Daemons[1].PID, syscall.SIGKILL))
-	if st := <-got; st.Version == before.Version || st.Version == "" {
+	if st := lab.Receive(t, got, "a message comes"); st.Version == before.Version || st.Version == "" {
 		t.Errorf("version %q after %q", st.Version, before.Version)
 	}
 	held := make(chan error, 1)
@@ -55,7 +56,7 @@ func TestStatusIsHeld(t *testing.T) {
 	go func() { _, err := b.ctl.StatusAfter(context.Background(), last.Version); held <- err }()
 	began := time.Now()
 	b.stop(syscall.SIGTERM) // must not wait for those who watch
-	<-held
+	lab.Receive(t, held, "the connection is held")
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the end took %v while somebody watched", took)
 	}

@@ -78,10 +78,10 @@ func TestRecall(t *testing.T) {
 	b.write("egress.yaml", b.egressYAML("")[:strings.Index(b.egressYAML(""), "  - host: \"*.cdn")])
 	must(t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
 
-	if _, err := io.ReadAll(gone.Body); err == nil {
+	if _, err := lab.ReadAll(t, gone.Body, "the stream whose route went away ends"); err == nil {
 		t.Error("the stream whose route went away came to a good end")
 	}
-	if host := <-e.left; !strings.HasPrefix(host, "a.cdn.test") {
+	if host := lab.Receive(t, e.left, "the origin sees its client leave"); !strings.HasPrefix(host, "a.cdn.test") {
 		t.Errorf("%s was left", host)
 	}
 	b.until(`why="in progress, and ended: no route names a.cdn.test`)
@@ -94,50 +94,67 @@ func TestRecall(t *testing.T) {
 // TestExpiry: a stream ends with its grant.
 func TestExpiry(t *testing.T) {
 	e := &events{tell: make(chan string), left: make(chan string, 1)}
-	b := prepare(t, e)
-	b.write("egress.yaml", strings.Replace(b.egressYAML(""), "    paths:", "    expires: "+time.Now().Add(3*time.Second).UTC().Format(time.RFC3339)+"\n    paths:", 1))
-	b.run()
-	res := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))
-	if _, err := io.ReadAll(res.Body); err == nil {
+	b := start(t, e)
+	res, _ := b.granted(3 * time.Second)
+	if _, err := lab.ReadAll(t, res.Body, "the stream ends with its grant"); err == nil {
 		t.Error("the stream came to a good end")
 	}
-	<-e.left
+	lab.Receive(t, e.left, "the origin sees its client leave")
+}
+
+// expiring is egress.yaml with a grant that ends by itself.
+func (b *running) expiring(until time.Time) string {
+	return strings.Replace(b.egressYAML(""), "    paths:", "    expires: "+until.UTC().Format(time.RFC3339)+"\n    paths:", 1)
+}
+
+// reload has egress take another configuration, and waits until it has.
+func (b *running) reload(text string) {
+	b.t.Helper()
+	b.write("egress.yaml", text)
+	must(b.t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
+	b.until("msg=reloaded")
+}
+
+// granted gives a grant of that life and opens a stream before it ends: on a slow machine, with one that lives longer.
+func (b *running) granted(life time.Duration) (stream *http.Response, until time.Time) {
+	b.t.Helper()
+	for ; life < time.Minute; life *= 2 {
+		until = time.Now().Add(life).Truncate(time.Second)
+		b.reload(b.expiring(until))
+		if stream = b.stream(b.t.Context(), b.url("api.ok.test", "/v1/sse")); stream.StatusCode == http.StatusOK {
+			return stream, until
+		}
+	}
+	b.t.Fatal("no grant lasted until its stream had begun")
+	return nil, until
 }
 
 // TestGrantsChange: a stream goes by the grant of the moment, not by the one
 // that it began with.
 func TestGrantsChange(t *testing.T) {
-	e := &events{tell: make(chan string), left: make(chan string, 1)}
-	b := prepare(t, e)
-	granted := func(until time.Time) string {
-		return strings.Replace(b.egressYAML(""), "    paths:", "    expires: "+until.UTC().Format(time.RFC3339)+"\n    paths:", 1)
+	e := &events{tell: make(chan string), left: make(chan string, 16)}
+	b := start(t, e)
+	var res *http.Response
+	var first time.Time
+	for life := 4 * time.Second; !time.Now().Before(first); life *= 2 { // again where it had ended before it was changed
+		res, first = b.granted(life)
+		b.reload(b.egressYAML("")) // without an end
 	}
-	reload := func(text string) {
-		b.write("egress.yaml", text)
-		must(t, b.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {"egress"}}, nil, nil))
-	}
-	b.run()
-	first := time.Now().Add(4 * time.Second)
-	reload(granted(first))
-	b.until("msg=reloaded")
-	res := b.stream(t.Context(), b.url("api.ok.test", "/v1/sse"))
-	reload(b.egressYAML("")) // without an end
-	b.until("msg=reloaded")
 	time.Sleep(time.Until(first.Add(4 * time.Second))) // past the first grant and its grace
 	e.say(t, "still here")
 	if line, err := bufio.NewReader(res.Body).ReadString('\n'); err != nil || line != "data: still here\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	reload(granted(time.Now().Add(time.Second)))
-	if _, err := io.ReadAll(res.Body); err == nil {
+	b.reload(b.expiring(time.Now().Add(time.Second)))
+	if _, err := lab.ReadAll(t, res.Body, "the stream ends with the grant that it was given later"); err == nil {
 		t.Error("the stream outlived the grant that it was given later")
 	}
-	<-e.left
+	lab.Receive(t, e.left, "the origin sees its client leave")
 }
 
 // TestAgentLeaves: a silent stream is cancelled at the origin.
 func TestAgentLeaves(t *testing.T) {
-	e := &events{tell: make(chan string), left: make(chan string, 1)}
+	e := &events{tell: make(chan string), left: make(chan string, 16)}
 	b := start(t, e)
 	for _, h2 := range []bool{false, true} {
 		ctx, leave := context.WithCancel(t.Context())

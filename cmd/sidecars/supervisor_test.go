@@ -115,7 +115,7 @@ func TestSecretsReachOnlyWhoNeedsThem(t *testing.T) {
 	if status, body := b.get(b.url("api.ok.test", "/v1/x")); status != 200 {
 		t.Fatalf("%d %s", status, body)
 	}
-	if got := <-sent; got != "Bearer "+b.token {
+	if got := lab.Receive(t, sent, "the request arrives"); got != "Bearer "+b.token {
 		t.Errorf("the origin was sent %q", got)
 	}
 }
@@ -386,7 +386,7 @@ func TestAskAndBeAnswered(t *testing.T) {
 	}
 	answer := strings.NewReader(`{"State":"approved","Answer":"be quick"}`)
 	must(t, b.ctl.Do(ctx, http.MethodPost, "/proposals/"+all[0].ID, nil, answer, nil))
-	got := <-answered
+	got := lab.Receive(t, answered, "an answer comes")
 	if got.err != nil || !strings.Contains(got.text, "approved") || !strings.Contains(got.text, "be quick") {
 		t.Errorf("the agent was told %q, %v", got.text, got.err)
 	}

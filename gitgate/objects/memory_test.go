@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/klauspost/compress/zlib"
+
+	"airlock/internal/lab"
 )
 
 // grown makes deltas upon an object of zeros: each of them a byte more, in a chain or all upon the first.
@@ -65,7 +67,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			}()
 			p, err := Receive(t.Context(), bytes.NewReader(pack), t.TempDir(), roomy)
 			done()
-			most := <-sampled
+			most := lab.Receive(t, sampled, "the measurement ends")
 			if err != nil {
 				t.Fatal(err)
 			}

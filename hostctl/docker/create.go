@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -18,7 +17,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 	"airlock/internal/probe"
 )
 
@@ -30,11 +29,11 @@ const (
 // making is one Create on its way.
 type making struct {
 	*Backend
-	plan            pair.Plan
-	image           string // of the sidecars
-	agent           agentImage
-	sidecars, ours  user
-	sidecarsAddress netip.Addr // on the internal network
+	plan           pair.Plan
+	image          string // of the sidecars
+	agent          agentImage
+	sidecars, ours user
+	shown          shownFolder // the workspace, if it is bound
 }
 
 // Create makes a pair whose sidecars serve and whose agent's container has not
@@ -57,7 +56,7 @@ func (b *Backend) Create(ctx context.Context, p pair.Plan) (err error) {
 	}()
 	m := &making{Backend: b, plan: p}
 	m.sidecars, m.ours = users()
-	for _, step := range []func(context.Context) error{m.images, m.folders, m.networks, m.startSidecars, m.waitReady, m.probe, m.makeAgent} {
+	for _, step := range []func(context.Context) error{m.images, m.folders, m.networks, m.startNet, m.startSidecars, m.waitReady, m.probe, m.makeAgent} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -93,29 +92,54 @@ func (m *making) folders(ctx context.Context) error {
 			return fmt.Errorf("making the pair's folders: %w", err)
 		}
 	}
-	if err := giveToSidecars(p.Dir, m.sidecars); err != nil {
+	if err := giveToSidecars(ctx, p.Dir, m.sidecars); err != nil {
 		return err
 	}
-	if err := folder.MakeReadable(p.Files()); err != nil {
+	if err := workspace.MakeReadable(ctx, p.Files()); err != nil {
 		return fmt.Errorf("opening the agent's files to it: %w", err)
 	}
 	if err := copyGuard(p.Sidecars, guardFile(p)); err != nil {
 		return fmt.Errorf("copying the sidecars binary for the agent's container: %w", err)
 	}
-	if p.Agent.Workspace.Mode != pair.Copy {
+	return m.workspace(ctx)
+}
+
+// workspace copies the agent's folder, or looks at the one that is to be bound.
+func (m *making) workspace(ctx context.Context) error {
+	w := m.plan.Agent.Workspace
+	if w.Mode != pair.Copy && w.Mode != pair.Bind {
 		return nil
 	}
-	if err := folder.Copy(ctx, p.Agent.Workspace.Path, workspaceCopy(p), m.root); err != nil {
+	dir, err := workspace.Open(w.Path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if w.Mode == pair.Bind {
+		u, known := numeric(agentUser(m.agent, m.ours))
+		if !known {
+			u = user{-1, -1} // whoever it is: what everybody may write is found
+		}
+		if m.shown.doors, err = workspace.Doors(ctx, dir); err == nil {
+			m.shown.identity, err = workspace.Identity(dir)
+		}
+		if err != nil {
+			return fmt.Errorf("looking at the workspace: %w", err)
+		}
+		return workspace.CheckBound(ctx, dir, u.uid, u.gid)
+	}
+	o := workspace.CopyOptions{LeaveOut: m.root, MaxBytes: w.MaxBytesOrDefault()}
+	if err := workspace.Copy(ctx, dir, workspaceCopy(m.plan), o); err != nil {
 		return fmt.Errorf("copying the workspace: %w", err)
 	}
-	return m.giveWorkspace()
+	return m.giveWorkspace(ctx)
 }
 
 // giveToSidecars is repeated before each use of ctl: hostctl replaces files
 // under etc, and they are the sidecars' to read.
-func giveToSidecars(dir string, u user) error {
+func giveToSidecars(ctx context.Context, dir string, u user) error {
 	p := pair.Plan{Dir: dir}
-	if err := errors.Join(folder.Give(p.Etc(), u.uid, u.gid), folder.Give(p.State(), u.uid, u.gid)); err != nil {
+	if err := errors.Join(workspace.Give(ctx, p.Etc(), u.uid, u.gid), workspace.Give(ctx, p.State(), u.uid, u.gid)); err != nil {
 		return fmt.Errorf("handing the sidecars their files: %w", err)
 	}
 	return nil
@@ -124,12 +148,12 @@ func giveToSidecars(dir string, u user) error {
 // giveWorkspace makes the copy the agent's. Who a name of the image's is,
 // only the image knows: then everybody may write, within the pair's folder,
 // which nobody else can enter.
-func (m *making) giveWorkspace() error {
+func (m *making) giveWorkspace(ctx context.Context) error {
 	dir := workspaceCopy(m.plan)
 	u, known := numeric(agentUser(m.agent, m.ours))
-	err := folder.Give(dir, u.uid, u.gid)
+	err := workspace.Give(ctx, dir, u.uid, u.gid)
 	if !known {
-		err = folder.MakeWritable(dir)
+		err = workspace.MakeWritable(ctx, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("giving the workspace to the agent: %w", err)
@@ -157,12 +181,18 @@ func copyGuard(from, to string) error {
 }
 
 func (m *making) networks(ctx context.Context) error {
-	_, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleInternal), internalNetwork(m.plan, m.root, m.engine.ClientVersion()))
-	if err != nil {
-		return fmt.Errorf("making the internal network: %w", err)
-	}
 	if _, err := m.engine.NetworkCreate(ctx, objectName(m.plan.Name, roleEgress), egressNetwork(m.plan, m.root)); err != nil {
 		return fmt.Errorf("making the egress network: %w", err)
+	}
+	return nil
+}
+
+func (m *making) startNet(ctx context.Context) error {
+	if err := m.makeContainer(ctx, netContainer(m.plan, m.root, m.image)); err != nil {
+		return err
+	}
+	if _, err := m.engine.ContainerStart(ctx, objectName(m.plan.Name, roleNet), client.ContainerStartOptions{}); err != nil {
+		return fmt.Errorf("starting the agent's network: %w", err)
 	}
 	return nil
 }
@@ -172,15 +202,16 @@ func (m *making) startSidecars(ctx context.Context) error {
 	if err := m.makeContainer(ctx, sidecarsContainer(m.plan, m.root, m.image, m.sidecars)); err != nil {
 		return err
 	}
-	internal := objectName(m.plan.Name, roleInternal)
-	if _, err := m.engine.NetworkConnect(ctx, internal, client.NetworkConnectOptions{Container: name, EndpointConfig: sidecarsEndpoint()}); err != nil {
-		return fmt.Errorf("connecting the sidecars to the internal network: %w", err)
-	}
 	stdin, err := m.engine.ContainerAttach(ctx, name, client.ContainerAttachOptions{Stream: true, Stdin: true})
 	if err != nil {
 		return fmt.Errorf("attaching to the sidecars: %w", err)
 	}
-	defer stdin.Close()
+	held := false
+	defer func() {
+		if !held {
+			stdin.Close()
+		}
+	}()
 	if _, err := m.engine.ContainerStart(ctx, name, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("starting the sidecars: %w", err)
 	}
@@ -188,7 +219,15 @@ func (m *making) startSidecars(ctx context.Context) error {
 	if secrets == nil {
 		secrets = map[string]string{}
 	}
-	if err := errors.Join(json.NewEncoder(stdin.Conn).Encode(secrets), stdin.CloseWrite()); err != nil {
+	err = json.NewEncoder(stdin.Conn).Encode(secrets)
+	if held = err == nil && m.plan.Tied; held {
+		go func() { // holds their input open until they have ended, or this process has
+			_, _ = io.Copy(io.Discard, stdin.Reader)
+			stdin.Close()
+		}()
+		return nil
+	}
+	if err = errors.Join(err, stdin.CloseWrite()); err != nil {
 		return fmt.Errorf("handing the secrets to the sidecars: %w", err)
 	}
 	return nil
@@ -207,6 +246,7 @@ func (b *Backend) makeContainer(ctx context.Context, options client.ContainerCre
 }
 
 func (m *making) waitReady(ctx context.Context) error {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -222,11 +262,13 @@ func (m *making) waitReady(ctx context.Context) error {
 		var out bytes.Buffer
 		code, err := m.exec(ctx, c.ID, []string{binary, "ctl", "health"}, pair.IO{Stdout: &out, Stderr: &out})
 		if err == nil && code == 0 {
-			m.sidecarsAddress = c.NetworkSettings.Networks[objectName(m.plan.Name, roleInternal)].IPAddress
 			return nil
 		}
 		select {
 		case <-ctx.Done():
+			if err := caller.Err(); err != nil {
+				return fmt.Errorf("waiting for the sidecars to serve: %w", err)
+			}
 			return m.withLog(context.WithoutCancel(ctx), fmt.Errorf("the sidecars are not ready after %v: %s", readyWithin, strings.TrimSpace(out.String())))
 		case <-tick.C:
 		}
@@ -235,11 +277,12 @@ func (m *making) waitReady(ctx context.Context) error {
 
 // withLog adds the last lines of the sidecars to the error.
 func (m *making) withLog(ctx context.Context, err error) error {
-	text, logErr := m.output(ctx, objectName(m.plan.Name, roleSidecars), "20")
-	if logErr != nil || text == "" {
-		return err
+	for _, role := range []string{roleNet, roleSidecars} {
+		if text, logErr := m.output(ctx, objectName(m.plan.Name, role), "20"); logErr == nil && text != "" {
+			err = fmt.Errorf("%w; the last lines of %s:\n%s", err, role, text)
+		}
 	}
-	return fmt.Errorf("%w; its last lines:\n%s", err, text)
+	return err
 }
 
 // output is what a container without a terminal has printed.
@@ -256,7 +299,7 @@ func (b *Backend) output(ctx context.Context, name, tail string) (string, error)
 
 // probe refuses a place from which the agent could reach more than it should.
 func (m *making) probe(ctx context.Context) error {
-	found, err := m.probeFrom(ctx, objectName(m.plan.Name, roleInternal), probe.Want(m.plan.Daemons))
+	found, err := m.probeFrom(ctx, agentsPlace(m.plan.Name), append(probe.Want(m.plan.Daemons), m.promised...))
 	if err != nil {
 		return err
 	}
@@ -266,20 +309,20 @@ func (m *making) probe(ctx context.Context) error {
 	return nil
 }
 
-// probeFrom runs the probe on the network and returns what it complains of.
-func (m *making) probeFrom(ctx context.Context, network string, want []string) (complaint string, err error) {
+// probeFrom runs the probe in the place and returns what it complains of.
+func (m *making) probeFrom(ctx context.Context, place container.NetworkMode, want []string) (complaint string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	gateways, err := m.gateways(ctx)
 	if err != nil {
 		return "", err
 	}
-	forbid, stop, err := probe.Canary(gateways...)
+	canary, err := probe.NewCanary(gateways...)
 	if err != nil {
 		return "", err
 	}
-	defer stop()
-	o := probeContainer(m.plan, m.root, m.image, network, m.sidecarsAddress, want, forbid, m.ours)
+	defer canary.Close()
+	o := probeContainer(m.plan, m.root, m.image, place, want, canary, m.ours)
 	if err := m.makeContainer(ctx, o); err != nil {
 		return "", err
 	}
@@ -295,8 +338,12 @@ func (m *making) probeFrom(ctx context.Context, network string, want []string) (
 	if err != nil {
 		return "", fmt.Errorf("probing from the agent's place: %w", err)
 	}
-	if code == 0 {
-		return "", nil
+	arrived, err := canary.Arrived()
+	if err != nil || code == 0 && len(arrived) == 0 {
+		return "", err
+	}
+	for _, way := range arrived {
+		out += "\nOPEN datagram: " + way
 	}
 	return out + fmt.Sprintf("\n(exit code %d)", code), nil
 }
@@ -321,24 +368,22 @@ func ended(wait client.ContainerWaitResult) (int, error) {
 	}
 }
 
-// gateways are the addresses that the engine keeps for itself on the networks
-// of the pair: the host would have them if it had any.
+// gateways are the addresses that the engine keeps for itself on the network
+// of the pair: the host has them.
 func (m *making) gateways(ctx context.Context) ([]string, error) {
+	n, err := m.engine.NetworkInspect(ctx, objectName(m.plan.Name, roleEgress), client.NetworkInspectOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("looking at the network: %w", err)
+	}
 	var all []string
-	for _, role := range []string{roleInternal, roleEgress} {
-		n, err := m.engine.NetworkInspect(ctx, objectName(m.plan.Name, role), client.NetworkInspectOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("looking at the %s network: %w", role, err)
-		}
-		for _, c := range n.Network.IPAM.Config {
-			if c.Gateway.IsValid() {
-				all = append(all, c.Gateway.String())
-			}
+	for _, c := range n.Network.IPAM.Config {
+		if c.Gateway.IsValid() {
+			all = append(all, c.Gateway.String())
 		}
 	}
 	return all, nil
 }
 
 func (m *making) makeAgent(ctx context.Context) error {
-	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.sidecarsAddress, m.ours))
+	return m.makeContainer(ctx, agentContainer(m.plan, m.root, m.agent, m.ours, m.shown))
 }

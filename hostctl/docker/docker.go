@@ -1,9 +1,11 @@
 // Package docker is the backend on a Docker engine, through the Engine API.
 //
-// A pair is two networks and two containers. The internal network has no
-// gateway, and the host no address on it; the agent's container is on it alone
-// and asks the sidecars' address for names. The sidecars' container is on both.
-// Before the agent's container is made, a probe runs in its place: if it
+// A pair is three containers and one network. The container "net" has no
+// network but loopback: it opens the sidecars' listening sockets there and hands
+// them to the sidecars, over a unix socket in a volume that only the two have.
+// The agent's container shares the network of "net" and nothing else: it has no
+// interface that leads to the host or to anybody. The sidecars' container is on
+// the network with the way out. Before the agent's container is made, a probe runs in its place: if it
 // reaches anything but the sidecars' ports, the pair is not started. The
 // credentials go to the sidecars' standard input.
 //
@@ -31,8 +33,9 @@ const Name = "docker"
 
 // Backend makes pairs on one engine.
 type Backend struct {
-	root   string // parent of each Plan.Dir
-	engine *client.Client
+	root     string // parent of each Plan.Dir
+	engine   *client.Client
+	promised []string // what the agent must reach beside its daemons; for tests
 }
 
 // New returns the backend on the engine that the environment names
@@ -42,7 +45,7 @@ func New(root string) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the Docker engine: %w", err)
 	}
-	return &Backend{root, engine}, nil
+	return &Backend{root: root, engine: engine}, nil
 }
 
 // Labels of ours, beside the ones of compose.
@@ -50,6 +53,7 @@ const (
 	labelPair = "airlock.pair"
 	labelRoot = "airlock.root"
 	labelRole = "airlock.role"
+	labelMode = "airlock.workspace" // of the agent's container: how it got its workspace
 )
 
 // Roles of containers and networks: the last part of their names.
@@ -57,7 +61,7 @@ const (
 	roleAgent    = "agent"
 	roleSidecars = "sidecars"
 	roleProbe    = "probe"
-	roleInternal = "internal"
+	roleNet      = "net"
 	roleEgress   = "egress"
 )
 

@@ -7,8 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"airlock/hostctl/pair"
@@ -104,32 +105,139 @@ func TestContract(t *testing.T) {
 	s.Run(t)
 }
 
-// TestNetworks shows both directions: on a network that is merely internal,
-// the agent reaches the host, and on ours it does not.
+// TestNetworks shows both directions: on networks of the engine the agent
+// reaches the host, by connections or by datagrams past the routing table, and
+// from our place it does not.
 func TestNetworks(t *testing.T) {
 	s, b := suite(t)
 	p := s.Plan(t, "networks", "sleep", "1000")
 	s.Create(t, p)
-	m := &making{Backend: b, plan: p, sidecarsAddress: netip.MustParseAddr("127.0.0.1")}
+	m := &making{Backend: b, plan: p}
 	m.sidecars, m.ours = users()
 	var err error
 	m.image, err = b.sidecarsImage(t.Context(), p)
 	must(t, err)
-	found, err := m.probeFrom(t.Context(), objectName(p.Name, roleInternal), nil)
+	found, err := m.probeFrom(t.Context(), agentsPlace(p.Name), nil)
 	must(t, err)
 	if found != "" {
-		t.Errorf("from our network:\n%s", found)
+		t.Errorf("from the agent's place:\n%s", found)
 	}
-	plain := "airlock-networks-plain"
-	_, err = b.engine.NetworkCreate(t.Context(), plain, client.NetworkCreateOptions{Driver: "bridge", Internal: true, Labels: networkLabels(p, b.root, "plain")})
-	must(t, err)
-	t.Cleanup(func() { _, _ = b.engine.NetworkRemove(context.Background(), plain, client.NetworkRemoveOptions{}) })
-	found, err = m.probeFrom(t.Context(), plain, nil)
-	must(t, err)
-	if !strings.Contains(found, "OPEN forbidden") || !strings.Contains(found, "connected") {
-		t.Errorf("a plain internal network was not found to be open:\n%s", found)
+	for kind, tt := range map[string]struct {
+		options map[string]string
+		want    []string
+	}{
+		"plain":      {nil, []string{"OPEN forbidden", "connected", "OPEN datagram"}},
+		"no-address": {map[string]string{"com.docker.network.bridge.inhibit_ipv4": "true"}, []string{"SO_DONTROUTE SO_BINDTODEVICE", "PKTINFO", "255.255.255.255", "224.0.0.1"}},
+	} {
+		name := "airlock-networks-" + kind
+		_, err = b.engine.NetworkCreate(t.Context(), name, client.NetworkCreateOptions{Driver: "bridge", Internal: true, Options: tt.options, Labels: networkLabels(p, b.root, kind)})
+		must(t, err)
+		t.Cleanup(func() { _, _ = b.engine.NetworkRemove(context.Background(), name, client.NetworkRemoveOptions{}) })
+		found, err = m.probeFrom(t.Context(), container.NetworkMode(name), nil)
+		must(t, err)
+		for _, want := range tt.want {
+			if !strings.Contains(found, want) {
+				t.Errorf("a network of the kind %s: expected %q to be found, got:\n%s", kind, want, found)
+			}
+		}
+		t.Logf("a network of the kind %s:\n%.2000s", kind, found)
 	}
-	t.Logf("a plain internal network:\n%s", found)
+}
+
+// TestAgentHasNothingButLoopback looks at the interfaces themselves, and at
+// what Delete leaves of the pair's volume.
+func TestAgentHasNothingButLoopback(t *testing.T) {
+	s, b := suite(t)
+	volumes := func() int {
+		found, err := b.engine.VolumeList(t.Context(), client.VolumeListOptions{})
+		must(t, err)
+		return len(found.Items)
+	}
+	before := volumes()
+	p := s.Plan(t, "loopback", "sleep", "1000")
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	for script, want := range map[string]string{
+		"tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '": "lo",
+		"tail -n +2 /proc/net/route":                         "",
+		"hostname":                                           p.Name,
+		"grep -c 127.0.0.1 /etc/hosts":                       "6", // localhost, the four, and its own name
+		"grep nameserver /etc/resolv.conf":                   "nameserver 127.0.0.1",
+		"ip addr show lo | grep -c 127.0.0.2":                "1",
+		"ls -d /run/airlock-net 2>/dev/null":                 "",
+	} {
+		if _, got := s.Sh(t, p.Name, script); got != want {
+			t.Errorf("%s: expected %q, got %q", script, want, got)
+		}
+	}
+	must(t, b.Delete(t.Context(), p.Name))
+	if after := volumes(); after != before {
+		t.Errorf("expected %d volumes, as before, got %d", before, after)
+	}
+}
+
+// TestAnotherFolderIsNotShown exchanges the workspace after it was looked at:
+// the engine mounts what is at its path, and the agent does not run on it.
+func TestAnotherFolderIsNotShown(t *testing.T) {
+	s, b := suite(t)
+	parent, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	dir := filepath.Join(parent, "work")
+	for _, d := range []string{dir, filepath.Join(parent, "other")} {
+		must(t, os.Mkdir(d, 0o777))
+		must(t, os.Chmod(d, 0o777))
+	}
+	p := s.Plan(t, "exchanged", "sh", "-c", "echo agent >/workspace/was-here")
+	p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
+	s.Create(t, p)
+	must(t, os.Rename(dir, filepath.Join(parent, "away")))
+	must(t, os.Rename(filepath.Join(parent, "other"), dir))
+	must(t, b.Start(t.Context(), p.Name))
+	pairtest.Eventually(t, func() bool {
+		c, err := b.inspect(t.Context(), p.Name, roleAgent)
+		must(t, err)
+		return !c.State.Running
+	})
+	var out strings.Builder
+	must(t, b.Logs(t.Context(), p.Name, false, &out))
+	if !strings.Contains(out.String(), "another folder") {
+		t.Errorf("expected the guard to say why, got:\n%s", &out)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "was-here")); err == nil {
+		t.Error("the agent has run on the other folder")
+	}
+	must(t, os.Remove(dir))
+	must(t, os.Symlink(filepath.Join(parent, "away"), dir))
+	if err := b.Start(t.Context(), p.Name); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("expected an error about the link, got %v", err)
+	}
+}
+
+// TestKilledCallerTakesTheSidecarsAlong kills what has made a tied pair.
+func TestKilledCallerTakesTheSidecarsAlong(t *testing.T) {
+	s, b := suite(t)
+	p := s.Plan(t, "tied", "true")
+	p.Tied = true
+	data, err := json.Marshal(p)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(s.Root, "plan.json"), data, 0o600))
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "TEST_START_IN="+s.Root)
+	cmd.Stdout = os.Stderr
+	out, err := cmd.StderrPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { must(t, b.Delete(context.Background(), p.Name)) })
+	if text, err := io.ReadAll(io.LimitReader(out, 5)); string(text) != "made\n" {
+		t.Fatalf("expected the pair to be made, got %q, %v", text, err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	pairtest.Eventually(t, func() bool {
+		c, err := b.inspect(t.Context(), p.Name, roleSidecars)
+		must(t, err)
+		return !c.State.Running
+	})
 }
 
 // TestAgentReachesTheSidecarsAndNobodyElse looks from the agent itself, with
@@ -180,6 +288,7 @@ func TestKilledStart(t *testing.T) {
 	must(t, m.images(t.Context()))
 	must(t, m.folders(t.Context()))
 	must(t, m.networks(t.Context()))
+	must(t, m.startNet(t.Context()))
 	status := func() string {
 		all, err := b.List(t.Context())
 		must(t, err)
@@ -214,6 +323,10 @@ func startOnly(root string) int {
 	b, err := New(root)
 	if err != nil || b.Create(context.Background(), p) != nil {
 		return 1
+	}
+	if p.Tied {
+		fmt.Fprintln(os.Stderr, "made")
+		select {} // until it is killed
 	}
 	return 0
 }
@@ -266,8 +379,8 @@ func TestAnotherRootsPairIsLeftAlone(t *testing.T) {
 func TestRefusedPlaceLeavesNothing(t *testing.T) {
 	s, b := suite(t)
 	p := s.Plan(t, "refused", "true")
-	// A port that the agent is promised and does not get.
-	must(t, os.WriteFile(filepath.Join(p.Etc(), "supervise.yaml"), []byte("version: 1\nlisten: 0.0.0.0:9999\n"), 0o600))
+	p.Daemons = []string{"egress", "pipelock"}
+	b.promised = []string{"supervise:9100"} // a port that the agent does not get
 	err := b.Create(t.Context(), p)
 	if err == nil || !strings.Contains(err.Error(), "refusing to make the agent") || !strings.Contains(err.Error(), "OPEN wanted supervise:9100") {
 		t.Errorf("got %v", err)

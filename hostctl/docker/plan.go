@@ -10,23 +10,27 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
-	"github.com/moby/moby/client/pkg/versions"
 
 	"airlock/hostctl/pair"
+	"airlock/internal/bundle"
+	"airlock/internal/probe"
 )
 
 // Places inside the containers.
 const (
 	binary    = "/sidecars"             // in the sidecars image
 	guardPath = "/run/airlock/sidecars" // the same binary, in the agent's container
+	netDir    = "/run/airlock-net"      // the volume of "net" and the sidecars
+	netSocket = netDir + "/net.sock"
 )
 
 // Bounds of the sidecars' container.
 const (
 	sidecarsMemory = 512 << 20
 	sidecarsPids   = 512
+	netMemory      = 64 << 20
+	netPids        = 32
 )
 
 func labels(p pair.Plan, root, role string) map[string]string {
@@ -46,19 +50,7 @@ func containerLabels(p pair.Plan, root, role string) map[string]string {
 	return l
 }
 
-// internalNetwork has no way out: a plain internal one would still lead to
-// every service of the host, by the address that the bridge has on it. api is
-// the version that the engine speaks.
-func internalNetwork(p pair.Plan, root, api string) client.NetworkCreateOptions {
-	off := false
-	options := map[string]string{"com.docker.network.bridge.inhibit_ipv4": "true"}
-	if versions.GreaterThanOrEqualTo(api, "1.48") { // the first that knows the word
-		options["com.docker.network.bridge.gateway_mode_ipv4"] = "isolated"
-		options["com.docker.network.bridge.gateway_mode_ipv6"] = "isolated"
-	}
-	return client.NetworkCreateOptions{Driver: "bridge", Internal: true, EnableIPv6: &off, Options: options, Labels: networkLabels(p, root, roleInternal)}
-}
-
+// egressNetwork is the sidecars' way out.
 func egressNetwork(p pair.Plan, root string) client.NetworkCreateOptions {
 	return client.NetworkCreateOptions{Driver: "bridge", Labels: networkLabels(p, root, roleEgress)}
 }
@@ -90,8 +82,8 @@ func bind(source, target string, readOnly bool) mount.Mount {
 	return mount.Mount{Type: mount.TypeBind, Source: source, Target: target, ReadOnly: readOnly}
 }
 
-// sidecarsContainer begins on the network with the way out; the internal one
-// is connected before it starts.
+// sidecarsContainer is on the network with the way out, and has the sockets in
+// the agent's network from the container "net", whose volume it shares.
 func sidecarsContainer(p pair.Plan, root, image string, u user) client.ContainerCreateOptions {
 	h := hardened()
 	bound(h, sidecarsMemory, 0, sidecarsPids)
@@ -105,11 +97,16 @@ func sidecarsContainer(p pair.Plan, root, image string, u user) client.Container
 	if len(p.Daemons) > 0 {
 		env = append(env, "SIDECAR_DAEMONS="+strings.Join(p.Daemons, ","))
 	}
+	h.VolumesFrom = []string{objectName(p.Name, roleNet)}
+	command := []string{"cage", "-take", netSocket, "supervisor", "-secrets-stdin"}
+	if p.Tied {
+		command = append(command, "-end-with-stdin")
+	}
 	return client.ContainerCreateOptions{
 		Name: objectName(p.Name, roleSidecars),
 		Config: &container.Config{
 			Image: image, User: u.String(), Env: env, Labels: containerLabels(p, root, roleSidecars),
-			Entrypoint: []string{binary}, Cmd: []string{"supervisor", "-secrets-stdin"},
+			Entrypoint: []string{binary}, Cmd: command,
 			// The credentials come in by it, once.
 			OpenStdin: true, StdinOnce: true, AttachStdin: true,
 		},
@@ -117,31 +114,56 @@ func sidecarsContainer(p pair.Plan, root, image string, u user) client.Container
 	}
 }
 
-// sidecarsEndpoint gives the sidecars their names on the internal network.
-func sidecarsEndpoint() *network.EndpointSettings {
-	return &network.EndpointSettings{Aliases: []string{"egress", "pipelock", "git-gate", "supervise"}}
+// netContainer holds the agent's network. It begins as root, with the rights to
+// give loopback a second address in a network of its own and to give that right up.
+func netContainer(p pair.Plan, root, image string) client.ContainerCreateOptions {
+	h := hardened()
+	bound(h, netMemory, 0, netPids)
+	h.NetworkMode = "none"
+	h.CapAdd = []string{"NET_ADMIN", "SETPCAP"}
+	h.DNS = []netip.Addr{netip.MustParseAddr("127.0.0.1")} // where nobody answers: the proxies look names up
+	h.DNSOptions = []string{"timeout:1", "attempts:1"}
+	for _, name := range append(bundle.AgentNames(), p.Name) {
+		h.ExtraHosts = append(h.ExtraHosts, name+":127.0.0.1")
+	}
+	h.Mounts = []mount.Mount{{Type: mount.TypeVolume, Target: netDir}}
+	var sockets []string
+	for _, l := range bundle.Listeners(p.Daemons) {
+		sockets = append(sockets, l.Name+"="+strconv.Itoa(l.Port))
+	}
+	return client.ContainerCreateOptions{
+		Name: objectName(p.Name, roleNet),
+		Config: &container.Config{
+			Image: image, User: "0:0", Hostname: p.Name, Labels: containerLabels(p, root, roleNet),
+			Entrypoint: []string{binary}, Cmd: []string{"cage", "-network", "-listen", strings.Join(sockets, ","), netSocket},
+		},
+		HostConfig: h,
+	}
 }
 
 // insideHost is what the agent's container and the probe have in common: the
 // same place, seen the same way.
-func insideHost(network string, dns netip.Addr) *container.HostConfig {
+func insideHost(place container.NetworkMode) *container.HostConfig {
 	h := hardened()
-	h.NetworkMode = container.NetworkMode(network)
-	h.DNS = []netip.Addr{dns}
-	h.DNSOptions = []string{"timeout:1", "attempts:1"}
+	h.NetworkMode = place
 	return h
 }
 
+// agentsPlace is the network of the pair's agent.
+func agentsPlace(name string) container.NetworkMode {
+	return container.NetworkMode("container:" + objectName(name, roleNet))
+}
+
 // probeContainer runs the probe under the filter that the agent will have.
-func probeContainer(p pair.Plan, root, image, network string, dns netip.Addr, want, forbid []string, u user) client.ContainerCreateOptions {
-	h := insideHost(network, dns)
+func probeContainer(p pair.Plan, root, image string, place container.NetworkMode, want []string, canary *probe.Canary, u user) client.ContainerCreateOptions {
+	h := insideHost(place)
 	bound(h, 128<<20, 0, 64)
 	return client.ContainerCreateOptions{
 		Name: objectName(p.Name, roleProbe),
 		Config: &container.Config{
 			Image: image, User: u.String(), Labels: containerLabels(p, root, roleProbe),
 			Entrypoint: []string{binary, "cage", "-confine"},
-			Cmd:        []string{"probe", "-want", strings.Join(want, ","), "-forbid", strings.Join(forbid, ",")},
+			Cmd:        append([]string{"probe", "-want", strings.Join(want, ",")}, canary.Args()...),
 		},
 		HostConfig: h,
 	}
@@ -176,11 +198,17 @@ func numeric(name string) (user, bool) {
 	return user{uid, gid}, err == nil
 }
 
+// shownFolder is what hostctl has seen of a workspace that is bound.
+type shownFolder struct {
+	doors    []string // its sockets and pipes, which are hidden
+	identity string   // for the guard; empty: not known
+}
+
 // agentContainer starts the command under the guard: see internal/cage.
-func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, ours user) client.ContainerCreateOptions {
+func agentContainer(p pair.Plan, root string, image agentImage, ours user, shown shownFolder) client.ContainerCreateOptions {
 	a := p.Agent
 	r := a.Resources.OrDefaults()
-	h := insideHost(objectName(p.Name, roleInternal), dns)
+	h := insideHost(agentsPlace(p.Name))
 	bound(h, r.Memory, r.CPUs, r.Pids)
 	h.Mounts = []mount.Mount{bind(p.Files(), pair.FilesDir, true), bind(guardFile(p), guardPath, true)}
 	h.Tmpfs = map[string]string{"/tmp": inMemory(image, ours), pair.HomeDir: inMemory(image, ours)}
@@ -189,12 +217,21 @@ func agentContainer(p pair.Plan, root string, image agentImage, dns netip.Addr, 
 	} else {
 		h.Tmpfs[pair.WorkspaceDir] = inMemory(image, ours)
 	}
+	for _, path := range shown.doors { // at the other end of each is a process of the host
+		h.Mounts = append(h.Mounts, bind("/dev/null", pair.WorkspaceDir+"/"+path, true))
+	}
+	start := guarded()
+	if shown.identity != "" {
+		start = append(start, "-workspace", shown.identity)
+	}
+	l := containerLabels(p, root, roleAgent)
+	l[labelMode] = string(a.Workspace.Mode)
 	return client.ContainerCreateOptions{
 		Name: objectName(p.Name, roleAgent),
 		Config: &container.Config{
-			Image: a.Image, User: agentUser(image, ours), Env: a.Environ(), WorkingDir: a.WorkDirOrDefault(), Hostname: p.Name,
-			Labels:     containerLabels(p, root, roleAgent),
-			Entrypoint: guarded(), Cmd: append(slices.Clone(image.entrypoint), a.Command...),
+			Image: a.Image, User: agentUser(image, ours), Env: a.Environ(), WorkingDir: a.WorkDirOrDefault(),
+			Labels:     l,
+			Entrypoint: start, Cmd: append(slices.Clone(image.entrypoint), a.Command...),
 			Tty: a.TTY, OpenStdin: a.Stdin, StdinOnce: a.Stdin, AttachStdin: a.Stdin, AttachStdout: true, AttachStderr: true,
 		},
 		HostConfig: h,

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +18,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 )
 
 // Seconds that a container has between SIGTERM and SIGKILL; the sidecars give
@@ -38,6 +37,9 @@ func (b *Backend) Start(ctx context.Context, name string) error {
 	if c.State.Running {
 		return errors.New("the agent's command runs already")
 	}
+	if err := checkSource(c); err != nil {
+		return err
+	}
 	if _, err := b.engine.ContainerStart(ctx, c.ID, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("starting the agent: %w", err)
 	}
@@ -54,6 +56,9 @@ func (b *Backend) Attach(ctx context.Context, name string, streams pair.IO) (int
 	}
 	if c.State.Running {
 		return 1, errors.New("the agent's command runs already")
+	}
+	if err := checkSource(c); err != nil {
+		return 1, err
 	}
 	if !c.Config.OpenStdin {
 		streams.Stdin = nil
@@ -83,6 +88,22 @@ func (b *Backend) Attach(ctx context.Context, name string, streams pair.IO) (int
 	return code, nil
 }
 
+// checkSource looks again for links on the way to a bound workspace, at the
+// last moment before the engine follows the path.
+func checkSource(c container.InspectResponse) error {
+	for _, m := range c.HostConfig.Mounts {
+		if m.Target != pair.WorkspaceDir || c.Config.Labels[labelMode] != string(pair.Bind) {
+			continue
+		}
+		dir, err := workspace.Open(m.Source)
+		if err != nil {
+			return err
+		}
+		dir.Close()
+	}
+	return nil
+}
+
 // Exec runs one more command in the agent's container, which must run.
 func (b *Backend) Exec(ctx context.Context, name string, argv []string, streams pair.IO) (int, error) {
 	c, err := b.running(ctx, name, roleAgent)
@@ -99,7 +120,7 @@ func (b *Backend) Ctl(ctx context.Context, name string, argv []string, streams p
 		return 1, err
 	}
 	sidecars, _ := users()
-	if err := giveToSidecars(b.dir(name), sidecars); err != nil {
+	if err := giveToSidecars(ctx, b.dir(name), sidecars); err != nil {
 		return 1, err
 	}
 	return b.exec(ctx, c.ID, append([]string{binary, "ctl"}, argv...), streams)
@@ -234,7 +255,7 @@ func (b *Backend) status(ctx context.Context, name string, roles map[string]cont
 	}
 	s.Agent = strings.Join(c.Config.Cmd, " ")
 	switch {
-	case sidecars.State != container.StateRunning:
+	case sidecars.State != container.StateRunning || roles[roleNet].State != container.StateRunning:
 		s.State = pair.Broken
 	case c.State.Running:
 		s.State = pair.Running
@@ -256,7 +277,7 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("looking for the containers of %s: %w", name, err)
 	}
-	order := []string{roleAgent, roleProbe, roleSidecars}
+	order := []string{roleAgent, roleProbe, roleSidecars, roleNet}
 	slices.SortFunc(found.Items, func(a, b container.Summary) int {
 		return slices.Index(order, a.Labels[labelRole]) - slices.Index(order, b.Labels[labelRole])
 	})
@@ -269,7 +290,7 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	p := pair.Plan{Dir: b.dir(name)}
-	if err := errors.Join(folder.Remove(workspaceCopy(p)), os.RemoveAll(p.Run())); err != nil {
+	if err := errors.Join(workspace.Remove(ctx, workspaceCopy(p)), workspace.Remove(ctx, p.Run())); err != nil {
 		return fmt.Errorf("removing the folders of %s: %w", name, err)
 	}
 	return nil

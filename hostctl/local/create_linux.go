@@ -95,23 +95,11 @@ func ids(name string) (uid, gid int) {
 
 // listeners are the sockets of the plan's daemons, in the cage.
 func listeners(daemons []string) []cage.Listener {
-	all := []struct {
-		daemon string
-		cage.Listener
-	}{
-		{bundle.Egress, cage.Listener{Name: bundle.FDEgress, Port: bundle.PortEgress}},
-		{bundle.Pipelock, cage.Listener{Name: bundle.FDPipelock, Port: bundle.PortPipelock}},
-		{bundle.GitGate, cage.Listener{Name: bundle.FDGit, Port: bundle.PortGit}},
-		{bundle.GitGate, cage.Listener{Name: bundle.FDGitHTTP, Port: bundle.PortGitHTTP}},
-		{bundle.Supervise, cage.Listener{Name: bundle.FDSupervise, Port: bundle.PortSupervise}},
+	var all []cage.Listener
+	for _, l := range bundle.Listeners(daemons) {
+		all = append(all, cage.Listener(l))
 	}
-	var chosen []cage.Listener
-	for _, l := range all {
-		if len(daemons) == 0 || slices.Contains(daemons, l.daemon) {
-			chosen = append(chosen, l.Listener)
-		}
-	}
-	return chosen
+	return all
 }
 
 func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
@@ -122,9 +110,17 @@ func (r *record) startCage(ctx context.Context) ([]*os.File, error) {
 	defer log.Close()
 	uid, gid := ids(r.Plan.Name)
 	res := r.Plan.Agent.Resources.OrDefaults()
+	source, err := workspaceSource(r.Plan)
+	if err != nil {
+		return nil, err
+	}
+	doors, err := checkBound(ctx, r.Plan)
+	if err != nil {
+		return nil, err
+	}
 	spec := cage.Spec{
 		Pair: r.Plan.Name, HostUID: uid, HostGID: gid, Listeners: listeners(r.Plan.Daemons),
-		Workspace: workspaceSource(r.Plan), Files: r.Plan.Files(),
+		Workspace: source, Hidden: doors, Files: r.Plan.Files(),
 		MapOwner: os.Geteuid() == 0 && r.Plan.Agent.Workspace.Mode == pair.Bind,
 		Memory:   res.Memory, Pids: res.Pids, Missing: r.Plan.AllowMissing,
 	}
@@ -155,7 +151,10 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 	}
 	defer log.Close()
 	p := r.Plan
-	cmd := exec.Command(p.Sidecars, "cage", "-confine", "-read", p.Etc(), "-write", p.Run(), "-write", p.State(), "supervisor", "-secrets-stdin")
+	cmd := exec.Command(p.Sidecars, "cage", "-confine", "-read", p.Etc(), "-write", p.Run(), "-write", p.State(), "supervisor", "-secrets-stdin", "-max-log", strconv.Itoa(maxSidecarsLog))
+	if p.Tied {
+		cmd.Args = append(cmd.Args, "-end-with-stdin")
+	}
 	cmd.Args[0] = "sidecars"
 	cmd.Dir = r.Plan.Run()
 	cmd.Env = r.sidecarsEnv()
@@ -170,15 +169,20 @@ func (r *record) startSidecars(ctx context.Context, sockets []*os.File) error {
 		return fmt.Errorf("starting the sidecars: %w", err)
 	}
 	if err := r.admit(cmd.Process.Pid, stdin); err != nil {
+		stdin.Close()
 		return err
+	}
+	if p.Tied {
+		go func() { _ = cmd.Wait() }() // holds the pipe open until the sidecars have ended, or this process has
+	} else {
+		stdin.Close()
 	}
 	return r.waitReady(ctx)
 }
 
 // admit writes the process down and only then gives it the secrets, without
 // which it does not start: a supervisor that nobody knows of ends by itself.
-func (r *record) admit(pid int, stdin io.WriteCloser) (err error) {
-	defer stdin.Close()
+func (r *record) admit(pid int, stdin io.Writer) (err error) {
 	if r.Supervisor, err = identify(pid); err != nil {
 		return err
 	}
@@ -217,6 +221,7 @@ func (r *record) sidecarsEnv() []string {
 }
 
 func (r *record) waitReady(ctx context.Context) error {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -232,6 +237,9 @@ func (r *record) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if err := caller.Err(); err != nil {
+				return fmt.Errorf("waiting for the sidecars to serve: %w", err)
+			}
 			return r.withLog(fmt.Errorf("the sidecars are not ready after %v: %s", readyWithin, strings.TrimSpace(out.String())))
 		case <-tick.C:
 		}
@@ -240,19 +248,23 @@ func (r *record) waitReady(ctx context.Context) error {
 
 // probe tries, from the agent's place, to reach more than the sidecars.
 func (r *record) probe(ctx context.Context) error {
-	canary, stop, err := probe.Canary()
+	canary, err := probe.NewCanary()
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer canary.Close()
 	var out bytes.Buffer
-	argv := []string{cage.Binary, "probe", "-want", strings.Join(probe.Want(r.Plan.Daemons), ","), "-forbid", strings.Join(canary, ",")}
+	argv := append([]string{cage.Binary, "probe", "-want", strings.Join(probe.Want(r.Plan.Daemons), ",")}, canary.Args()...)
 	code, err := cage.Exec(ctx, r.Plan.Run(), cage.Command{Argv: argv, Dir: "/"}, pair.IO{Stdout: &out, Stderr: io.Discard})
 	if err != nil {
 		return fmt.Errorf("probing from the agent's place: %w", err)
 	}
-	if code != 0 {
-		return fmt.Errorf("refusing to start the agent: from its place\n%s", out.String())
+	arrived, err := canary.Arrived()
+	if err != nil {
+		return err
+	}
+	if code != 0 || len(arrived) > 0 {
+		return fmt.Errorf("refusing to start the agent: from its place\n%s%s", out.String(), strings.Join(arrived, "\n"))
 	}
 	return nil
 }

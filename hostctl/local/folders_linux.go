@@ -6,17 +6,21 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 )
 
 const (
 	sidecarsLog = "sidecars.log"
 	agentLog    = "agent.log"
+
+	maxSidecarsLog = 32 << 20 // bytes
 )
 
 func openLog(p pair.Plan, name string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(p.Logs(), name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(p.Logs(), name), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
@@ -34,31 +38,71 @@ func makeFolders(p pair.Plan) error {
 
 func workspaceCopy(p pair.Plan) string { return filepath.Join(p.Dir, "workspace") }
 
-// workspaceSource is the folder that becomes /workspace; empty: none.
-func workspaceSource(p pair.Plan) string {
+// workspaceSource is the folder that becomes /workspace, by a path without
+// links; empty: none.
+func workspaceSource(p pair.Plan) (string, error) {
 	switch p.Agent.Workspace.Mode {
 	case pair.Copy:
-		return workspaceCopy(p)
+		// Links on the way to our own folder are the operator's.
+		source, err := filepath.EvalSymlinks(workspaceCopy(p))
+		if err != nil {
+			return "", fmt.Errorf("finding the copy of the workspace: %w", err)
+		}
+		return source, nil
 	case pair.Bind:
-		return p.Agent.Workspace.Path
+		return p.Agent.Workspace.Path, nil
 	}
-	return ""
+	return "", nil
+}
+
+// checkBound refuses a workspace that is to be bound and holds a program with
+// the rights of its owner that the agent could write. It returns the sockets
+// and pipes that are to be hidden.
+func checkBound(ctx context.Context, p pair.Plan) (doors []string, err error) {
+	if p.Agent.Workspace.Mode != pair.Bind {
+		return nil, nil
+	}
+	dir, err := workspace.Open(p.Agent.Workspace.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	uid, gid := ids(p.Name)
+	if os.Geteuid() == 0 { // shown to the agent as its own, whoever it belongs to
+		var st unix.Stat_t
+		if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+			return nil, fmt.Errorf("looking at the workspace: %w", err)
+		}
+		uid, gid = int(st.Uid), int(st.Gid)
+	}
+	if err := workspace.CheckBound(ctx, dir, uid, gid); err != nil {
+		return nil, err
+	}
+	if doors, err = workspace.Doors(ctx, dir); err != nil {
+		return nil, fmt.Errorf("looking at the workspace: %w", err)
+	}
+	return doors, nil
 }
 
 // fillFolders copies the workspace and lets the agent read its files: it may
 // be another user than the one who wrote them.
 func fillFolders(ctx context.Context, p pair.Plan, pairs string) error {
-	if err := folder.MakeReadable(p.Files()); err != nil {
+	if err := workspace.MakeReadable(ctx, p.Files()); err != nil {
 		return fmt.Errorf("opening the agent's files to it: %w", err)
 	}
 	if p.Agent.Workspace.Mode != pair.Copy {
 		return nil
 	}
-	if err := folder.Copy(ctx, p.Agent.Workspace.Path, workspaceCopy(p), pairs); err != nil {
+	from, err := workspace.Open(p.Agent.Workspace.Path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if err := workspace.Copy(ctx, from, workspaceCopy(p), workspace.CopyOptions{LeaveOut: pairs, MaxBytes: p.Agent.Workspace.MaxBytesOrDefault()}); err != nil {
 		return fmt.Errorf("copying the workspace: %w", err)
 	}
 	uid, gid := ids(p.Name)
-	if err := folder.Give(workspaceCopy(p), uid, gid); err != nil {
+	if err := workspace.Give(ctx, workspaceCopy(p), uid, gid); err != nil {
 		return fmt.Errorf("giving the workspace to the agent: %w", err)
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"airlock/hostctl/local"
 	"airlock/hostctl/pair"
 	"airlock/hostctl/pair/pairtest"
+	"airlock/internal/lab"
 )
 
 // sidecars is the real binary, built once.
@@ -141,6 +142,31 @@ func TestKilledStart(t *testing.T) {
 	s.Create(t, p)
 }
 
+// TestInterruptedStartSaysSo ends the context while the sidecars are not ready.
+func TestInterruptedStartSaysSo(t *testing.T) {
+	s := suite(t)
+	asked := filepath.Join(t.TempDir(), "asked")
+	wrapper := filepath.Join(t.TempDir(), "sidecars")
+	script := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = ctl ]; then : >%s; exit 1; fi\nexec %s \"$@\"\n", asked, sidecars)
+	must(t, os.WriteFile(wrapper, []byte(script), 0o755))
+	p := s.Plan(t, "interrupted", "true")
+	p.Sidecars = wrapper
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Backend.Create(ctx, p) }()
+	pairtest.Eventually(t, func() bool { _, err := os.Stat(asked); return err == nil })
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "not ready after") {
+			t.Errorf("expected the error of the context, got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("expected the start to end within 20 s of its context")
+	}
+	pairtest.Eventually(t, func() bool { return len(processesOf(p)) == 0 })
+}
+
 // startOnly is hostctl in its own process, which can be killed.
 func startOnly(root string) int {
 	data, err := os.ReadFile(filepath.Join(root, "plan.json"))
@@ -246,7 +272,7 @@ func TestFollowedLogsEndWithThePair(t *testing.T) {
 		return strings.Contains(string(data), "two")
 	})
 	must(t, s.Backend.Delete(t.Context(), p.Name))
-	must(t, <-done)
+	must(t, lab.Receive(t, done, "what runs beside the test ends"))
 	for _, want := range []string{"agent    | one\n", "agent    | two\n", "sidecars | "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)

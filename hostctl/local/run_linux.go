@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"airlock/hostctl/pair"
-	"airlock/hostctl/pair/folder"
+	"airlock/hostctl/workspace"
 	"airlock/internal/cage"
 )
 
@@ -39,7 +39,9 @@ func (b *Backend) Attach(ctx context.Context, name string, streams pair.IO) (int
 	if !r.Plan.Agent.Stdin && streams.TTY == nil {
 		streams.Stdin = nil
 	}
-	return cage.Exec(ctx, r.Plan.Run(), r.agentCommand(), streams)
+	cmd := r.agentCommand()
+	cmd.Tied = r.Plan.Tied
+	return cage.Exec(ctx, r.Plan.Run(), cmd, streams)
 }
 
 // Exec runs one more command in the agent's cage and returns its exit code.
@@ -142,7 +144,7 @@ func (b *Backend) Delete(ctx context.Context, name string) error {
 	if err := r.Supervisor.end(ctx, unix.SIGTERM, stopGrace); err != nil {
 		return err
 	}
-	err = errors.Join(folder.Remove(workspaceCopy(r.Plan)), os.RemoveAll(r.Plan.Run()))
+	err = errors.Join(workspace.Remove(ctx, workspaceCopy(r.Plan)), workspace.Remove(ctx, r.Plan.Run()))
 	if err != nil {
 		return fmt.Errorf("removing the pair's folders: %w", err)
 	}

@@ -32,6 +32,10 @@ type Plan struct {
 	Secrets  map[string]string `json:"-"` // slot → value: for the supervisor's standard input and nothing else
 	Agent    Agent
 
+	// Tied ends the sidecars, and with them what the agent can reach, when the
+	// process that called Create ends, however it ends.
+	Tied bool `json:",omitempty"`
+
 	// AllowMissing names layers (LayerLandlock …) that the kernel may lack.
 	// Empty: a pair starts with every layer or not at all.
 	AllowMissing []string `json:",omitempty"`
@@ -51,8 +55,17 @@ type Agent struct {
 
 // Workspace is the folder that the agent works on, at /workspace.
 type Workspace struct {
-	Path string // on the host
-	Mode Mode   // empty: none
+	Path     string // on the host; it has no symbolic link in it
+	Mode     Mode   // empty: none
+	MaxBytes int64  `json:",omitempty"` // of the files in a copy; 16 GiB
+}
+
+// MaxBytesOrDefault is how large the copy may be.
+func (w Workspace) MaxBytesOrDefault() int64 {
+	if w.MaxBytes == 0 {
+		return 16 << 30
+	}
+	return w.MaxBytes
 }
 
 // Mode says how the agent gets the workspace.

@@ -27,7 +27,7 @@ var floors = map[string]float64{
 	"internal/tunnel": 1.5, "hostctl/local": 1.5, "hostctl/docker": 1.5,
 	"supervisor": 2, "egress": 2, "pipelock": 2, "gitgate": 2, "supervise": 2, "hostctl": 2,
 	"cmd/sidecars": 3, "bench/peer": 3, "cmd/hostctl": 3, "e2e/demo": 3,
-	"internal/lab": 1, "internal/arch": 3, "hostctl/pair/folder": 1, "hostctl/pair/pairtest": 2,
+	"internal/lab": 1, "internal/arch": 3, "hostctl/workspace": 1, "hostctl/pair/pairtest": 2,
 }
 
 // owners says who alone may import a heavy library.
@@ -110,6 +110,39 @@ func TestHeavyLibrariesHaveOneOwner(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestFoldersAreWalkedInOnePlace: an agent can exchange what is in its folders
+// at any moment, so the host's controller walks, copies and removes folders by
+// hostctl/workspace and not by paths.
+func TestFoldersAreWalkedInOnePlace(t *testing.T) {
+	files := 0
+	for _, dir := range []string{"../../hostctl", "../../internal/cage"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(filepath.Dir(path), "pairtest") {
+				return err
+			}
+			files++
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok && contains([]string{"WalkDir", "RemoveAll", "CopyFS", "DirFS", "Lchown"}, s.Sel.Name) {
+					t.Errorf("%s: %s goes by paths: use hostctl/workspace", set.Position(s.Pos()), s.Sel.Name)
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files < 30 {
+		t.Errorf("only %d files were read", files)
 	}
 }
 

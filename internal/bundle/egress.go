@@ -59,9 +59,15 @@ type Route struct {
 	Auth    *Auth                `yaml:"auth,omitempty,flow"`    // none: nothing is injected
 	Expires time.Time            `yaml:"expires,omitempty"`      // zero: never
 	Git     string               `yaml:"git,omitempty"`          // "fetch": clone and fetch over HTTPS
+	// Kind is KindLLM for the API of a model; empty for anything else.
+	Kind string `yaml:"kind,omitempty"`
 	// PlainHTTP lets the route pass over http, its credential readable on the way.
 	PlainHTTP bool `yaml:"plain_http,omitempty"`
 }
+
+// KindLLM is the kind of a route to a model's API: what the scan finds in a request is overwritten in place. A client sends its whole conversation
+// with each turn, so one refusal would end it.
+const KindLLM = "llm"
 
 // Auth says which credential a route injects and how.
 type Auth struct {
@@ -164,6 +170,9 @@ func (r Route) validate(at string) error {
 	}
 	if r.Git != "" && r.Git != "fetch" {
 		errs = append(errs, config.At(at+".git", "%q: fetch is the only value; a push goes through git-gate", r.Git))
+	}
+	if r.Kind != "" && r.Kind != KindLLM {
+		errs = append(errs, config.At(at+".kind", "unknown kind %q: want %s, or leave it out", r.Kind, KindLLM))
 	}
 	if r.Auth != nil && r.Host.Port() == 80 && !r.PlainHTTP {
 		errs = append(errs, config.At(at+".host", "a credential would go over plain http, where anybody on the way reads it; plain_http: true says that this is meant"))

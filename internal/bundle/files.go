@@ -180,11 +180,7 @@ func (f PipelockFile) Validate() error {
 			errs = append(errs, config.At(fmt.Sprintf("client_certificates[%d]", i), "a host and the files cert and key are needed"))
 		}
 	}
-	for name := range f.Hosts {
-		if _, err := policy.ParseHost(name); err != nil {
-			errs = append(errs, config.At("hosts."+name, "%v", err))
-		}
-	}
+	errs = append(errs, CheckHosts(HostTable{"hosts", f.Hosts}, nil))
 	for i, p := range f.Addresses.Allow {
 		if p.Bits() == 0 {
 			errs = append(errs, config.At(fmt.Sprintf("addresses.allow[%d]", i), "%s exempts everything: the ranges that are needed were wanted", p))
@@ -286,11 +282,7 @@ func (f GitGateFile) Validate() error {
 		}
 		errs = append(errs, r.validate(at))
 	}
-	for name := range f.Hosts {
-		if _, err := policy.ParseHost(name); err != nil {
-			errs = append(errs, config.At("hosts."+name, "%v", err))
-		}
-	}
+	errs = append(errs, CheckHosts(HostTable{"hosts", f.Hosts}, f.Repos))
 	for i, ref := range f.Protect {
 		if !strings.HasPrefix(ref, "refs/") {
 			errs = append(errs, config.At(fmt.Sprintf("protect[%d]", i), "%q: a full name like refs/heads/main was wanted", ref))

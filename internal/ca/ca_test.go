@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
 
@@ -84,7 +85,7 @@ func TestLeafIsMintedOnce(t *testing.T) {
 	}
 	group.Wait()
 	close(leaves)
-	first := <-leaves
+	first := lab.Receive(t, leaves, "a certificate comes")
 	for leaf := range leaves {
 		if leaf != first {
 			t.Fatal("more than one leaf was minted")

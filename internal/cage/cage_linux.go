@@ -33,6 +33,7 @@ type Spec struct {
 	HostGID   int        //
 	Listeners []Listener // opened on the cage's loopback
 	Workspace string     // the host's folder at /workspace; empty: in memory
+	Hidden    []string   // paths in the workspace that the null device is put over
 	MapOwner  bool       // root only: the workspace's owner and the agent are one
 	Files     string     // the host's folder at /etc/airlock; empty: none
 	Memory    int64      // bytes: the bound of each folder in memory; 0: 2 GiB
@@ -59,8 +60,9 @@ const (
 // serves, and "cage -confine ARGS…" runs another applet of the same binary
 // with no capability, no_new_privs and seccomp; "cage -guard COMMAND…" does
 // so with a command of a container (and -guard-init is the second half of it);
-// "cage -hold" keeps a namespace open.
-func Main(_ context.Context, args []string, _, _ io.Writer) error {
+// "cage -hold" keeps a namespace open; "cage -network" holds the network of an
+// agent's container and "cage -take" runs an applet with its sockets.
+func Main(ctx context.Context, args []string, _, _ io.Writer) error {
 	switch {
 	case len(args) == 0:
 		return build()
@@ -70,6 +72,10 @@ func Main(_ context.Context, args []string, _, _ io.Writer) error {
 		return hold()
 	case len(args) > 1 && args[0] == "-confine":
 		return confined(args[1:])
+	case len(args) > 1 && args[0] == "-network":
+		return network(ctx, args[1:])
+	case len(args) > 1 && args[0] == "-take":
+		return take(ctx, args[1:])
 	case len(args) > 1 && args[0] == "-guard":
 		return guard(args[1:])
 	case len(args) > 1 && args[0] == "-guard-init":

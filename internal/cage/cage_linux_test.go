@@ -17,6 +17,7 @@ import (
 
 	"airlock/hostctl/pair"
 	"airlock/internal/cage"
+	"airlock/internal/lab"
 )
 
 // The test binary is the sidecars binary, too.
@@ -138,6 +139,7 @@ func TestView(t *testing.T) {
 		"interfaces":          {"tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '", "lo"},
 		"no route":            {"tail -n +2 /proc/net/route | wc -l", "0"},
 		"names":               {"getent ahostsv4 egress | head -1 | cut -d' ' -f1", "127.0.0.1"},
+		"its own name":        {"getent ahostsv4 $(uname -n) | head -1 | cut -d' ' -f1; getent hosts localhost | head -1 | cut -d' ' -f1", "127.0.0.1\n::1"},
 		"no dns":              {"getent hosts example.com; echo $?", "2"},
 		"null device":         {"echo x >/dev/null && head -c 4 /dev/zero | wc -c", "4"},
 		"shm":                 {"echo x >/dev/shm/f && cat /dev/shm/f", "x"},
@@ -210,7 +212,7 @@ func TestNoStatusIsLost(t *testing.T) {
 		}()
 	}
 	for range cap(results) {
-		if err := <-results; err != nil {
+		if err := lab.Receive(t, results, "a result comes"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -232,7 +234,7 @@ func TestCancelledContextEndsTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if code := <-done; code != 143 {
+	if code := lab.Receive(t, done, "what runs beside the test ends"); code != 143 {
 		t.Errorf("exit code %d, want 143", code)
 	}
 }
@@ -329,6 +331,61 @@ func TestRefusedCalls(t *testing.T) {
 	}
 }
 
+// TestNoFileGetsTheRightsOfItsOwner: in a bound workspace, a setuid file of the
+// agent's would be one of a user of the host.
+func TestNoFileGetsTheRightsOfItsOwner(t *testing.T) {
+	var workspace string
+	c := start(t, func(s *cage.Spec) { workspace = s.Workspace })
+	out := c.tool("modes")
+	lines := strings.Split(out, "\n")
+	if len(lines) < 3*8+2 {
+		t.Fatalf("expected a line for each call, got %d:\n%s", len(lines), out)
+	}
+	for _, line := range lines {
+		want := "operation not permitted"
+		if strings.HasPrefix(line, "openat2 ") {
+			want = "function not implemented"
+		}
+		if !strings.HasSuffix(line, want) {
+			t.Errorf("expected %q, got %q", want, line)
+		}
+	}
+	// What tools do by themselves.
+	for _, script := range []string{"chmod 4755 tool", "chmod g+s .", "chmod u+s tool", "install -m 6755 tool other", "mkdir -m 2777 team"} {
+		if code, out := c.sh(script); code == 0 {
+			t.Errorf("%s succeeded: %s", script, out)
+		}
+	}
+	if code, out := c.sh("chmod 1777 . && chmod 755 tool && install -m 755 tool copy && mkdir -m 1777 sticky && tar cf - tool copy | (cd sticky && tar xpf -) && stat -c %a sticky/copy"); code != 0 || out != "755" {
+		t.Errorf("ordinary modes: code %d, %q", code, out)
+	}
+	must(t, filepath.WalkDir(workspace, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			t.Errorf("%s has mode %v on the host", path, info.Mode())
+		}
+		return err
+	}))
+}
+
+// TestTheInitOutlivesEverySignal: from the agent's place, as kill and sigqueue
+// send them.
+func TestTheInitOutlivesEverySignal(t *testing.T) {
+	c := start(t, nil)
+	if got := c.tool("signals"); got != "sent" {
+		t.Fatalf("expected every signal to be sent, got %q", got)
+	}
+	if _, got := c.sh("for s in 4 5 6 7 8 11 14 16 24 25 30 31; do kill -$s 1; done; echo alive"); got != "alive" {
+		t.Errorf("expected the init to serve, got %q", got)
+	}
+	if _, err := cage.Ask(c.run); err != nil {
+		t.Errorf("expected the init to answer, got %v", err)
+	}
+}
+
 func TestProcessesAreBounded(t *testing.T) {
 	c := start(t, func(s *cage.Spec) { s.Pids = 40 })
 	_, got := c.sh("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done 2>&1; true")
@@ -417,7 +474,9 @@ func TestGuard(t *testing.T) {
 		"exit 7":                     7,
 		"kill -9 $$":                 137,
 		"(true &); (true &); exit 0": 0,
-		`test "$$" != 1 && awk '/^Seccomp:/ {exit $2 != 2}' /proc/self/status`: 0,
+		"for s in 4 5 7 8 11 16 31; do kill -$s 1; done; exec " + exe + " tool signals-of-faults": 0,
+		"cd $(mktemp -d) && echo >f && ! chmod 4755 f && ! chmod g+s . && chmod 755 f":            0,
+		`test "$$" != 1 && awk '/^Seccomp:/ {exit $2 != 2}' /proc/self/status`:                    0,
 		"no-such-command": 127,
 	} {
 		cmd := exec.CommandContext(t.Context(), exe, "cage", "-guard", "sh", "-c", script)

@@ -28,6 +28,7 @@ type Command struct {
 	Env  []string // complete
 	Dir  string
 	Main bool // the agent's own command: one at a time, and Status tells of it
+	Tied bool // the whole cage ends when the caller of Exec ends before the command
 }
 
 // Status tells what became of the agent's command.
@@ -116,7 +117,7 @@ func Exec(ctx context.Context, run string, cmd Command, io pair.IO) (int, error)
 }
 
 func (cmd Command) request(detach bool) request {
-	return request{Op: opRun, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Main: cmd.Main, Detach: detach}
+	return request{Op: opRun, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Main: cmd.Main, Tied: cmd.Tied, Detach: detach}
 }
 
 // answer receives one reply that brings no descriptors.

@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/hostctl/pair"
+	"airlock/hostctl/workspace"
 	"airlock/internal/confine"
 	"airlock/internal/pid1"
 )
@@ -18,8 +20,15 @@ import (
 //
 // The file that it is executed from should not be readable for the agent:
 // then the kernel lets nobody of the container trace it before the filter is
-// on.
+// on. With "-workspace IDENTITY" before the command, the workspace must be the
+// one that is meant.
 func guard(args []string) error {
+	if args[0] == "-workspace" && len(args) > 2 {
+		if err := checkWorkspace(args[1]); err != nil {
+			return err
+		}
+		args = args[2:]
+	}
 	runtime.LockOSThread()
 	if err := confine.NoCore(); err != nil {
 		return err
@@ -39,6 +48,25 @@ func guard(args []string) error {
 		err = unix.Exec(path, args, os.Environ())
 	}
 	return cannotStart(args, err)
+}
+
+// checkWorkspace compares what the engine has mounted with the folder that
+// hostctl has looked at: on the way to it, somebody could have exchanged a
+// folder for a link in between.
+func checkWorkspace(want string) error {
+	dir, err := os.Open(pair.WorkspaceDir)
+	if err != nil {
+		return fmt.Errorf("looking at the workspace: %w", err)
+	}
+	defer dir.Close()
+	got, err := workspace.Identity(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the workspace: %w", err)
+	}
+	if !workspace.SameFolder(got, want) {
+		return fmt.Errorf("the engine has mounted another folder at %s than the one that was checked: the agent is not started", pair.WorkspaceDir)
+	}
+	return nil
 }
 
 func findCommand(args []string) (string, error) {

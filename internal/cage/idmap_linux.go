@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/hostctl/workspace"
 )
 
 // mappedWorkspace is the workspace's mount with its owner shown as the agent,
@@ -21,8 +23,13 @@ func (s Spec) mappedWorkspace(binary string) (*os.File, error) {
 	if !s.MapOwner || s.Workspace == "" {
 		return nil, nil
 	}
+	dir, err := workspace.Open(s.Workspace)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
 	var owner unix.Stat_t
-	if err := unix.Stat(s.Workspace, &owner); err != nil {
+	if err := unix.Fstat(int(dir.Fd()), &owner); err != nil {
 		return nil, fmt.Errorf("looking at the workspace %s: %w", s.Workspace, err)
 	}
 	ns, err := userNamespace(binary, int(owner.Uid), int(owner.Gid), s.HostUID, s.HostGID)
@@ -30,7 +37,7 @@ func (s Spec) mappedWorkspace(binary string) (*os.File, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	fd, err := unix.OpenTree(unix.AT_FDCWD, s.Workspace, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return nil, ifNotAllowed(err)
 	}

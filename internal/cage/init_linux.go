@@ -10,19 +10,22 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/logs"
+	"airlock/internal/pid1"
 	"airlock/internal/reap"
 )
 
 // stopAllGrace is how long processes may take to end after SIGTERM.
 const stopAllGrace = 2 * time.Second
 
-// maxLog bounds the agent's log in bytes: when it is full it starts again.
+// maxLog bounds the agent's log in bytes.
 const maxLog = 32 << 20
 
 // The states of the agent's command, as hostctl is told them.
@@ -35,7 +38,7 @@ const (
 // initServer is PID 1 of the cage.
 type initServer struct {
 	reaper *reap.Reaper
-	log    *os.File
+	log    *logs.Bounded
 
 	mu    sync.Mutex
 	state int
@@ -60,8 +63,11 @@ func initMain() error {
 	// What the agent sends to PID 1 changes nothing: it goes into a channel
 	// that nobody reads. Ignoring the signals would make the children ignore
 	// them, too. hostctl uses SIGKILL.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGABRT, syscall.SIGTTOU, syscall.SIGTTIN, syscall.SIGTSTP)
-	s := &initServer{reaper: reap.New(), log: os.NewFile(fdLog, "log")}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGABRT, syscall.SIGTTOU, syscall.SIGTTIN, syscall.SIGTSTP, syscall.SIGXCPU, syscall.SIGXFSZ)
+	if err := pid1.IgnoreFaults(); err != nil {
+		return err
+	}
+	s := &initServer{reaper: reap.New(), log: logs.NewBounded(os.NewFile(fdLog, "log"), maxLog)}
 	go s.reaper.Run() // as long as the process: nothing to wait for
 	return s.serve(l)
 }
@@ -152,11 +158,16 @@ func (s *initServer) run(c conn, r request, files []*os.File) {
 		err = c.send(reply{Started: true})
 	}
 	done := make(chan struct{})
+	var ended atomic.Bool
 	go func() { // ends when hostctl hangs up or we close the connection
 		s.follow(c, p)
+		if r.Tied && !ended.Load() {
+			os.Exit(1) // and the kernel kills everything in the cage
+		}
 		close(done)
 	}()
 	code := s.wait(r, p)
+	ended.Store(true)
 	if err == nil {
 		_ = c.send(reply{Exited: true, Exit: code})
 	}
@@ -261,29 +272,10 @@ func (s *initServer) logged() ([]*os.File, *os.File, func(), error) {
 		return nil, nil, nil, err
 	}
 	go func() { // ends when the last process that holds the pipe does
-		_, _ = io.Copy(&boundedLog{f: s.log}, r)
+		_, _ = io.Copy(s.log, r)
 		r.Close()
 	}()
 	return []*os.File{null, w, w}, nil, func() { null.Close(); w.Close() }, nil
-}
-
-// boundedLog writes to a file and empties it when it has grown too long.
-type boundedLog struct {
-	f *os.File
-	n int64
-}
-
-func (b *boundedLog) Write(p []byte) (int, error) {
-	if b.n += int64(len(p)); b.n > maxLog {
-		b.n = int64(len(p))
-		if err := b.f.Truncate(0); err != nil {
-			return 0, err
-		}
-		if _, err := b.f.WriteString("[airlock: the log was full and starts again]\n"); err != nil {
-			return 0, err
-		}
-	}
-	return b.f.Write(p)
 }
 
 // lookPath finds the command as a shell would: by the PATH of the request,

@@ -34,10 +34,36 @@ var refused = []uint32{
 	unix.SYS_KEXEC_FILE_LOAD,
 }
 
+// setID are the bits of a file's mode that give whoever executes the file the
+// rights of its owner or group.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// modes are the calls that set the mode of a file. None may set a setuid or
+// setgid bit: in a bound workspace the file belongs to a user of the host, and
+// any other user of the host could execute it with that user's rights. The
+// kernel refuses file capabilities by itself, for the agent has none to give.
+var modes = []confine.Call{
+	{Nr: unix.SYS_FCHMOD, Body: confine.NoneOf(1, setID, unix.EPERM)},
+	{Nr: unix.SYS_FCHMODAT, Body: confine.NoneOf(2, setID, unix.EPERM)},
+	{Nr: unix.SYS_FCHMODAT2, Body: confine.NoneOf(2, setID, unix.EPERM)},
+	{Nr: unix.SYS_MKDIRAT, Body: confine.NoneOf(2, setID, unix.EPERM)},
+	{Nr: unix.SYS_MKNODAT, Body: confine.NoneOf(2, setID, unix.EPERM)},
+	{Nr: unix.SYS_OPENAT, Body: creation(2, 3)},
+	// Its mode lies in memory, where a filter cannot look: programs fall back to openat.
+	{Nr: unix.SYS_OPENAT2, Body: []bpf.Instruction{confine.Fail(unix.ENOSYS)}},
+}
+
+// creation judges the mode of an open call that can make a file. Without such
+// a flag the kernel ignores the mode, and programs may pass anything.
+func creation(flags, mode int) []bpf.Instruction {
+	return confine.IfAny(flags, unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY, confine.NoneOf(mode, setID, unix.EPERM)...)
+}
+
 // filter lets everything pass but that.
 var filter = confine.Filter{
 	Calls: slices.Concat(
 		confine.Each(slices.Concat(refused, refusedHere), confine.Fail(unix.EPERM)),
+		modes, modesHere,
 		[]confine.Call{
 			// Its flags lie in memory, where a filter cannot look: libc falls back to clone.
 			{Nr: unix.SYS_CLONE3, Body: []bpf.Instruction{confine.Fail(unix.ENOSYS)}},

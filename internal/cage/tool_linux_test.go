@@ -27,6 +27,16 @@ func tool(args []string) int {
 		} else {
 			fmt.Println("ok")
 		}
+	case "signals":
+		return queueSignals(1, 64)
+	case "signals-of-faults":
+		for _, s := range []int{4, 5, 7, 8, 11, 16, 31} {
+			if code := queueSignals(s, s); code != 0 {
+				return code
+			}
+		}
+	case "modes":
+		return setModes()
 	case "control":
 		conn, err := net.Dial("unixpacket", args[1])
 		if err != nil {
@@ -83,4 +93,65 @@ var calls = map[string]func() syscall.Errno{
 	"future":        call(1000),
 	"x32":           call(0x40000000 + unix.SYS_GETPID),
 	"ptrace-init":   call(unix.SYS_PTRACE, unix.PTRACE_ATTACH, 1, 0, 0),
+}
+
+// at is a path as a system call takes it.
+func at(path string) uintptr {
+	p, err := syscall.BytePtrFromString(path)
+	if err != nil {
+		panic(err)
+	}
+	kept = append(kept, p)
+	return uintptr(unsafe.Pointer(p))
+}
+
+var kept []*byte // paths whose addresses were taken
+
+// setModes tries every call that sets a mode, in /workspace, and prints what
+// came of each.
+func setModes() int {
+	const dir = "/workspace/"
+	f, err := os.Create(dir + "tool")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fd, cwd := f.Fd(), ^uintptr(99) // AT_FDCWD
+	try := func(what string, nr uintptr, args ...uintptr) {
+		fmt.Println(what, call(nr, args...)())
+	}
+	for name, bits := range map[string]uintptr{"setuid": 0o4755, "setgid": 0o2755, "both": 0o6000} {
+		tool, fresh := at(dir+"tool"), func(by string) uintptr { return at(dir + by + "-" + name) }
+		olderModes(try, name, bits, tool, fresh)
+		try("fchmod "+name, unix.SYS_FCHMOD, fd, bits)
+		try("fchmodat "+name, unix.SYS_FCHMODAT, cwd, tool, bits)
+		try("fchmodat2 "+name, unix.SYS_FCHMODAT2, cwd, tool, bits, 0)
+		try("openat "+name, unix.SYS_OPENAT, cwd, fresh("openat"), unix.O_CREAT|unix.O_WRONLY, bits)
+		try("tmpfile "+name, unix.SYS_OPENAT, cwd, at("/workspace"), unix.O_TMPFILE|unix.O_WRONLY, bits)
+		how := unix.OpenHow{Flags: unix.O_CREAT | unix.O_WRONLY, Mode: uint64(bits)}
+		try("openat2 "+name, unix.SYS_OPENAT2, cwd, fresh("openat2"), uintptr(unsafe.Pointer(&how)), unix.SizeofOpenHow)
+		try("mknodat "+name, unix.SYS_MKNODAT, cwd, fresh("mknodat"), unix.S_IFREG|bits, 0)
+		try("mkdirat "+name, unix.SYS_MKDIRAT, cwd, fresh("mkdirat"), bits)
+	}
+	// VFS_CAP_REVISION_3 with cap_setuid, effective, for a root of its own namespace.
+	caps := []byte{1, 0, 0, 3, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xe8, 3, 0, 0}
+	for _, n := range []int{20, 24} {
+		caps[3] = map[int]byte{20: 2, 24: 3}[n]
+		fmt.Println("setxattr capability", unix.Setxattr(dir+"tool", "security.capability", caps[:n], 0))
+	}
+	return 0
+}
+
+// queueSignals sends PID 1 the signals as sigqueue does: the receiver cannot
+// see that a process sent them.
+func queueSignals(first, last int) int {
+	for s := first; s <= last; s++ {
+		info := [32]int32{int32(s), 0, -1} // SI_QUEUE
+		if _, _, e := syscall.RawSyscall(unix.SYS_RT_SIGQUEUEINFO, 1, uintptr(s), uintptr(unsafe.Pointer(&info))); e != 0 {
+			fmt.Println(s, e)
+			return 1
+		}
+	}
+	fmt.Println("sent")
+	return 0
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/hostctl/workspace"
 )
 
 // Binary is where the sidecars binary lies in the view: the init and the
@@ -118,7 +120,10 @@ func (s Spec) gather() ([]tree, error) {
 		unix.CloseOnExec(fdMapped)
 		g.trees = append(g.trees, tree{fd: fdMapped, target: "/workspace", dir: true})
 	case s.Workspace != "":
-		g.take(s.Workspace, "/workspace", private)
+		g.takeWorkspace(s.Workspace)
+	}
+	for _, path := range s.Hidden {
+		g.take("/dev/null", "/workspace/"+path, device)
 	}
 	return g.trees, errors.Join(g.errs...)
 }
@@ -135,6 +140,35 @@ func (g *gatherer) take(source, target string, attr uint64) {
 		return
 	}
 	g.trees = append(g.trees, t)
+}
+
+// takeWorkspace follows no link on the way: an agent could have put it there.
+func (g *gatherer) takeWorkspace(path string) {
+	dir, err := workspace.Open(path)
+	if err != nil {
+		g.errs = append(g.errs, err)
+		return
+	}
+	defer dir.Close()
+	fd, err := cloneTree(int(dir.Fd()), private)
+	if err != nil {
+		g.errs = append(g.errs, fmt.Errorf("opening %s for the view: %w", path, err))
+		return
+	}
+	g.trees = append(g.trees, tree{fd: fd, target: "/workspace", dir: true})
+}
+
+// cloneTree copies the mounts at and below an open folder.
+func cloneTree(dir int, attr uint64) (fd int, err error) {
+	fd, err = unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attr}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func openTree(source, target string, attr uint64) (tree, error) {

@@ -30,6 +30,7 @@ type request struct {
 	Env    []string `json:",omitempty"`
 	Dir    string   `json:",omitempty"`
 	Main   bool     `json:",omitempty"` // the agent's own command: one at a time
+	Tied   bool     `json:",omitempty"` // the init ends when the caller hangs up before the process has ended
 	Detach bool     `json:",omitempty"` // output into the log; lives on without us
 	TTY    bool     `json:",omitempty"`
 	Rows   uint16   `json:",omitempty"`

@@ -92,6 +92,16 @@ func NoneOf(arg int, bits uint32, e unix.Errno) []bpf.Instruction {
 	}
 }
 
+// IfAny goes on with the body when the argument has one of the bits, and lets
+// the call pass when it has none of them.
+func IfAny(arg int, bits uint32, body ...bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: offArg(arg), Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: bits, SkipTrue: 1},
+		Allow,
+	}, body...)
+}
+
 // NotIn fails when the argument is one of the values.
 func NotIn(arg int, e unix.Errno, values ...uint32) []bpf.Instruction {
 	p := []bpf.Instruction{bpf.LoadAbsolute{Off: offArg(arg), Size: 4}}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"airlock/internal/http1"
+	"airlock/internal/lab"
 )
 
 // plain passes everything on as it is.
@@ -173,7 +174,7 @@ func (c *caller) ask(id string) {
 	if !c.answer(id, method, query, size, n) {
 		c.hangUp()
 	}
-	<-wrote
+	lab.Receive(c.t, wrote, "the writer ends")
 }
 
 // answer reads one, and tells whether the connection may be used again.

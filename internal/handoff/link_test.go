@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/internal/lab"
 )
 
 type word struct{ key, val string }
@@ -40,22 +42,22 @@ func TestLinkBothWays(t *testing.T) {
 	if err := ours.say(KeyError, "two\nlines", KeyReady, "1"); err != nil {
 		t.Fatal(err)
 	}
-	if w := <-news; w != (word{KeyError, "two; lines"}) {
+	if w := lab.Receive(t, news, "a message comes over the link"); w != (word{KeyError, "two; lines"}) {
 		t.Errorf("%+v", w)
 	}
-	if w := <-news; w != (word{KeyReady, "1"}) {
+	if w := lab.Receive(t, news, "a message comes over the link"); w != (word{KeyReady, "1"}) {
 		t.Errorf("%+v", w)
 	}
 	if err := ours.say(KeyError, strings.Repeat("x", 3*maxTold)); err != nil {
 		t.Fatal(err)
 	}
-	if w := <-news; len(w.val) != maxTold {
+	if w := lab.Receive(t, news, "a message comes over the link"); len(w.val) != maxTold {
 		t.Errorf("%d bytes of one piece of news", len(w.val))
 	}
 	if err := theirs.Tell("LOG", "debug"); err != nil {
 		t.Fatal(err)
 	}
-	if w := <-orders; w != (word{"LOG", "debug"}) {
+	if w := lab.Receive(t, orders, "an order comes over the link"); w != (word{"LOG", "debug"}) {
 		t.Errorf("%+v", w)
 	}
 	if err := theirs.Tell("LOG", strings.Repeat("x", maxTold)); err == nil {
@@ -95,10 +97,10 @@ func TestLinkOpens(t *testing.T) {
 		if err := theirs.Tell("LOG", "info"); err != nil {
 			t.Fatal(err)
 		}
-		<-orders
+		lab.Receive(t, orders, "an order comes over the link")
 	}
 	for range 2 * n {
-		if err := <-results; err != nil {
+		if err := lab.Receive(t, results, "a result comes"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -134,7 +136,7 @@ func TestSilentSupervisor(t *testing.T) {
 	if _, err := ours.open("/x"); err == nil {
 		t.Error("an answer came from nowhere")
 	}
-	<-ours.gone
+	lab.Receive(t, ours.gone, "the other side leaves")
 	ours.socket.Close()
 }
 
@@ -244,7 +246,7 @@ func TestLinkProposes(t *testing.T) {
 			t.Fatalf("%+v, %v", p, err)
 		}
 		answers <- want
-		if d := <-p.Decided(); d != want {
+		if d := lab.Receive(t, p.Decided(), "a decision comes"); d != want {
 			t.Errorf("%+v, want %+v", d, want)
 		}
 	}
@@ -253,15 +255,15 @@ func TestLinkProposes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Withdraw("the client\nhas left")
-	if why := <-ends; why.Error() != "the client; has left" {
+	if why := lab.Receive(t, ends, "a reason comes"); why.Error() != "the client; has left" {
 		t.Errorf("%v", why)
 	}
 	if _, err = ours.propose(t.Context(), 9); err != nil {
 		t.Fatal(err)
 	}
 	ours.socket.Close()
-	<-ended
-	if why := <-ends; why.Error() != "the daemon has ended" {
+	lab.Receive(t, ended, "what was started ends")
+	if why := lab.Receive(t, ends, "a reason comes"); why.Error() != "the daemon has ended" {
 		t.Errorf("%v", why)
 	}
 	running.Wait()

@@ -92,6 +92,12 @@ func (l *link) propose(ctx context.Context, question any) (*Proposed, error) {
 	case p.ID = <-p.id:
 		return p, nil
 	case d := <-p.decided:
+		select {
+		case p.ID = <-p.id: // a notice is decided as soon as it has an ID
+			p.decided <- d
+			return p, nil
+		default:
+		}
 		p.forget()
 		return nil, errors.New(d.Error)
 	case <-l.gone:

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // serve is a server as the daemons have it, until the test ends or stop is
@@ -187,7 +189,7 @@ func TestDeparture(t *testing.T) {
 		})
 		c := dial(t, address)
 		_, _ = io.WriteString(c, request)
-		<-began
+		lab.Receive(t, began, "the request begins")
 		c.Close()
 		select {
 		case <-noticed:
@@ -203,7 +205,7 @@ func TestWatchLosesNothing(t *testing.T) {
 	second := make(chan struct{})
 	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
-			<-second
+			lab.Receive(t, second, "the second request begins")
 			time.Sleep(3 * watchAfter) // the watch has begun, or has read on
 		}
 		if r.Context().Err() != nil {
@@ -307,7 +309,7 @@ func TestLeave(t *testing.T) {
 	default:
 	}
 	close(ending) // nobody takes over
-	<-ended
+	lab.Receive(t, ended, "what was started ends")
 	if _, err := quiet.Read(make([]byte, 1)); err == nil {
 		t.Error("the idle connection is open")
 	}
@@ -318,7 +320,7 @@ func TestLeave(t *testing.T) {
 	_, _ = io.WriteString(fresh, "GET ") // it is accepted, and counts
 	exchange(used)
 	stop()
-	<-left
+	lab.Receive(t, left, "the client leaves")
 	_, _ = io.WriteString(used, get)
 	if got, _ := io.ReadAll(used); string(got) != "HTTP/1.1 503 x\r\n\r\n" {
 		t.Errorf("in place of a notice %q", got)
@@ -327,7 +329,7 @@ func TestLeave(t *testing.T) {
 	if got, err := io.ReadAll(fresh); err != nil || !strings.Contains(string(got), "[GET /x") {
 		t.Errorf("what had been accepted got %q, %v", got, err)
 	}
-	<-ended
+	lab.Receive(t, ended, "what was started ends")
 }
 
 // TestTakenIsInProgress: a connection that a handler has taken, and still
@@ -348,7 +350,7 @@ func TestTakenIsInProgress(t *testing.T) {
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	<-taken
+	lab.Receive(t, taken, "the connection is taken")
 	stop()
 	for range 5 {
 		back := make([]byte, 5)
@@ -365,5 +367,5 @@ func TestTakenIsInProgress(t *testing.T) {
 		}
 	}
 	c.Close()
-	<-ended
+	lab.Receive(t, ended, "what was started ends")
 }

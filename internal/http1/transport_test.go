@@ -226,7 +226,7 @@ func TestAgain(t *testing.T) {
 		address, heads := scripted(t, ok+"|"+c.first, ok)
 		tr, dials := via(t, address)
 		do(t, tr, request(t, "GET", nil))
-		<-heads
+		lab.Receive(t, heads, "a head comes")
 		res, err := tr.RoundTrip(request(t, c.method, c.body))
 		if (err != nil) != c.fails || dials.Load() != c.dials || err == nil && res.StatusCode != 200 {
 			t.Errorf("%s: %v, %v, %d connections", c.name, res, err, dials.Load())
@@ -296,7 +296,7 @@ func TestCancel(t *testing.T) {
 			w.WriteHeader(200)
 			_ = http.NewResponseController(w).Flush()
 		}
-		<-hold
+		lab.Receive(t, hold, "the test goes on")
 	}))
 	defer srv.Close()
 	defer close(hold)
@@ -402,7 +402,7 @@ func TestIdle(t *testing.T) {
 	}
 	close(gate)
 	for range 6 {
-		<-done
+		lab.Receive(t, done, "what runs beside the test ends")
 	}
 	idle := func() int {
 		tr.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
 
@@ -46,7 +47,7 @@ func TestServeLosesNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	<-accepted
+	lab.Receive(t, accepted, "the connection is accepted")
 	cancel()
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		t.Fatal(err)
@@ -60,7 +61,7 @@ func TestServeLosesNoRequest(t *testing.T) {
 		t.Errorf("%q, %v", body, err)
 	}
 	c.Close() // it may have been answered before the end: then it is idle
-	if err := <-ended; err != nil {
+	if err := lab.Receive(t, ended, "what was started ends"); err != nil {
 		t.Error(err)
 	}
 }
@@ -103,7 +104,7 @@ func TestIdleConnectionsGetOneMoreAnswer(t *testing.T) {
 		}
 	}
 	cancel()
-	<-closed.done
+	lab.Receive(t, closed.done, "what runs beside the test ends")
 	if !exchange(t, clients[0]).Close {
 		t.Error("not asked to close")
 	}
@@ -113,7 +114,7 @@ func TestIdleConnectionsGetOneMoreAnswer(t *testing.T) {
 	default:
 	}
 	close(ending) // nobody takes over: there is nothing to wait for
-	if err := <-ended; err != nil {
+	if err := lab.Receive(t, ended, "what was started ends"); err != nil {
 		t.Error(err)
 	}
 	if _, err := clients[1].Read(make([]byte, 1)); err == nil {

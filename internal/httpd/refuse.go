@@ -36,6 +36,7 @@ const AskOperator = "call the tool ask_operator of the MCP server supervise"
 const (
 	HeaderRule     = "Airlock-Rule"
 	HeaderInjected = "Airlock-Injected" // egress → pipelock: the fields that hold an injected credential
+	HeaderKind     = "Airlock-Kind"     // egress → pipelock: the kind of the route, where it has one
 	HeaderProto    = "Airlock-Proto"    // egress → pipelock: "h2", the agent speaks HTTP/2; back: "h1", the origin does not
 )
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 func env(pairs ...string) func(string) string {
@@ -97,7 +99,7 @@ func TestLastWords(t *testing.T) {
 	e.Put(Span{Name: "one"})
 	e.Put(Span{Name: "two"})
 	e.Run(ctx, func(err error) { t.Error(err) })
-	if got := <-bodies; !strings.HasPrefix(got, "/v1/traces application/json {") || !strings.Contains(got, `"one"`) || !strings.Contains(got, `"two"`) {
+	if got := lab.Receive(t, bodies, "a request comes"); !strings.HasPrefix(got, "/v1/traces application/json {") || !strings.Contains(got, `"one"`) || !strings.Contains(got, `"two"`) {
 		t.Error(got)
 	}
 }
@@ -106,7 +108,7 @@ func TestSilentCollector(t *testing.T) {
 	arrived, over := make(chan struct{}, 1), make(chan struct{})
 	collector := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		arrived <- struct{}{}
-		<-over
+		lab.Receive(t, over, "the server ends")
 	}))
 	defer collector.Close()
 	defer close(over)
@@ -119,17 +121,17 @@ func TestSilentCollector(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); e.Run(ctx, func(err error) { complaints <- err }) }()
 	e.Put(Span{Name: "first"})
-	<-arrived
+	lab.Receive(t, arrived, "the request arrives")
 	for range 2 * queueLength {
 		e.Put(Span{Name: "more"}) // would hang if it waited
 	}
 	began := time.Now()
 	cancel()
-	<-ended
+	lab.Receive(t, ended, "what was started ends")
 	if took := time.Since(began); took > 3*lastWords {
 		t.Errorf("the end took %v", took)
 	}
-	if err := <-complaints; strings.Contains(err.Error(), "0123456789") {
+	if err := lab.Receive(t, complaints, "an error is reported"); strings.Contains(err.Error(), "0123456789") {
 		t.Error(err)
 	}
 }

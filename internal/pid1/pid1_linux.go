@@ -24,7 +24,8 @@ const lastGrace = time.Second
 
 // forwarded are the signals that reach the command. SIGURG and SIGPROF are the
 // runtime's own, SIGCHLD is ours, faults (SIGSEGV and its like) are about this
-// process, and SIGPIPE comes from our own writing.
+// process, and SIGPIPE comes from our own writing. As PID 1 this process takes
+// no signal of faults: see IgnoreFaults.
 var forwarded = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM,
 	syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGWINCH, syscall.SIGIO, syscall.SIGPWR, syscall.SIGSYS,
@@ -100,6 +101,11 @@ func Run(argv []string, single bool) error {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, forwarded...)
+	if os.Getpid() == 1 {
+		if err := IgnoreFaults(); err != nil {
+			return err
+		}
+	}
 	r := reap.New()
 	go r.Run() // for as long as the process lives
 	i := &initProcess{single: single, skip: map[os.Signal]bool{}}

@@ -7,4 +7,6 @@ type Leak struct {
 	Why    string `json:"why"`
 	URL    string `json:"url"` // without what may hold the secret
 	Method string `json:"method"`
+	// Overwritten says that the request went on without what was found: it is a notice, which waits for no answer.
+	Overwritten bool `json:"overwritten,omitempty"`
 }

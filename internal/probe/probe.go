@@ -3,7 +3,7 @@
 // address, by raw sockets and by AF_VSOCK. A backend runs it from the agent's
 // place before the agent starts and refuses to go on when anything but the
 // wanted ports was reached. It sends nothing but connection attempts, one DNS
-// question and the beginnings of sockets.
+// question and, to a Canary of the host's, datagrams past the routing table.
 package probe
 
 import (
@@ -69,6 +69,10 @@ type Config struct {
 	Want   []string // host:port that must answer
 	Forbid []string // host:port that must not be reached, beside the usual ones
 	Name   string   // a name of the outside that must not be found; empty: example.com
+
+	// Datagram is the Token of a Canary at the forbidden addresses: datagrams
+	// with it are sent there in every way. Empty: none is sent.
+	Datagram string
 }
 
 // Main is the applet: exit code 0 when closed, 1 when something got out.
@@ -78,6 +82,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	want := flags.String("want", "", "`host:port,...` that must answer")
 	forbid := flags.String("forbid", "", "`host:port,...` that must not be reached, beside the usual ones")
 	name := flags.String("name", "", "a `name` of the outside that must not be found (default example.com)")
+	datagram := flags.String("datagram", "", "send datagrams with this `token` to the forbidden addresses; their receiver says whether they arrive")
 	asJSON := flags.Bool("json", false, "print the report as JSON")
 	if err := flags.Parse(args); err != nil {
 		return config.Usagef("probe: %v", err)
@@ -85,7 +90,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if flags.NArg() > 0 {
 		return config.Usagef("probe: unexpected argument %q", flags.Arg(0))
 	}
-	c := Config{Want: list(*want), Forbid: list(*forbid), Name: *name}
+	c := Config{Want: list(*want), Forbid: list(*forbid), Name: *name, Datagram: *datagram}
 	if err := c.Validate(); err != nil {
 		return err
 	}
@@ -163,7 +168,7 @@ func (c Config) attempts() []attempt {
 	for _, a := range c.Forbid {
 		attempts = append(attempts, unreachable("forbidden", a))
 	}
-	return append(attempts, system(c.Want)...)
+	return append(attempts, c.system()...)
 }
 
 // Want are the addresses that an agent must reach when these daemons run;

@@ -57,20 +57,20 @@ func inEmptyNet(t *testing.T, args ...string) (probe.Report, error) {
 }
 
 func TestEmptyNetworkIsClosed(t *testing.T) {
-	canary, stop, err := probe.Canary()
+	canary, err := probe.NewCanary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
+	defer canary.Close()
 	begin := time.Now()
-	r, err := inEmptyNet(t, "-forbid", strings.Join(append(canary, "192.0.2.1:80"), ","))
+	r, err := inEmptyNet(t, "-datagram", canary.Token(), "-forbid", strings.Join(append(canary.Addresses(), "192.0.2.1:80"), ","))
 	if err != nil || !r.Closed {
 		t.Fatalf("%v: %v", err, r.Wrong())
 	}
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("it took %v", d)
 	}
-	for _, check := range []string{"dns", "metadata", "internet", "forbidden", "default-route", "raw-socket", "raw-socket6", "packet-socket", "vsock"} {
+	for _, check := range []string{"dns", "metadata", "internet", "forbidden", "default-route", "raw-socket", "raw-socket6", "packet-socket", "vsock", "datagram"} {
 		if !slices.ContainsFunc(r.Findings, func(f probe.Finding) bool { return f.Check == check }) {
 			t.Errorf("%s was not tried", check)
 		}
@@ -121,15 +121,15 @@ func TestHostIsNotClosed(t *testing.T) {
 }
 
 func TestCanaryIsReachableOnTheHost(t *testing.T) {
-	canary, stop, err := probe.Canary()
+	canary, err := probe.NewCanary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
-	if len(canary) == 0 {
+	defer canary.Close()
+	if len(canary.Addresses()) == 0 {
 		t.Skip("this machine has no address but loopback")
 	}
-	r := probe.Run(t.Context(), probe.Config{Forbid: canary})
+	r := probe.Run(t.Context(), probe.Config{Forbid: canary.Addresses(), Datagram: canary.Token()})
 	for _, f := range r.Findings {
 		if f.Check == "forbidden" && f.Good {
 			t.Errorf("%s was not found: %s", f.Target, f.Detail)

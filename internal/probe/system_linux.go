@@ -18,11 +18,14 @@ import (
 
 // system are the ways out that depend on the machine: its routes, neighbours
 // and kinds of sockets.
-func system(want []string) []attempt {
+func (c Config) system() []attempt {
 	attempts := []attempt{defaultRoutes, linkLocal, rawSocket("raw-socket", unix.AF_INET, unix.IPPROTO_ICMP), rawSocket("raw-socket6", unix.AF_INET6, unix.IPPROTO_ICMPV6),
 		rawSocket("packet-socket", unix.AF_PACKET, 0), vsock}
-	for _, a := range bridges(want) {
+	for _, a := range bridges(c.Want) {
 		attempts = append(attempts, unreachable("bridge", a))
+	}
+	if c.Datagram != "" {
+		attempts = append(attempts, c.datagrams)
 	}
 	return attempts
 }

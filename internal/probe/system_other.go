@@ -2,4 +2,4 @@
 
 package probe
 
-func system([]string) []attempt { return nil }
+func (c Config) system() []attempt { return nil }

@@ -29,6 +29,8 @@ const (
 	Question = "question" // a text, perhaps choices
 	Fault    = "fault"    // a daemon that stays down: the supervisor asks, not the agent
 	Leak     = "leak"     // one request in which a secret was found and which waits: pipelock asks
+	// Overwritten is a notice: a secret was found in a request to a model's API, and overwritten. Equal ones are one; denying it takes it off the list.
+	Overwritten = "overwritten"
 	// GitAllow is a value in a push that looks like a secret and may be none: git-gate asks whether to let it in from now on.
 	GitAllow = "git-allow"
 )

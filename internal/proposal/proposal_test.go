@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"airlock/internal/lab"
 )
 
 func open(t *testing.T) *Store {
@@ -101,7 +103,7 @@ func TestWait(t *testing.T) {
 	if _, err := s.Answer(p.ID, Approved, "yes"); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-answered; got.State != Approved || got.Answer != "yes" {
+	if got := lab.Receive(t, answered, "an answer comes"); got.State != Approved || got.Answer != "yes" {
 		t.Errorf("%+v", got)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"airlock/internal/lab"
 )
 
 // reaper is the one of this test process, which adopts orphans.
@@ -90,7 +92,7 @@ func TestStatus(t *testing.T) {
 		var told int
 		c.command.Exited = func(s syscall.WaitStatus) { told = Code(s) }
 		p := start(t, c.command)
-		<-p.buried
+		lab.Receive(t, p.buried, "the process is reaped")
 		if got := Code(p.Wait()); got != c.code {
 			t.Errorf("%v: code %d, want %d", c.command.Argv, got, c.code)
 		}

@@ -26,6 +26,7 @@ type body struct {
 	reach
 	regex   *regexp.Regexp // nil: the path alone decides
 	loose   *loose         // nil: the rule is not precise enough for texts that were joined
+	shape   *loose         // the token itself, between any neighbours; nil: the rule knows a secret by what stands beside it
 	path    *regexp.Regexp // nil: any
 	group   int
 	entropy float64
@@ -51,6 +52,7 @@ func compile(r config.Rule) (*body, error) {
 	if r.Regex != nil && len(r.Keywords) > 0 {
 		b.reach = reachOf(r.Regex.String(), r.Keywords)
 		b.loose = b.loosen(r.Regex.String(), r.Keywords)
+		b.shape = shapeOf(r.RuleID, r.Regex.String(), r.Keywords)
 	}
 	return b, nil
 }

@@ -37,16 +37,17 @@ func (r *run) archive(data []byte, depth int) ([]string, error) {
 		return nil, nil
 	}
 	var rules []string
-	err := members(data, true, r.member(&rules, depth))
+	err := members(data, true, r.member(&rules, data, depth))
 	return rules, err
 }
 
-// member scans the name and the content of a file, and adds the rules that were hit.
-func (r *run) member(rules *[]string, depth int) memberFunc {
+// member scans the name and the content of a file in data, and adds the rules that were hit.
+func (r *run) member(rules *[]string, data []byte, depth int) memberFunc {
 	return func(name string, content contents) error {
 		if depth == 0 {
-			r.nested = true
-			return nil
+			inner, _, err := r.inflate(content)
+			r.nested = r.nested || !bytes.Contains(data, inner) // what is stored as it is has been seen
+			return err
 		}
 		inner, unread, err := r.inflate(content)
 		if err != nil {

@@ -221,7 +221,7 @@ func (m *matcher) find(text string, yield func(span) bool) {
 		}
 		for at := p.next(text, 0); at >= 0; at = p.next(text, at+1) {
 			for _, n := range p.byTag[tag(text[at:])] {
-				if p.is(n.form, text[at:]) && !yield(span{n.name, at, at + n.form.length}) {
+				if p.is(n.form, text[at:]) && !yield(span{rule: n.name, start: at, end: at + n.form.length}) {
 					return
 				}
 			}

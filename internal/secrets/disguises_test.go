@@ -238,7 +238,18 @@ func disguises() map[string]func(string) string {
 		"gzip, then base64 in JSON": func(s string) string { return `{"d": "` + std64(compressors["gzip"](s)) + `"}` },
 		"gzip behind something":     func(s string) string { return "some text\r\n" + compressors["gzip"](s) },
 		"base64 in gzip":            func(s string) string { return compressors["gzip"](std64(s)) },
-		"hex of gzip":               func(s string) string { return hex.EncodeToString([]byte(compressors["gzip"](s))) },
+		"hex as UUIDs": func(s string) string {
+			digits := hex.EncodeToString([]byte(s + strings.Repeat(" ", (16-len(s)%16)%16)))
+			var all []string
+			for ; digits != ""; digits = digits[32:] {
+				all = append(all, `"`+digits[:8]+"-"+digits[8:12]+"-"+digits[12:16]+"-"+digits[16:20]+"-"+digits[20:32]+`"`)
+			}
+			return "[" + strings.Join(all, ", ") + "]"
+		},
+		"calls of chr":  eachByte("chr(%d)", "+"),
+		"calls of CHAR": eachByte("CHAR(0x%02x)", " || "),
+		"calls of Chr":  eachByte("Chr(%d)", " & "),
+		"hex of gzip":   func(s string) string { return hex.EncodeToString([]byte(compressors["gzip"](s))) },
 	}
 	for name, squash := range compressors {
 		all[name] = squash

@@ -35,25 +35,27 @@ type run struct {
 	scanner *Scanner
 	rules   *ruleset
 	path    string
-	budget  int64           // bytes that may still be inflated
-	unfold  int             // bytes that may still be made of it
-	nested  bool            // there was more to undo
-	tries   int             // how much may still be opened
-	open    bool            // it ends inside something compressed
-	seen    map[uint64]bool // texts that were looked at, and whether that was loosely
+	budget  int64             // bytes that may still be inflated
+	unfold  int               // bytes that may still be made of it
+	nested  bool              // there was more to undo
+	tries   int               // how much may still be opened
+	open    bool              // it ends inside something compressed
+	seen    map[uint64]bool   // texts that were looked at, and whether that was loosely
+	opened  map[uint64]opened // decoded blocks in which compressed data was looked for
 
-	reserved bool   // see reserve
-	raw      []byte // what is being scanned
+	reserved bool        // see reserve
+	marking  bool        // see unsettled
+	settled  [][2]uint64 // keys of encoded blocks that hold nothing compressed with a finding
 }
 
 // scan looks at data and at what it holds as an archive.
 func (r *run) scan(data []byte, archives int) ([]span, error) {
-	look := r.written
-	if r.scanner.clean != nil && r.path == "" && len(data) >= block {
+	look, remembered := r.written, r.remembers(len(data))
+	if remembered {
 		look = r.changed
 	}
-	defer func(before []byte) { r.raw = before }(r.raw)
-	r.raw = data
+	defer func(before bool) { r.marking = before }(r.marking)
+	r.marking = remembered
 	// Who calls leaves data as it is until the scan is over, after which nothing refers to it: there is no need for a copy.
 	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
@@ -61,7 +63,7 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	}
 	for i, rule := range r.rules.rules {
 		if rule.pathOnly && r.wantsPath(i) {
-			spans = append(spans, span{rule.id, 0, len(data)})
+			spans = append(spans, span{rule: rule.id, end: len(data)})
 		}
 	}
 	inside, err := r.archive(data, archives)
@@ -69,7 +71,7 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 		return nil, err
 	}
 	for _, rule := range inside {
-		spans = append(spans, span{rule, 0, len(data)})
+		spans = append(spans, span{rule: rule, end: len(data), decoded: true})
 	}
 	return clip(spans, len(data)), nil
 }
@@ -109,7 +111,13 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	s.survey = newSurvey(text)
 	runs := s.survey.runs(ofB64, minRun)
 	views := made(s, runs)
-	packed, err := r.packed(s, runs, archives)
+	var packed []span
+	if !s.part {
+		packed, err = r.packed(s, runs, archives)
+	}
+	if r.marking {
+		spans = append(spans, s.unsettled(runs)...)
+	}
 	s.survey.release()
 	if err != nil {
 		return nil, err
@@ -122,9 +130,19 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 	return append(append(spans, found...), packed...), err
 }
 
-// written looks at all of a text that somebody sent.
+// written looks at all of a text that was sent.
 func (r *run) written(text string, archives int) ([]span, error) {
-	return r.parts(text, 0, len(text), archives)
+	if len(text) <= maxWritten {
+		return r.part(text, 0, len(text), archives)
+	}
+	whole := sight{text: text, survey: newSurvey(text)}
+	spans, err := r.packed(whole, whole.survey.runs(ofB64, minRun), archives)
+	whole.survey.release()
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.parts(text, 0, len(text), archives)
+	return append(spans, found...), err
 }
 
 const (
@@ -147,17 +165,21 @@ func (r *run) parts(text string, from, to, archives int) (spans []span, err erro
 	return spans, nil
 }
 
-// part looks at a part of a text and what surrounds it. What begins behind it, or touches the edge before it, its neighbours see whole.
+// part looks at a part of a text and its surroundings. A span that begins after the part, or that touches the start of the surroundings,
+// is left to the neighbours, which see all of it: cut off, it could look like something else. A span of decoded text is kept in any case,
+// because it encloses the whole encoded run, which touches the edges when the run is long. Compressed data is looked for by the caller, in
+// the whole text, unless the part is the whole text.
 func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
 	start, end := max(0, from-longest), min(len(text), to+longest)
 	before := r.open
-	found, err := r.look(sight{text: text[start:end], raw: r.raw[start:]}, decodeDepth, archives, asWritten)
+	whole := start == 0 && end == len(text)
+	found, err := r.look(sight{text: text[start:end], part: !whole}, decodeDepth, archives, asWritten)
 	if end < len(text) {
 		r.open = before
 	}
 	for _, s := range found {
 		s.start, s.end = s.start+start, s.end+start
-		if (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
+		if s.decoded || (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
 			spans = append(spans, s)
 		}
 	}
@@ -174,6 +196,9 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 		}
 		v.loose = v.loose || how == joined
 		if !r.first(v) {
+			if r.marking && len(v.text) > longest {
+				spans = append(spans, v.back(span{rule: unsettled, start: 0, end: len(v.text)}))
+			}
 			continue
 		}
 		next := decoded
@@ -199,7 +224,7 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 
 // made lists what can be made of a text.
 func made(s sight, runs []stretch) (views []view) {
-	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace} {
+	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace, spelled} {
 		views = append(views, undo(s)...)
 	}
 	return append(views, unwrap(s, runs)...)
@@ -225,7 +250,7 @@ func (r *run) first(v *view) bool {
 func encoded(v view) bool {
 	return !v.loose && slices.ContainsFunc(v.parts, func(p part) bool {
 		value := v.text[p.start:p.end]
-		return p.step == 0 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
+		return p.step != 1 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
 	})
 }
 
@@ -333,9 +358,10 @@ func (r *run) reach(i int, how manner) *reach {
 	if rule.pathOnly || rule.pathed && !r.wantsPath(i) {
 		return nil
 	}
-	switch b := rule.body(); {
-	case how != asWritten && b.loose != nil:
-		return b.loose.made().reach
+	b := rule.body()
+	switch l := b.unbordered(how); {
+	case l != nil:
+		return l.made().reach
 	case how == joined:
 		return nil
 	default:
@@ -364,6 +390,9 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	var spans []span
 	add := func(s span) {
 		s.start, s.end = s.start+w.start, s.end+w.start
+		if publicHere(in.text, s) {
+			return
+		}
 		spans = append(spans, s)
 	}
 	if how != joined {
@@ -371,11 +400,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 			add(s)
 		}
 	}
-	if how != asWritten && rule.loose != nil {
-		made := rule.loose.made()
+	if l := rule.unbordered(how); l != nil {
+		made := l.made()
 		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, true) {
-			at := s.start + w.start
-			if made.likely && (isWord(in.text, at-1) && !in.starts(at) || isHash(in.text[at:s.end+w.start])) {
+			at, end := s.start+w.start, s.end+w.start
+			if made.likely && (isHash(in.text[at:end]) || isWord(in.text, at-1) && !in.starts(at) && (how == joined || inRandomRun(in.text, at, end))) {
 				continue
 			}
 			add(s)
@@ -384,8 +413,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	return spans
 }
 
-// isHash tells whether a text has nothing but what hashes and ids are written with.
+// isHash reports whether a text begins with so many hexadecimal digits that it is a hash or an identifier: random letters and digits do not.
 func isHash(text string) bool {
+	if len(text) > minHash {
+		text = text[:minHash]
+	}
 	for i := range len(text) {
 		if c := text[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
 			return false
@@ -393,6 +425,28 @@ func isHash(text string) bool {
 	}
 	return true
 }
+
+// minHash is how many hexadecimal digits in a row are no random text of letters and digits.
+const minHash = 24
+
+// inRandomRun reports whether a match lies in so much base64 that a match in it is chance: a longer run, or lines of equal length.
+func inRandomRun(text string, start, end int) bool {
+	from, to := start, end
+	for from > max(0, start-maxRun) && class[text[from-1]]&isB64 != 0 {
+		from--
+	}
+	for to < min(len(text), end+maxRun) && class[text[to]]&isB64 != 0 {
+		to++
+	}
+	if to-from-(end-start) > maxGlued {
+		return true
+	}
+	next := nextLine(text, to)
+	return next >= 0 && to-from >= minHex && next+minHex <= len(text) && len(runsOf(text[next:next+minHex], isB64, minHex)) > 0
+}
+
+// maxGlued is how many characters of base64 may stand directly before and after a token, together.
+const maxGlued = 12
 
 // isWord tells whether a place has what \b takes for a part of a word.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
@@ -404,13 +458,13 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
-		if r.excused(rule, secret, text, at) || id == genericRule && harmless(text[at[0]:at[1]], secret) {
+		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
 			continue
 		}
 		if loose && !dense(secret) {
 			continue
 		}
-		spans = append(spans, span{id, at[0], at[1]})
+		spans = append(spans, span{rule: id, start: at[0], end: at[1]})
 	}
 	return spans
 }

@@ -13,7 +13,7 @@ import (
 // unescape undoes what stands for single characters: percent and %u (URLs), backslashes (JSON, C, shells), entities (HTML), U+0041, =41
 // (quoted-printable), +AEE- (UTF-7).
 func unescape(s sight) []view {
-	var edits []edit
+	var found editor
 	text, soft := s.text, false
 	for at := s.survey.next(ofSign, 0); at < len(text); at = s.survey.next(ofSign, at) {
 		if at+1 < len(text) && plain[text[at+1]] && (text[at] != '&' || text[at+1] <= ' ') { // as behind most equals signs, and in most escapes of JSON
@@ -38,15 +38,19 @@ func unescape(s sight) []view {
 			soft = soft || softly(rest)
 		}
 		if n > 0 {
-			edits = append(edits, edit{at, at + n, value})
+			found.add(at, n, value)
 		}
 		at += max(n, 1)
 	}
-	edits = append(edits, unquoted(s)...)
+	edits := found.all()
+	more := unquoted(s)
 	if soft {
-		edits = append(edits, softBreaks(s)...)
+		more = append(more, softBreaks(s)...)
 	}
-	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
+	if len(more) > 0 {
+		edits = append(edits, more...)
+		slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
+	}
 	return s.weave(edits, false)
 }
 
@@ -72,14 +76,14 @@ func unquoted(s sight) (edits []edit) {
 		}
 		var plain string
 		if json.Unmarshal([]byte(text[p.from-1:p.to+1]), &plain) == nil {
-			edits = append(edits, edit{p.from, p.to, plain})
+			edits = append(edits, edit{from: p.from, to: p.to, value: plain})
 		}
 	}
 	return edits
 }
 
 // maxQuoted is the longest string without a space that is taken for something encoded, in bytes.
-const maxQuoted = 16 << 10
+const maxQuoted = 1 << 20
 
 // hexRune reads digits of a number.
 func hexRune(s string, digits int) (r rune, ok bool) {
@@ -103,10 +107,22 @@ func percentEscape(s string) (string, int) {
 		}
 	}
 	if r, ok := hexRune(s[1:], 2); ok {
-		return string([]byte{byte(r)}), 3
+		return oneByte(byte(r)), 3
 	}
 	return "", 0
 }
+
+// bytesOf are all bytes in order.
+var bytesOf = func() string {
+	var b [256]byte
+	for c := range b {
+		b[c] = byte(c)
+	}
+	return string(b[:])
+}()
+
+// oneByte is a byte as a string, without an allocation.
+func oneByte(c byte) string { return bytesOf[c : int(c)+1] }
 
 // backslash reads \x41, \u0041, \u{41}, \U00000041, \101, and the end of a key in JSON that stands in JSON itself. An escaped line end, quote or
 // slash alone is left to those who read lines: text is full of them.
@@ -117,7 +133,7 @@ func backslash(s string) (string, int) {
 	switch s[1] {
 	case 'x':
 		if r, ok := hexRune(s[2:], 2); ok {
-			return string([]byte{byte(r)}), 4
+			return oneByte(byte(r)), 4
 		}
 	case 'u':
 		return unicodeEscape(s)
@@ -168,7 +184,7 @@ func octal(s string) (string, int) {
 	if i < 3 || n >= 0x80 {
 		return "", 0
 	}
-	return string([]byte{byte(n)}), i
+	return oneByte(byte(n)), i
 }
 
 // maxEntity is the longest name of a character that HTML has, in bytes.
@@ -177,6 +193,9 @@ const maxEntity = 33
 func entity(s string) (string, int) {
 	if len(s) > 1 && s[1] != '#' && kindOf(s[1]) == 0 {
 		return "", 0
+	}
+	if value, n := numericEntity(s); n > 0 {
+		return value, n
 	}
 	end := strings.IndexByte(s[:min(len(s), maxEntity)], ';')
 	if end < 3 {
@@ -193,6 +212,29 @@ func entity(s string) (string, int) {
 		return plain, end + 1
 	}
 	return "", 0
+}
+
+// numericEntity reads the usual form of an entity that stands for ASCII: a decimal or hexadecimal number of at most four digits and a semicolon.
+func numericEntity(s string) (string, int) {
+	if len(s) < 4 || s[1] != '#' {
+		return "", 0
+	}
+	at, base := 2, 10
+	if s[2]|0x20 == 'x' {
+		at, base = 3, 16
+	}
+	value := 0
+	for first := at; at < len(s) && at-first < 4; at++ {
+		digit := int(unhex(s[at]))
+		if digit >= base {
+			break
+		}
+		value = value*base + digit
+	}
+	if at >= len(s) || s[at] != ';' || unhex(s[at-1]) > 15 || value == 0 || value >= utf8.RuneSelf {
+		return "", 0
+	}
+	return oneByte(byte(value)), at + 1
 }
 
 func codePoint(s string) (string, int) {
@@ -242,7 +284,7 @@ func softBreaks(s sight) (edits []edit) {
 			value, n = softBreak(s.text[at:])
 		}
 		if n > 0 {
-			edits = append(edits, edit{at, at + n, value})
+			edits = append(edits, edit{from: at, to: at + n, value: value})
 		}
 		at += max(n, 1)
 	}
@@ -257,7 +299,7 @@ func softBreak(s string) (string, int) {
 		return "", strings.IndexByte(s, '\n') + 1
 	}
 	if r, ok := hexRune(s[1:], 2); ok {
-		return string([]byte{byte(r)}), 3
+		return oneByte(byte(r)), 3
 	}
 	return "", 0
 }

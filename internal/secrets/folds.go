@@ -31,20 +31,21 @@ var lookalikes = func() map[rune]string {
 func fold(s sight) []view {
 	text := s.text
 	var edits []edit
+	var found editor
 	valid, mark := 0, 0 // where the stretch of valid UTF-8 begins, and its edits
 	for at := ascii(text); at < len(text); at += ascii(text[at:]) {
 		c, n := utf8.DecodeRuneInString(text[at:])
 		if c == utf8.RuneError {
-			if at-valid < minText { // chance, in something binary
+			if edits, found.edits = append(edits, found.all()...), found.edits[:0]; at-valid < minText { // chance, in something binary
 				edits = edits[:mark]
 			}
 			valid, mark = at+n, len(edits)
 		} else if value, ok := drawn(c); ok {
-			edits = append(edits, edit{at, at + n, value})
+			found.add(at, n, value)
 		}
 		at += n
 	}
-	return s.weave(edits, true)
+	return s.weave(append(edits, found.all()...), true)
 }
 
 // ascii is how many bytes of ASCII a text begins with.
@@ -166,10 +167,18 @@ var separator = func() (t [256]byte) {
 // periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	from, to := sep, sep
-	for to+period < len(text) && text[to+period] == text[sep] && to < sep+maxPeriodic {
+	if sep+period > len(text) {
+		return e, false
+	}
+	// A period with a blank where the first one has none ends the stretch: what was spread has no blanks of its own.
+	var white [maxPeriod]bool
+	for i := range period {
+		white[i] = text[sep+i] <= ' '
+	}
+	for to+period < len(text) && text[to+period] == text[sep] && to < sep+maxPeriodic && !blank(text[to:to+period], &white) {
 		to += period
 	}
-	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic {
+	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic && !blank(text[from-period:from], &white) {
 		from -= period
 	}
 	if (to-from)/period < minPeriods || to-from < minPeriodic {
@@ -209,7 +218,7 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 			value = append(value, text[at])
 		}
 	}
-	return edit{start, end, string(value)}, len(value) < end-start
+	return edit{from: start, to: end, value: string(value)}, len(value) < end-start
 }
 
 // blank tells whether a period has white space where it has no separator.

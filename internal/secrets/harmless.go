@@ -1,7 +1,13 @@
 package secrets
 
 import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/pem"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +26,22 @@ var (
 	identifiers = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$`)
 )
 
-// harmless tells whether what the generic rule found is no secret: by its name, or by its form where the name says little.
+// noSecret reports whether what a rule matched is no secret by its own form.
+func noSecret(id, match, secret string) bool {
+	switch id {
+	case genericRule:
+		return harmless(match, secret) || isChecksum(match, secret) || isIdentifier(secret)
+	case "clickhouse-cloud-api-secret-key":
+		return isHash(secret) // the id of an object of git's that begins like such a key
+	case "sourcegraph-access-token":
+		return identifiers.MatchString(secret) // the rule takes any 40 hexadecimal digits in a text that has the word
+	case "jwt":
+		return isDemoToken(secret)
+	}
+	return false
+}
+
+// harmless reports whether what the generic rule found is no secret: by its name, or by its form where the name says little.
 func harmless(match, secret string) bool {
 	name, _, _ := strings.Cut(match, secret)
 	name = strings.ToLower(strings.Trim(name, " \t\r\n'\"`=:>|?,\\"))
@@ -28,4 +49,196 @@ func harmless(match, secret string) bool {
 		name = name[i+1:]
 	}
 	return positions.MatchString(name) || identifiers.MatchString(strings.ToLower(secret)) && !serious.MatchString(name)
+}
+
+// digestLabel is what stands directly before a checksum in the files of package managers and in integrity metadata (W3C Subresource Integrity):
+// the name of the algorithm, or that of the field.
+var digestLabel = regexp.MustCompile(`(?i)(?:^|[^a-z0-9])(?:h1|zh|10c0|sha-?(?:1|224|256|384|512)(?:sum)?|md5(?:sum)?|integrity|check_?sum|shasum|digest|[a-z]*hash|rev|revision|reference|resolved)` +
+	`(?:\\?["'])?(?:[-:=@/ ]| = |: )(?:\\?["'])?$`)
+
+// digestSizes are the sizes of digests in bytes: MD5, SHA-1, and those of SHA-2.
+var digestSizes = []int{16, 20, 28, 32, 48, 64}
+
+// isChecksum reports whether a secret is a checksum by its form: it has the length of a digest, in hexadecimal or base64, and its label before it.
+func isChecksum(match, secret string) bool {
+	before := match[:max(0, strings.Index(match, secret))]
+	if i := strings.IndexAny(secret, "-:/"); i > 0 && i < 8 && digestLabel.MatchString(secret[:i+1]) { // the label is a part of it
+		before, secret = secret[:i+1], secret[i+1:]
+	}
+	if !digestLabel.MatchString(before) {
+		return false
+	}
+	return slices.ContainsFunc(digestSizes, func(size int) bool {
+		n := base64.RawStdEncoding.EncodedLen(size)
+		return len(secret) == 2*size && hexOnly(secret) || len(secret) >= n && goesOnInWords(secret[n:])
+	})
+}
+
+// goesOnInWords reports whether what follows a checksum is nothing, or the words of the next line where lines were joined: a checksum that ends
+// in an equals sign looks like quoted-printable.
+func goesOnInWords(rest string) bool {
+	rest = strings.TrimLeft(rest, "=")
+	return len(rest) < minPlainSecret || isIdentifier(rest)
+}
+
+// minPlainSecret is the shortest secret of the generic rule.
+const minPlainSecret = 10
+
+func hexOnly(text string) bool {
+	return strings.Trim(text, "0123456789abcdefABCDEF") == ""
+}
+
+// isIdentifier reports whether a secret is a name in source code or a row of words: letters and digits come in runs too long for random text.
+// Text in lower case alone, or in one piece, must have longer ones.
+func isIdentifier(secret string) bool {
+	runs, letters, digits, upper, separators, vowels, words := 0, 0, 0, 0, 0, false, true
+	run := 0 // the length of the run of letters at hand
+	before := byte(0)
+	end := func() {
+		words = words && (run < 4 || vowels)
+		run, vowels = 0, false
+	}
+	for i := range len(secret) {
+		kind := kindOf(secret[i])
+		switch kind {
+		case 0:
+			separators++
+			end()
+		case 'd':
+			digits++
+			end()
+		case 'u':
+			upper++
+			if before != 'u' {
+				end()
+			}
+			fallthrough
+		default:
+			letters++
+			run++
+			vowels = vowels || strings.IndexByte("aeiouyAEIOUY", secret[i]) >= 0
+		}
+		if kind != 0 && kind != before && !(kind == 'l' && before == 'u') {
+			runs++
+		}
+		before = kind
+	}
+	end()
+	size := 28 // of ten runs
+	if upper == 0 && separators == 0 {
+		size = 40
+	}
+	return words && letters > digits && runs > 0 && 10*(letters+digits) >= size*runs
+}
+
+// demoKeys are the keys with which documentation signs JSON Web Tokens; they are written beside these.
+var demoKeys = []string{"your-256-bit-secret", "a-string-secret-at-least-256-bits-long", "secret", "your-secret", "your-secret-key", "your-384-bit-secret", "your-512-bit-secret"}
+
+// isDemoToken reports whether a JSON Web Token is signed with one of demoKeys (RFC 7515, HS256): anyone can make it.
+func isDemoToken(token string) bool {
+	i := strings.LastIndexByte(token, '.')
+	if i < 0 {
+		return false
+	}
+	last, _, _ := strings.Cut(token[i+1:], `\`) // the end of a line in JSON
+	signature, err := base64.RawURLEncoding.DecodeString(last)
+	return err == nil && slices.ContainsFunc(demoKeys, func(key string) bool {
+		h := hmac.New(sha256.New, []byte(key))
+		h.Write([]byte(token[:i]))
+		return hmac.Equal(h.Sum(nil), signature)
+	})
+}
+
+// publicHere reports whether what a rule found is no secret in the place where it stands.
+func publicHere(text string, s span) bool {
+	switch s.rule {
+	case awsRule:
+		return inScope(text[s.end:])
+	case "kubernetes-secret-yaml":
+		return onlyCertificates(text, s)
+	case genericRule:
+		return listedChecksum(text, s)
+	}
+	return false
+}
+
+// awsRule is the rule for the identifiers of access keys.
+const awsRule = "aws-access-token"
+
+// scope is what follows an access key's identifier in a signature of AWS, version 4 ("Credential Scope"): the date and the region. Such an
+// identifier is public: it is a part of each signed URL.
+var scope = regexp.MustCompile(`^(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])(?:19|20)[0-9]{6}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])[a-z0-9-]{2,30}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])`)
+
+// inScope reports whether text begins with a credential scope.
+func inScope(text string) bool { return scope.MatchString(text[:min(len(text), 128)]) }
+
+// entry is a line of the data of a Kubernetes Secret.
+var entry = regexp.MustCompile(`^[ \t]+["']?[\w.-]+["']?:[ \t]*["']?([A-Za-z0-9+/]{10,}={0,3})["']?[ \t]*$`)
+
+// maxEntries bounds the lines of a Secret or of a list of checksums that are looked at.
+const maxEntries = 4096
+
+// onlyCertificates reports whether all data of a Kubernetes Secret is certificates or public keys in PEM: these are no secrets.
+func onlyCertificates(text string, s span) bool {
+	data := strings.LastIndex(text[s.start:s.end], "data:")
+	if data < 0 {
+		return false
+	}
+	rest, n := text[s.start+data+len("data:"):], 0
+	rest = rest[strings.IndexByte(rest, '\n')+1:]
+	for line := range strings.Lines(rest) {
+		found := entry.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if found == nil {
+			break
+		}
+		if n++; n > maxEntries || !isCertificate(found[1]) {
+			return false
+		}
+	}
+	return n > 0
+}
+
+// isCertificate reports whether base64 holds certificates or public keys in PEM (RFC 7468), and nothing else.
+func isCertificate(encoded string) bool {
+	rest, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return false
+	}
+	for len(bytes.TrimSpace(rest)) > 0 {
+		var block *pem.Block
+		if !bytes.HasPrefix(bytes.TrimSpace(rest), []byte("-----BEGIN ")) {
+			return false
+		}
+		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" && block.Type != "PUBLIC KEY" || len(block.Headers) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	// listHead begins a list of checksums of CocoaPods; listEntry is a line of it. The checksum is SHA-1.
+	listHead  = regexp.MustCompile(`(?:^|[\n"]|\\n)SPEC CHECKSUMS:$`)
+	listEntry = regexp.MustCompile(`^  [\w"./+-]+: [0-9a-f]{40}$`)
+)
+
+// listedChecksum reports whether a finding lies in a line of a list of checksums. Lines may end as they do in JSON.
+func listedChecksum(text string, s span) bool {
+	text = text[:s.end]
+	text = strings.TrimSuffix(strings.TrimSuffix(strings.TrimRight(text, "\n"), `\n`), `\`)
+	sep := "\n"
+	if !strings.Contains(text[max(0, len(text)-256):], sep) {
+		sep = `\n`
+	}
+	for range maxEntries {
+		at := strings.LastIndex(text, sep)
+		if at < 0 {
+			return false
+		}
+		if !listEntry.MatchString(text[at+len(sep):]) {
+			return listHead.MatchString(text)
+		}
+		text = text[:at]
+	}
+	return false
 }

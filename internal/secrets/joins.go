@@ -276,6 +276,9 @@ func (s sight) unfolded(sep string) (edits []edit) {
 				head.end++
 			}
 		}
+		if head != line && head.end < line.end && text[head.end] == ':' { // a name
+			head.end = head.start
+		}
 		n := before.size()
 		joined := n >= minLine && head.size() > 0 && head.size() <= n && s.continues(before, head, head == line) &&
 			(n >= minRun || head == line && (whole || class[text[head.start]]&isB64 != 0))

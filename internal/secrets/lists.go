@@ -92,7 +92,7 @@ func inBase(edits []edit, numbers []number, base int) []edit {
 	first := 0
 	flush := func(end int) {
 		if len(value) >= minList && readable(value) {
-			edits = append(edits, edit{numbers[first].from, numbers[end-1].to, string(value)})
+			edits = append(edits, edit{from: numbers[first].from, to: numbers[end-1].to, value: string(value)})
 		}
 		value = nil
 	}

@@ -12,6 +12,8 @@ import (
 // loose is a precise rule for texts in which anything may stand beside a match. It is made when it is first needed.
 type loose struct {
 	re       *syntax.Regexp
+	rule     *syntax.Regexp // what else is looked for in the same places; nil: nothing
+	chance   bool           // random text in an alphabet smaller than that of base64 often has a match
 	keywords []string
 
 	once  sync.Once
@@ -44,10 +46,56 @@ func (b *body) loosen(expression string, keywords []string) *loose {
 	return &loose{re: relaxed(re), keywords: keywords}
 }
 
+// patterns are the shapes of tokens whose rule has more in its expression, by rule: what its expression must hold, and the shape; an empty one
+// says that the rule has none.
+var patterns = map[string]struct{ of, shape string }{
+	awsRule: {"AKIA", `(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}|(?:akia|asia|abia|acca)[a-z2-7]{16}`},
+	// Its name must begin with a lower case letter or a digit; before it, there is a border in the rule.
+	"azure-ad-client-secret": {"Q~", `[a-zA-Z0-9_~.]{3}[0-9]Q~[a-zA-Z0-9_~.-]{31,34}`},
+	// The rule also takes any 40 hexadecimal digits, as a commit has, in a text that has the word.
+	"sourcegraph-access-token": {"sgp_", `(?i)sgp_(?:(?:[a-f0-9]{16}|local)_)?[a-f0-9]{40}`},
+	// The older form, s. and 24 letters, looks like a call of a method.
+	"vault-service-token":    {"hvs", `hvs\.[\w-]{90,120}`},
+	"curl-auth-header":       {},
+	"curl-auth-user":         {},
+	"kubernetes-secret-yaml": {},
+	"nuget-config-password":  {},
+	"freemius-secret-key":    {},
+	"private-key":            {}, // its expression has no border
+}
+
+// shapeOf returns the shape of a rule's tokens, or nil for a rule that knows a secret by a name or by its surroundings.
+func shapeOf(id, expression string, keywords []string) *loose {
+	re, err := syntax.Parse(expression, syntax.Perl)
+	if p, ok := patterns[id]; ok && strings.Contains(expression, p.of) {
+		shape, bad := syntax.Parse(p.shape, syntax.Perl)
+		if p.shape == "" || err != nil || bad != nil {
+			return nil
+		}
+		return &loose{re: shape, rule: relaxed(re), chance: id == awsRule, keywords: keywords} // base32 has its alphabet
+	}
+	if err != nil || strings.Contains(expression, nameBefore) || shortest(re) < minPrecise {
+		return nil
+	}
+	return &loose{re: relaxed(re), keywords: keywords}
+}
+
+// unbordered is the rule's expression for a match that may have anything beside it, or nil.
+func (b *body) unbordered(how manner) *loose {
+	if how == joined || b.shape == nil && how == decoded {
+		return b.loose
+	}
+	return b.shape
+}
+
 func (l *loose) made() looseBody {
 	l.once.Do(func() {
 		text := l.re.String()
-		reach := reachOf(text, l.keywords)
+		all := text
+		if l.rule != nil {
+			all = "(?:" + l.rule.String() + "|" + text + ")"
+		}
+		reach := reachOf(all, l.keywords)
 		l.ready = looseBody{&reach, regexp.MustCompile(text), l.likely()}
 	})
 	return l.ready
@@ -56,13 +104,13 @@ func (l *loose) made() looseBody {
 // How unlikely a match in random base64 must be, as a power of two: with a keyword that base64 itself cannot have, and without.
 const (
 	markedBits = 25
-	minBits    = 32
+	minBits    = 34
 )
 
 func (l *loose) likely() bool {
 	bits := bitsOf(l.re)
 	plain := slices.ContainsFunc(l.keywords, func(k string) bool { return !strings.ContainsAny(k, "_-.") })
-	return bits < markedBits || plain && bits < minBits
+	return l.chance || bits < markedBits || plain && bits < minBits
 }
 
 // dense tells whether a text changes between lower case, upper case and digits as often as random text does, and prose or source code without what
@@ -129,7 +177,10 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		return nil
 	}
 	made := b.loose.made()
-	if made.likely { // there is a hash or an id of four such letters sooner or later, and something behind it
+	if made.likely && r.rules.rules[i].id != awsRule { // there is a hash or an id of four such letters sooner or later, and something behind it
+		return nil
+	}
+	if r.rules.rules[i].id == awsRule && end < len(text) && isWord(text, end) { // the name of something that has these letters in it
 		return nil
 	}
 	if made.reach.head.begins(text[start:]) { // nothing stands in between; what stands behind it is not what the rule wants
@@ -151,8 +202,11 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 			continue
 		}
 		for _, s := range r.matches(made.regex, string(token), i, true) {
+			if last := s.end - (end - start); last > 0 && isIdentifier(text[end:places[last-1]]) { // source code
+				continue
+			}
 			if last := s.end - (end - start); s.start == 0 && last > 0 {
-				spans = append(spans, span{s.rule, start, places[last-1]})
+				spans = append(spans, span{rule: s.rule, start: start, end: places[last-1]})
 			}
 		}
 	}
@@ -205,7 +259,7 @@ func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []
 			if m.turn("ab") == "ba" {
 				s.start, s.end = len(plain)-s.end, len(plain)-s.start
 			}
-			spans = append(spans, span{s.rule, from + s.start, from + s.end})
+			spans = append(spans, span{rule: s.rule, start: from + s.start, end: from + s.end})
 		}
 	}
 	if plain != "" {

@@ -127,5 +127,11 @@ func plainForms(line []byte) (all [][]byte) {
 	return nil
 }
 
-// HasKnown tells whether there are known values.
+// IsKnown reports whether a finding's rule is the name of a known value.
+func (s *Scanner) IsKnown(rule string) bool {
+	_, ok := s.opts.Known[rule]
+	return ok
+}
+
+// HasKnown reports whether there are known values.
 func (s *Scanner) HasKnown() bool { return len(s.known.passes) > 0 }

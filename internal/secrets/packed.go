@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -10,60 +11,177 @@ import (
 	"airlock/internal/unpack"
 )
 
-// packed looks into what a text has of archives and compressed data, in base64, hex or as they are. What an image has inside is left alone.
+// packed looks into the archives and compressed data that a text holds, anywhere in it: as they are, or anywhere in what base64 or hex, plain
+// or wrapped into lines, decodes to.
 func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err error) {
-	text := in.text
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
 	}
-	add := func(s stretch, data []byte, one bool) {
-		if err != nil || !r.try(data) {
-			return
-		}
-		before := r.open
-		var rules []string
-		err = members(data, !one, r.member(&rules, archives)) // each of several has a mark of its own
-		if s.end < len(text)-maxPadding {                     // what is behind it is there
-			r.open = before
-		}
-		for _, rule := range rules {
-			spans = append(spans, span{rule, s.start, s.end})
+	add := func(s stretch, o opened) {
+		r.open = r.open || o.open && s.end >= len(in.text)-maxPadding // otherwise all of it is there
+		for _, rule := range o.rules {
+			spans = append(spans, span{rule: rule, start: s.start, end: s.end, decoded: true})
 		}
 	}
-	for _, s := range runs {
-		if !in.fresh(s.start, s.end) {
-			continue
-		}
-		text := text
-		if s.end == len(text) && len(in.raw) > len(text) { // it goes on behind the part
-			for s.end < len(in.raw) && class[in.raw[s.end]]&isB64 != 0 {
-				s.end++
-			}
-			text = string(in.raw[:s.end])
-		}
-		for shift := range min(4, s.end-s.start-minRun+1) {
-			if body := text[s.start+shift : s.end]; marked64(body) || shift == 0 && len(body) > minPacked && diverse(body) && !goesOn(text, s.end) {
-				if head := base64Code.decode(body[:min(len(body), 64)]); marked(head) || shift == 0 && opaque(head) {
-					add(s, base64Code.decode(body), false)
-				}
+	blocks := func(runs []stretch, c *code) {
+		for _, b := range blocksOf(in.text, runs) {
+			if err == nil && in.fresh(b.start, b.end) {
+				var o opened
+				o, err = r.openBlock(b.body, c, archives)
+				add(b.stretch, o)
 			}
 		}
 	}
-	for _, s := range inside(text, runs, isHex, minHex) {
-		if head := hexCode.decode(text[s.start : s.start+minHex]); marked(head) && in.fresh(s.start, s.end) {
-			add(s, hexCode.decode(text[s.start:s.end]), false)
-		}
-	}
-	data := in.raw
+	blocks(runs, &base64Code)
+	blocks(inside(in.text, runs, isHex, minHex), &hexCode)
+	var data []byte
 	for _, at := range marksIn(in) {
 		if data == nil {
-			data = []byte(text)
+			data = []byte(in.text)
 		}
-		if at > 0 && in.fresh(at, at+4) { // at the very beginning it has been opened
-			add(stretch{at, len(text)}, data[at:], true)
+		if err == nil && at > 0 && in.fresh(at, at+4) { // at the very beginning it has been opened
+			var o opened
+			o, err = r.openData(data[at:], false, archives) // each of several has a mark of its own
+			add(stretch{at, len(in.text)}, o)
 		}
 	}
 	return spans, err
+}
+
+// encodedBlock is a run of base64 or hex in a text, or several that line ends separate, and these as one.
+type encodedBlock struct {
+	stretch
+	body string
+}
+
+// blocksOf joins the runs that follow each other in lines. The last line of a block may be shorter than a run.
+func blocksOf(text string, runs []stretch) (all []encodedBlock) {
+	for i := 0; i < len(runs); {
+		b := encodedBlock{runs[i], text[runs[i].start:runs[i].end]}
+		var lines []byte
+		for i++; ; i++ {
+			next := nextLine(text, b.end)
+			if next < 0 {
+				break
+			}
+			if lines == nil {
+				lines = []byte(b.body)
+			}
+			end := next
+			for end < len(text) && class[text[end]]&isB64 != 0 {
+				end++
+			}
+			lines = append(lines, text[next:end]...)
+			b.end = end
+			if i >= len(runs) || runs[i].start != next {
+				for i < len(runs) && runs[i].start < end {
+					i++
+				}
+				break
+			}
+		}
+		if lines != nil {
+			b.body = string(lines)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// nextLine is where the next line of an encoded block begins whose line before ends at a place, or -1: after white space with one line end in
+// it, written as it is or escaped, and what indents or quotes the line.
+func nextLine(text string, at int) int {
+	rest := text[at:min(len(text), at+maxIndent)]
+	n := len(rest)
+	rest = strings.TrimLeft(rest, " \t")
+	rest = strings.TrimPrefix(strings.TrimPrefix(rest, "\r"), `\r`)
+	switch {
+	case strings.HasPrefix(rest, "\n"):
+		rest = rest[1:]
+	case strings.HasPrefix(rest, `\n`):
+		rest = rest[2:]
+	default:
+		return -1
+	}
+	rest = strings.TrimLeft(rest, " \t>")
+	if rest == "" || class[rest[0]]&isB64 == 0 {
+		return -1
+	}
+	return at + n - len(rest)
+}
+
+// maxIndent bounds what separates two lines of an encoded block, in bytes.
+const maxIndent = 64
+
+// opened is what compressed data holds: the rules that were hit, and whether it ends before its end.
+type opened struct {
+	rules []string
+	open  bool
+}
+
+func (o *opened) add(more opened) {
+	o.rules, o.open = append(o.rules, more.rules...), o.open || more.open
+}
+
+// openData looks into data that begins with something compressed; all says that what may follow it belongs to it.
+func (r *run) openData(data []byte, all bool, archives int) (o opened, err error) {
+	if !r.try(data) {
+		return o, nil
+	}
+	defer func(before bool) { o.open, r.open = r.open, before }(r.open)
+	r.open = false
+	err = members(data, all, r.member(&o.rules, data, archives))
+	return o, err
+}
+
+// openBlock decodes an encoded block in each phase and looks into the compressed data in it.
+func (r *run) openBlock(body string, c *code, archives int) (o opened, err error) {
+	if len(body) < minPacked {
+		return o, nil
+	}
+	if r.marking && len(body) >= longest {
+		key := r.scanner.clean.encodedKey(body, archives)
+		if r.scanner.clean.Has(key) {
+			return o, nil
+		}
+		r.settled = append(r.settled, key) // it counts where the whole scan finds nothing
+	}
+	for shift := range min(c.group, len(body)-minRun+1) {
+		one, err := r.openDecoded(c.decode(body[shift:]), shift == 0 && diverse(body), archives)
+		if err != nil {
+			return o, err
+		}
+		o.add(one)
+	}
+	return o, nil
+}
+
+// openDecoded looks into the compressed data that a decoded block holds; bare says that it may be compressed without a mark. The same block is
+// often met in several views.
+func (r *run) openDecoded(data []byte, bare bool, archives int) (o opened, err error) {
+	h := maphash.Bytes(seed, data)
+	if known, ok := r.opened[h]; ok {
+		return known, nil
+	}
+	for _, at := range marksInData(data) {
+		one, err := r.openData(data[at:], at == 0, archives) // each of several has a mark of its own
+		if err != nil {
+			return o, err
+		}
+		o.add(one)
+	}
+	if bare && !marked(data) && opaque(data[:min(len(data), 64)]) {
+		one, err := r.openData(data, true, archives)
+		if err != nil {
+			return o, err
+		}
+		o.add(one)
+	}
+	if r.opened == nil {
+		r.opened = map[uint64]opened{}
+	}
+	r.opened[h] = o
+	return o, nil
 }
 
 // try counts what is opened, by what it costs to begin. What is LZMA pays for its models itself.
@@ -176,14 +294,44 @@ func zlibIn(text string) (all []int) {
 	}
 }
 
-// goesOn tells whether a run is a line of something that was wrapped: that is tried as a whole, when it has been joined.
-func goesOn(text string, end int) bool {
-	rest := strings.TrimLeft(text[end:min(len(text), end+4)], "\r")
-	return len(rest) > 1 && rest[0] == '\n' && class[rest[1]]&isB64 != 0
+// markStarts are the bytes that the marks of marksInData begin with.
+var markStarts = func() (t [256]bool) {
+	for _, m := range marks {
+		t[m[0]] = true
+	}
+	return t
+}()
+
+// marksInData are the places at which something in decoded data may be compressed: see marksIn. Of what has too short a mark, it must begin with
+// text.
+func marksInData(data []byte) (all []int) {
+	var begin [4 * minBare]byte
+	for at, c := range data {
+		if !markStarts[c] || !marked(data[at:]) {
+			continue
+		}
+		rest := data[at:]
+		switch {
+		case c == 'x':
+			body := rest[2:min(len(rest), 2+maxBegin)]
+			if !promising(begin[:inflate.Begin("deflate", body, begin[:])]) {
+				continue
+			}
+		case c == 'B' && (len(rest) < 10 || string(rest[4:10]) != bzip2Block):
+			continue
+		case c == ']' && (!unpack.IsAlone(rest) || !beginsAlone(rest)):
+			continue
+		}
+		all = append(all, at)
+	}
+	return all
 }
 
 // diverse tells whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
 func diverse(text string) bool {
+	if len(text) <= minPacked {
+		return false
+	}
 	changes := 0
 	for i := 1; i < minPacked; i++ {
 		if kinds[text[i]] != kinds[text[i-1]] {
@@ -201,13 +349,4 @@ var marks = []string{
 
 func marked(data []byte) bool {
 	return slices.ContainsFunc(marks, func(m string) bool { return bytes.HasPrefix(data, []byte(m)) })
-}
-
-// marked64 looks at the first characters of base64 whether it can begin with a mark.
-func marked64(text string) bool {
-	switch text[:2] {
-	case "UE", "H4", "Ql", "KL", "eA", "eF", "eJ", "eN", "/T", "_T", "TF", "BC", "Ai", "XQ", "N3", "Um":
-		return true
-	}
-	return false
 }

@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"archive/tar"
 	"archive/zip"
 	"bytes"
 	"encoding/base64"
@@ -60,6 +61,60 @@ func TestPacked(t *testing.T) {
 	}
 	if _, open, err := s.ScanPart(t.Context(), []byte(filler)); err != nil || open {
 		t.Errorf("plain text is open: %v", err)
+	}
+}
+
+// TestPackedInEncodings has compressed data anywhere in what was encoded as base64 or hex, in one line or in several.
+func TestPackedInEncodings(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 6})
+	r := rand.New(rand.NewPCG(7, 8))
+	kinds := map[string]func(string) string{
+		"zip": manyFiles,
+		"tar with a zip": func(s string) string {
+			var b bytes.Buffer
+			w := tar.NewWriter(&b)
+			z := manyFiles(s)
+			_ = w.WriteHeader(&tar.Header{Name: "a.zip", Size: int64(len(z)), Mode: 0o600})
+			_, _ = w.Write([]byte(z))
+			_ = w.Close()
+			return b.String()
+		},
+		"PNG with zTXt": func(s string) string {
+			return "\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f\x15\xc4\x89\x00\x00\x00\x40zTXtComment\x00\x00" +
+				compressors["zlib"]("a comment about the image "+s) + "\x00\x00\x00\x00IEND"
+		},
+		"PDF": func(s string) string {
+			return "%PDF-1.7\n1 0 obj\n<</Filter /FlateDecode /Length 99>>\nstream\n" + compressors["zlib"]("BT /F1 12 Tf 72 720 Td ("+s+") Tj ET") + "\nendstream\nendobj\n"
+		},
+		"a pack of git's": func(s string) string {
+			return "PACK\x00\x00\x00\x02\x00\x00\x00\x01\xb7\x05" + compressors["zlib"]("the content of a file "+s) + strings.Repeat("\xa7", 20)
+		},
+	}
+	for _, name := range []string{"gzip", "zlib", "zstd", "xz", "bzip2"} {
+		if squash, ok := compressors[name]; ok {
+			kinds[name] = func(s string) string { return squash("the key is " + s + " as you asked") }
+		}
+	}
+	forms := map[string]func(string) string{
+		"base64": std64, "base64 at 76": func(s string) string { return wrap(76, "\r\n")(std64(s)) }, "base64 at 64": func(s string) string { return wrap(64, "\n")(std64(s)) },
+		"base64 at 16":     func(s string) string { return wrap(16, "\n")(std64(s)) },
+		"base64 in JSON":   func(s string) string { return `{"data": "` + wrap(60, `\n`)(std64(s)) + `"}` },
+		"base64, indented": func(s string) string { return "data: |\n    " + wrap(60, "\n    ")(std64(s)) },
+		"base64url":        func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
+		"base64, twice":    twice(std64),
+		"hex":              func(s string) string { return fmt.Sprintf("%x", s) },
+		"hex, big, at 64":  func(s string) string { return wrap(64, "\n")(fmt.Sprintf("%X", s)) },
+	}
+	for kind, pack := range kinds {
+		for form, encode := range forms {
+			for _, before := range []string{"", "\n", "12345678", "some text before it\n", conversation(r, 3000), "\x00\x01\xff\xfe\x7fELF" + strings.Repeat("\x90\xcc", 300)} {
+				key := fresh(t, s, r, "github-pat")
+				text := "a file\n" + encode(before+pack(key)+"\n") + "\nthe end\n"
+				if found, err := s.Scan(t.Context(), []byte(text)); err != nil || !rules(found)["github-pat"] {
+					t.Errorf("%s in %s after %d bytes: %v, %v", kind, form, len(before), found, err)
+				}
+			}
+		}
 	}
 }
 

@@ -407,17 +407,33 @@ func shortest(re *syntax.Regexp) int {
 
 // relaxed is an expression without what it wants to see around a match: in a text whose parts were joined, anything may stand there.
 func relaxed(re *syntax.Regexp) *syntax.Regexp {
+	re = withoutBorders(re)
 	if re.Op != syntax.OpConcat {
 		return re
 	}
 	subs := re.Sub
-	for len(subs) > 1 && subs[0].Op == syntax.OpWordBoundary {
-		subs = subs[1:]
-	}
 	for len(subs) > 1 && ends(subs[len(subs)-1]) {
 		subs = subs[:len(subs)-1]
 	}
 	return &syntax.Regexp{Op: syntax.OpConcat, Flags: re.Flags, Sub: subs}
+}
+
+// withoutBorders is an expression without any assertion about the border of a word.
+func withoutBorders(re *syntax.Regexp) *syntax.Regexp {
+	if re.Op == syntax.OpWordBoundary {
+		return &syntax.Regexp{Op: syntax.OpEmptyMatch}
+	}
+	if len(re.Sub) == 0 {
+		return re
+	}
+	copied := *re
+	copied.Sub = nil
+	for _, sub := range re.Sub {
+		if sub = withoutBorders(sub); sub.Op != syntax.OpEmptyMatch || re.Op != syntax.OpConcat {
+			copied.Sub = append(copied.Sub, sub)
+		}
+	}
+	return &copied
 }
 
 // bitsOf tells how unlikely it is that random base64 matches, as a power of two.
@@ -425,7 +441,13 @@ func bitsOf(re *syntax.Regexp) float64 {
 	bits := 0.0
 	switch re.Op {
 	case syntax.OpLiteral:
-		return 6 * float64(len(re.Rune))
+		for _, c := range re.Rune {
+			bits += 6
+			if c >= 128 || class[c]&isB64 == 0 { // base64 has none
+				bits += minBits
+			}
+		}
+		return bits
 	case syntax.OpCharClass:
 		n := 0
 		for c := range rune(128) {

@@ -2,6 +2,8 @@ package secrets
 
 import (
 	"hash/maphash"
+	"slices"
+	"unicode/utf8"
 
 	"airlock/internal/recent"
 )
@@ -37,7 +39,58 @@ func (c *clean) key(text string, start, end int) (k [2]uint64) {
 	return k
 }
 
-// changed looks at those blocks of a text that are not known, and at what only the whole of it shows: strings that belong together, and archives.
+// encodedKey is the key of an encoded block in which compressed data is looked for to that depth.
+func (c *clean) encodedKey(body string, depth int) (k [2]uint64) {
+	var h maphash.Hash
+	for i, seed := range c.seeds {
+		h.SetSeed(seed)
+		_, _ = h.WriteString(body)
+		_, _ = h.WriteString("\x00encoded")
+		_ = h.WriteByte(byte(depth))
+		k[i] = h.Sum64()
+	}
+	return k
+}
+
+// remembers reports whether blocks of a text of that size are remembered.
+func (r *run) remembers(size int) bool {
+	return r.scanner.clean != nil && r.path == "" && size >= block
+}
+
+// unsettled is the rule of spans that are no findings: what was decoded there is so long, and of such a kind, that a block of it may decode
+// differently when something far away changes, as compressed data does. Such a block is never remembered.
+const unsettled = "\x00unsettled"
+
+// minUnsettled is the shortest run of base64 in decoded text that may hold compressed data longer than the surroundings of a block.
+const minUnsettled = longest / 2
+
+// unsettled returns the spans of a view that are derived from more than longest bytes of source in one piece, and hold a long run of base64 or hex,
+// or data that is no text.
+func (s sight) unsettled(runs []stretch) (spans []span) {
+	if s.is == nil {
+		return nil
+	}
+	parts := s.is.parts
+	for i := 0; i < len(parts); {
+		first := i
+		for i++; i < len(parts) && parts[i].from == parts[i-1].to; i++ {
+		}
+		start, end := parts[first].start, parts[i-1].end
+		if max(end-start, parts[i-1].to-parts[first].from) <= longest {
+			continue
+		}
+		encoded := slices.ContainsFunc(runs, func(r stretch) bool {
+			return r.size() >= minUnsettled && r.start < end && r.end > start
+		})
+		if encoded || s.survey.any(ofZero) || s.survey.any(ofHigh) && !utf8.ValidString(s.text[start:end]) {
+			spans = append(spans, span{rule: unsettled, start: start, end: end})
+		}
+	}
+	return spans
+}
+
+// changed looks at those blocks of a text that are not known, and at what only the whole of it shows: strings that belong together, and
+// compressed data.
 func (r *run) changed(text string, archives int) ([]span, error) {
 	c := r.scanner.clean
 	all := c.key(text, 0, len(text))
@@ -54,20 +107,40 @@ func (r *run) changed(text string, archives int) ([]span, error) {
 		}
 		blocks = append(blocks, b)
 	}
+	r.settled = r.settled[:0]
 	look := r.rest
 	if unknown == len(blocks) {
 		look = func(text string, _ []seen, archives int) ([]span, error) { return r.written(text, archives) }
 	}
 	spans, err := look(text, blocks, archives)
-	if err != nil || len(spans) > 0 || r.nested || r.open { // what is open is to be seen again, with what comes behind it
-		return spans, err
+	if err == nil && !r.nested && !r.open { // what is open is to be seen again, with what follows it
+		r.remember(all, blocks, spans)
 	}
-	keys := [][2]uint64{all}
+	return slices.DeleteFunc(spans, func(s span) bool { return s.rule == unsettled }), err
+}
+
+// remember adds the blocks that neither hold nor touch a finding or anything unsettled; the whole text where there is no such place.
+func (r *run) remember(all [2]uint64, blocks []seen, spans []span) {
+	if len(spans) >= maxSpans {
+		return
+	}
+	var keys [][2]uint64
 	for _, b := range blocks {
-		keys = append(keys, b.key)
+		touched := slices.ContainsFunc(spans, func(s span) bool {
+			around := longest
+			if s.rule == unsettled {
+				around = 0
+			}
+			return s.start < b.to+around && s.end > b.from-around
+		})
+		if !touched {
+			keys = append(keys, b.key)
+		}
 	}
-	c.Add(keys...)
-	return nil, nil
+	if len(spans) == 0 {
+		keys = append(append(keys, all), r.settled...)
+	}
+	r.scanner.clean.Add(keys...)
 }
 
 // seen is a block of a text, and whether it is known.
@@ -85,6 +158,7 @@ func (r *run) rest(text string, blocks []seen, archives int) ([]span, error) {
 	if err != nil {
 		return nil, err
 	}
+	spans = slices.DeleteFunc(spans, func(s span) bool { return s.rule == unsettled }) // these are looked at in every text
 	packed, err := r.packed(whole, runs, archives)
 	if err != nil {
 		return nil, err

@@ -61,7 +61,7 @@ func TestRememberLong(t *testing.T) {
 		if _, err := s.Scan(t.Context(), []byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		found, err := s.Scan(t.Context(), []byte(text[:at]+"\n"+pem(50)+text[at:]))
+		found, err := s.Scan(t.Context(), []byte(text[:at]+"\n"+pemKey(50)+text[at:]))
 		if err != nil || !rules(found)["private-key"] {
 			t.Errorf("at %d: %v, %v", at, found, err)
 		}

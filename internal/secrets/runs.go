@@ -156,7 +156,11 @@ func backwards(text string, runs []stretch, add func([]edit)) {
 			turned := turn(text[r.start:r.end])
 			for shift := range ways {
 				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
-					ways[shift] = append(ways[shift], edit{r.start, r.end, e.value})
+					if last := len(ways[shift]) - 1; e.step == continued {
+						ways[shift][last].value += e.value
+						continue
+					}
+					ways[shift] = append(ways[shift], edit{from: r.start, to: r.end, value: e.value})
 				}
 			}
 		}
@@ -334,7 +338,8 @@ func (c *code) ascii(group string) bool {
 
 // edit adds what [from,to) decodes to, if it can be read.
 func (c *code) edit(edits []edit, text string, from, to int) []edit {
-	if monotonous(text[from:to]) {
+	whole := to
+	if to = from + distinctPart(text[from:to]); to == from {
 		return edits
 	}
 	var room [256]byte // most are no text, and leave nothing behind
@@ -342,34 +347,60 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 	if !readable(value) {
 		return edits
 	}
+	to = whole
 	for n := 0; n < 6 && to < len(text) && c.tail != "" && text[to] == c.tail[0]; n++ {
 		to++
 	}
-	return append(edits, edit{from, to, string(value)})
+	return c.pieces(edits, from, to, string(value))
 }
 
-// monotonous tells whether a text repeats itself all the way. Such a text decodes to one that does, too, again and again.
-func monotonous(text string) bool {
-	if len(text) < 4*maxRepeat {
+// pieceGroups is how many groups of a code one edit has: a finding is located that precisely.
+const pieceGroups = 16
+
+// pieces adds what [from,to) decodes to as edits of a few groups each.
+func (c *code) pieces(edits []edit, from, to int, value string) []edit {
+	chars, size := pieceGroups*c.group, pieceGroups*4 // base85
+	if c.bits > 0 {
+		size = chars * c.bits / 8
+	}
+	for step := 0; ; step = continued {
+		if len(value) <= size || to-from <= chars {
+			return append(edits, edit{from: from, to: to, value: value, step: step})
+		}
+		edits = append(edits, edit{from: from, to: from + chars, value: value[:size], step: step})
+		from, value = from+chars, value[size:]
+	}
+}
+
+// distinctPart returns how many bytes of a run are worth decoding: none where it has too few different characters, the first periods where it
+// repeats itself from start to end, otherwise all. What repeats itself decodes to what does, too, again and again, and would use up the bounds.
+func distinctPart(run string) int {
+	if len(run) < 4*minPeriod {
 		var have [4]uint64
-		for i := range len(text) {
-			have[text[i]>>6] |= 1 << (text[i] & 63)
+		for i := range len(run) {
+			have[run[i]>>6] |= 1 << (run[i] & 63)
 		}
-		return count(have) < minDistinct
-	}
-	for period := 1; period <= maxRepeat; period++ {
-		if text[period:] == text[:len(text)-period] {
-			return true
+		if count(have) < minDistinct {
+			return 0
 		}
 	}
-	return false
+	for period := 1; period <= maxRepeat && period*partPeriods < len(run); period++ {
+		if run[period:] == run[:len(run)-period] {
+			return period * partPeriods
+		}
+	}
+	return len(run)
 }
 
 const (
 	// minDistinct is how many different characters the encoding of a secret has at least. Hex of letters has as many.
 	minDistinct = 6
+	// minPeriod is the shortest period of a long run of which all characters may be the same, in bytes.
+	minPeriod = 48
 	// maxRepeat is the longest repetition that is recognised, in bytes.
-	maxRepeat = 48
+	maxRepeat = 256
+	// partPeriods is how many periods of a run are decoded: the least common multiple of a period and a group of any code, and as much again.
+	partPeriods = 16
 )
 
 // decode undoes a run; bits that are left over are dropped.

@@ -148,6 +148,8 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 type span struct {
 	rule       string
 	start, end int
+	// decoded says that start and end enclose the encoded whole, which may reach beyond the secret in it.
+	decoded bool
 }
 
 // locate sorts, drops doubles, and counts lines.

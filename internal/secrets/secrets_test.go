@@ -27,7 +27,7 @@ func token(seed uint64) string {
 	return string(b)
 }
 
-func pem(lines int) string {
+func pemKey(lines int) string {
 	r := rand.New(rand.NewPCG(3, 3))
 	var b strings.Builder
 	b.WriteString("-----BEGIN RSA PRIVATE " + "KEY-----\n")
@@ -129,11 +129,11 @@ func TestScanFinds(t *testing.T) {
 		{"tar.gz", "github-pat", targz("a/b.txt", "x\n"+k), 1},
 		{"name in a zip", "github-pat", zipped(k, "x"), 1},
 		{"zip in tar.gz", "github-pat", targz("a.zip", string(zipped("b", k))), 1},
-		{"private key", "private-key", []byte(pem(30)), 1},
-		{"private key that is cut off", "private-key", []byte(pem(30)[:900]), 1},
-		{"private key with an excused word", "private-key", []byte(strings.Replace(pem(30), "\n-----END", "\nnull false abcdefghijklmnopqrstuvwxyz\n-----END", 1)), 1},
-		{"private key in JSON", "private-key", []byte(`{"k":"` + strings.ReplaceAll(pem(30)[:900], "\n", `\n`) + `"}`), 1},
-		{"big private key", "private-key", []byte(strings.Repeat("word word\n", 3100) + pem(50)), 3101},
+		{"private key", "private-key", []byte(pemKey(30)), 1},
+		{"private key that is cut off", "private-key", []byte(pemKey(30)[:900]), 1},
+		{"private key with an excused word", "private-key", []byte(strings.Replace(pemKey(30), "\n-----END", "\nnull false abcdefghijklmnopqrstuvwxyz\n-----END", 1)), 1},
+		{"private key in JSON", "private-key", []byte(`{"k":"` + strings.ReplaceAll(pemKey(30)[:900], "\n", `\n`) + `"}`), 1},
+		{"big private key", "private-key", []byte(strings.Repeat("word word\n", 3100) + pemKey(50)), 3101},
 	}
 	s := newScanner(t, Options{ArchiveDepth: 3})
 	for _, c := range cases {

@@ -390,17 +390,6 @@ func zipsOf(packed string, n int) string {
 	return b.String()
 }
 
-// TestMarksInBase64: the first two characters of each mark are asked for, in both alphabets.
-func TestMarksInBase64(t *testing.T) {
-	for _, m := range marks {
-		for _, alphabet := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
-			if text := alphabet.EncodeToString([]byte(m)); !marked64(text) {
-				t.Errorf("%q is %s in base64", m, text)
-			}
-		}
-	}
-}
-
 // FuzzArchives opens anything as each kind of archive: nothing panics, and nothing takes more than it may.
 func FuzzArchives(f *testing.F) {
 	for _, name := range []string{"xz", "lzma", "lzip", "lz4"} {

@@ -2,7 +2,6 @@ package secrets
 
 import (
 	"math"
-	"slices"
 	"sort"
 )
 
@@ -17,8 +16,11 @@ type view struct {
 }
 
 // part is a piece of a view: [start,end) of it stands for [from,to) of the text before. Where each byte stands for step bytes, a place inside is
-// known exactly; where step is 0, the piece is known as a whole only, because it was decoded.
+// known exactly; where step is 0 or continued, the piece is known as a whole only, because it was decoded.
 type part struct{ start, end, from, to, step int }
+
+// continued is the step of a part that was decoded together with the one before it.
+const continued = -1
 
 // touched are the parts that a span has to do with.
 func (v *view) touched(s span) []part {
@@ -44,7 +46,9 @@ func (v *view) fresh(s span) bool {
 // back maps a span to the text before.
 func (v *view) back(s span) span {
 	from, to := math.MaxInt, 0
+	decoded := s.decoded
 	for _, p := range v.touched(s) {
+		decoded = decoded || p.step <= 0
 		a, b := p.from, p.to
 		if p.step > 0 {
 			a += p.step * max(0, s.start-p.start)
@@ -52,7 +56,7 @@ func (v *view) back(s span) span {
 		}
 		from, to = min(from, a), max(to, b)
 	}
-	return span{s.rule, min(from, to), to}
+	return span{rule: s.rule, start: min(from, to), end: to, decoded: decoded}
 }
 
 // weaver makes a view of pieces.
@@ -85,10 +89,48 @@ func (w *weaver) cut() {
 
 func (w *weaver) view() view { return view{text: string(w.out), parts: w.parts} }
 
-// edit puts value in the place of [from,to) of a text.
+// edit puts value in the place of [from,to) of a text. step is that of its part.
 type edit struct {
 	from, to int
 	value    string
+	step     int
+}
+
+// editor collects edits. Those that follow each other without a gap, and each make one byte of as many bytes, become one: most escapes of a text
+// in which everything is escaped.
+type editor struct {
+	edits []edit
+	run   edit // not yet in edits; its value is in value
+	value []byte
+}
+
+// add puts value in the place of n bytes from at on. The edits come in order.
+func (e *editor) add(at, n int, value string) {
+	if len(value) == 1 && n > 1 {
+		if e.run.step != n || e.run.to != at {
+			e.flush()
+			e.run = edit{from: at, step: n}
+		}
+		e.run.to = at + n
+		e.value = append(e.value, value[0])
+		return
+	}
+	e.flush()
+	e.edits = append(e.edits, edit{from: at, to: at + n, value: value})
+}
+
+func (e *editor) flush() {
+	if len(e.value) > 0 {
+		e.run.value = string(e.value)
+		e.edits = append(e.edits, e.run)
+	}
+	e.run, e.value = edit{}, e.value[:0]
+}
+
+// all returns the edits.
+func (e *editor) all() []edit {
+	e.flush()
+	return e.edits
 }
 
 const (
@@ -103,7 +145,7 @@ type sight struct {
 	text   string
 	is     *view
 	survey *survey // of text
-	raw    []byte  // of a part of what was sent: all from where text begins on; only what is packed is followed beyond text
+	part   bool    // text is a part of what was sent: compressed data is looked for in the whole
 }
 
 // fresh tells whether a place of the text, or what it stands beside, was made by the view. What was only copied into it has been undone already,
@@ -115,8 +157,16 @@ func (s sight) fresh(from, to int) bool {
 // weave makes a view of the text in which edits, which are in order, are carried out, as far as they are fresh. Only these and their surroundings
 // are in it. There is none without any.
 func (s sight) weave(edits []edit, loose bool) []view {
-	edits = slices.DeleteFunc(edits, func(e edit) bool { return !s.fresh(e.from, e.to) })
-	if len(edits) == 0 {
+	kept := edits[:0]
+	for i := 0; i < len(edits); {
+		first := i
+		for i++; i < len(edits) && edits[i].step == continued; i++ {
+		}
+		if s.fresh(edits[first].from, edits[i-1].to) {
+			kept = append(kept, edits[first:i]...)
+		}
+	}
+	if edits = kept; len(edits) == 0 {
 		return nil
 	}
 	v := woven(s.text, edits)
@@ -149,7 +199,7 @@ func woven(text string, edits []edit) view {
 			done = from
 		}
 		w.copy(done, e.from)
-		w.add(e.value, e.from, e.to, 0)
+		w.add(e.value, e.from, e.to, e.step)
 		end := after(text, e.to)
 		if i+1 < len(edits) {
 			end = min(end, max(e.to, edits[i+1].from))

@@ -126,9 +126,9 @@ func TestLeaveDuringAHandshake(t *testing.T) {
 			if _, err := io.ReadFull(raw, answer); err != nil {
 				t.Fatal(err)
 			}
-			<-opened
+			lab.Receive(t, opened, "the other side opens it")
 			leave()
-			<-closed.done
+			lab.Receive(t, closed.done, "what runs beside the test ends")
 			time.Sleep(50 * time.Millisecond) // the leave is under way
 			tr := &http.Transport{
 				ForceAttemptHTTP2: proto == "h2",
@@ -146,7 +146,7 @@ func TestLeaveDuringAHandshake(t *testing.T) {
 				t.Errorf("%s: %q, %v", res.Proto, text, err)
 			}
 			tr.CloseIdleConnections()
-			if err := <-ended; err != nil {
+			if err := lab.Receive(t, ended, "what was started ends"); err != nil {
 				t.Error(err)
 			}
 		})

@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"airlock/internal/lab"
 )
 
 // TestClosingForWhatTheServerSends: the client is told, and so is the server.
@@ -30,7 +32,7 @@ func TestClosingForWhatTheServerSends(t *testing.T) {
 	if err == nil || string(got) != string(CloseFrame(StatusProtocol, "no", false)) || asked != 1 {
 		t.Errorf("%q, %v, asked %d times", got, err, asked)
 	}
-	if got := <-heard; got != string(CloseFrame(StatusProtocol, "", true)) {
+	if got := lab.Receive(t, heard, "the other side sends something"); got != string(CloseFrame(StatusProtocol, "", true)) {
 		t.Errorf("the server heard %q", got)
 	}
 }

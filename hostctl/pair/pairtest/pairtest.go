@@ -8,9 +8,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -290,7 +292,8 @@ func readUntil(t *testing.T, r io.Reader, want string) string {
 }
 
 func (s Suite) workspaces(t *testing.T) {
-	dir := t.TempDir()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
 	must(t, os.Chmod(dir, 0o777)) // the agent is another user
 	must(t, os.WriteFile(filepath.Join(dir, "run.sh"), []byte("#!/bin/sh\necho runs\n"), 0o755))
 	must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
@@ -307,7 +310,48 @@ func (s Suite) workspaces(t *testing.T) {
 			t.Error("the original was touched")
 		}
 	})
+	t.Run("through a link", func(t *testing.T) {
+		link := filepath.Join(t.TempDir(), "link")
+		must(t, os.Symlink(dir, link))
+		for _, mode := range []pair.Mode{pair.Copy, pair.Bind} {
+			p := s.Plan(t, "contract-link", "true")
+			p.Agent.Workspace = pair.Workspace{Path: link, Mode: mode}
+			err := s.Backend.Create(t.Context(), p)
+			if err == nil {
+				t.Cleanup(func() { _ = s.Backend.Delete(context.Background(), p.Name) })
+			}
+			if err == nil || !strings.Contains(err.Error(), "symbolic link") {
+				t.Errorf("%s: expected an error about the link, got %v", mode, err)
+			}
+		}
+	})
+	t.Run("a setuid program", func(t *testing.T) {
+		tool := filepath.Join(dir, "tool")
+		must(t, os.WriteFile(tool, []byte("x"), 0o755))
+		must(t, os.Chmod(tool, 0o777|os.ModeSetuid))
+		defer os.Remove(tool)
+		p := s.Plan(t, "contract-setuid", "sleep", "1000")
+		p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
+		err := s.Backend.Create(t.Context(), p)
+		if err == nil {
+			t.Cleanup(func() { _ = s.Backend.Delete(context.Background(), p.Name) })
+		}
+		if err == nil || !strings.Contains(err.Error(), `"tool"`) {
+			t.Errorf("expected an error that names the program, got %v", err)
+		}
+		p.Agent.Workspace.Mode = pair.Copy
+		s.Create(t, p)
+		must(t, s.Backend.Start(t.Context(), p.Name))
+		if code, got := s.Sh(t, p.Name, "stat -c %a tool"); code != 0 || got != "777" {
+			t.Errorf("expected a copy without the bit, got code %d, %q", code, got)
+		}
+	})
 	t.Run("bind", func(t *testing.T) {
+		host, err := net.Listen("unix", filepath.Join(dir, "sub", "host.sock"))
+		must(t, err)
+		defer host.Close()
+		must(t, os.Chmod(filepath.Join(dir, "sub", "host.sock"), 0o777))
+		must(t, syscall.Mkfifo(filepath.Join(dir, "sub", "pipe"), 0o666))
 		p := s.Plan(t, "contract-bind", "sleep", "1000")
 		p.Agent.Workspace = pair.Workspace{Path: dir, Mode: pair.Bind}
 		s.Create(t, p)
@@ -317,6 +361,19 @@ func (s Suite) workspaces(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
 			t.Error("the original was not touched")
+		}
+		// What leads to a process of the host is hidden.
+		if code, got := s.Sh(t, p.Name, "test -c sub/host.sock && test -c sub/pipe && ! test -S sub/host.sock && ls sub | wc -l"); code != 0 || got != "2" {
+			t.Errorf("expected the null device in the place of the host's socket and pipe, got code %d, %q", code, got)
+		}
+		code, got := s.Sh(t, p.Name, "chmod 4755 file; chmod 2755 file; chmod g+s .; chmod 700 file")
+		info, err := os.Stat(filepath.Join(dir, "file"))
+		must(t, err)
+		if code != 0 || info.Mode() != 0o700 {
+			t.Errorf("expected mode 0700 and no right of its owner, got %v (code %d, %q)", info.Mode(), code, got)
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			t.Errorf("expected no set-group folder, got %v, %v", info.Mode(), err)
 		}
 	})
 }

@@ -1,0 +1,34 @@
+package secrets
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// BenchmarkEncodings scans 1 MB of text in each encoding. None may take more than five times as long as plain text, byte for byte of what is sent.
+func BenchmarkEncodings(b *testing.B) {
+	r := rand.New(rand.NewPCG(8, 8))
+	all := encodings()
+	all["plain"] = func(s string) string { return s }
+	all["in a message"] = asMessage
+	all["UTF-16 in base64"] = func(s string) string { return std64(string(utf16le(s))) }
+	all["commas"] = spacedBy(1, ", ")
+	all["full width"] = fullwidth
+	all["rot13"] = rot13
+	s := newScanner(b, Options{ArchiveDepth: 6})
+	const size = 1 << 20
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		text := []byte(all[name](conversation(r, size)))
+		text = text[:min(len(text), size)]
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if found, err := s.Scan(b.Context(), text); err != nil || len(found) > 0 {
+					b.Fatal(found, err)
+				}
+			}
+		})
+	}
+}
