@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -165,6 +164,9 @@ func (s *inspection) objects(ctx context.Context) error {
 			if len(o.Data) > largeObject { // one at a time, and nothing is read meanwhile
 				if err := s.object(within, o); err != nil {
 					return err
+				}
+				if o.Data = nil; s.pack.Large() {
+					runtime.GC() // what it took is several times its size, and the next one is to have that room
 				}
 				continue
 			}
@@ -371,7 +373,7 @@ func (s *inspection) pathNames(ctx context.Context) error {
 	turned := slices.Clone(s.need.links) // the oldest first
 	slices.Reverse(turned)
 	return errors.Join(
-		s.names(ctx, []byte(strings.Join(slices.Sorted(maps.Keys(s.need.names)), "\n")), "the path of a file"),
+		s.joinedPaths(ctx),
 		s.names(ctx, bytes.Join(s.need.links, nil), "the commits of submodules"),
 		s.names(ctx, bytes.Join(turned, nil), "the commits of submodules"),
 	)
