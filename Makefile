@@ -26,7 +26,7 @@ demo: build
 	bin/demo -bin bin
 
 # Packages that compute in one goroutine: the race detector finds nothing in them and makes them ten times as slow. test-long has it on for all.
-PLAIN   := /internal/(secrets|unpack|orders)$$$$
+PLAIN   := /internal/(secrets|unpack|orders)$$
 test:
 	( $(GO) test -short -timeout 10m -json $$($(GO) list ./... | grep -E '$(PLAIN)') && \
 	  $(GO) test $(RACE) -short -timeout 15m -json $$($(GO) list ./... | grep -vE '$(PLAIN)') ) | $(GO) run ./internal/testsum
