@@ -117,7 +117,7 @@ func TestRefusedUploadAtBothPorts(t *testing.T) {
 				t.Run(fmt.Sprintf("HTTP/2 %v, length %d", h2, length), func(t *testing.T) {
 					c := b.client(b.egress)
 					c.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
-					for range 5 {
+					for range 2 {
 						req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url("api.ok.test", "/v1/x"), bytes.NewReader(leak))
 						must(t, err)
 						req.ContentLength = length
