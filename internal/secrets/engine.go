@@ -464,7 +464,7 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
 			continue
 		}
-		if loose && !dense(secret) {
+		if loose && !dense(secret) && !(id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) { // base32 has few digits
 			continue
 		}
 		spans = append(spans, span{rule: id, start: at[0], end: at[1], secret: at[0] + strings.Index(text[at[0]:at[1]], secret) + len(secret)})

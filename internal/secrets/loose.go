@@ -138,8 +138,14 @@ func dense(secret string) bool {
 			lower++
 		}
 	}
+	if digits == 0 && lower > 0 && lower < n && n >= minLetters {
+		return changes*4 > n
+	}
 	return changes*5 > 2*n || digits > 0 && (changes*4 >= n || digits*4 >= n || lower == 0)
 }
+
+// minLetters is how many letters in both cases are enough to ask for fewer changes: no words are so long without anything between them.
+const minLetters = 30
 
 func kindOf(c byte) byte {
 	switch {
