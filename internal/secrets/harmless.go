@@ -187,11 +187,14 @@ func onlyCertificates(text string, s span) bool {
 	rest, n := text[s.start+data+len("data:"):], 0
 	rest = rest[strings.IndexByte(rest, '\n')+1:]
 	for line := range strings.Lines(rest) {
-		found := entry.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
-		if found == nil {
+		text := strings.TrimRight(line, " \t\r\n")
+		if bare := strings.TrimLeft(text, " \t"); bare == "" || bare[0] == '#' {
+			continue
+		} else if bare == text { // the data ends
 			break
 		}
-		if n++; n > maxEntries || !isCertificate(found[1]) {
+		found := entry.FindStringSubmatch(text)
+		if n++; found == nil || n > maxEntries || !isCertificate(found[1]) {
 			return false
 		}
 	}
