@@ -24,6 +24,7 @@ type hit struct {
 	rule   string
 	where  string
 	line   int    // 0 where lines mean nothing
+	member string // of an archive; "" elsewhere
 	object string // its name, shortened; "" is none
 	digest string // of the value, by which it can be let in; "" never can
 }
@@ -38,6 +39,9 @@ func (h hit) place() string {
 }
 
 func (h hit) String() string {
+	if h.member != "" {
+		return h.rule + " in " + h.where + "!" + h.member
+	}
 	if h.line == 0 {
 		return h.rule + " in " + h.where
 	}
@@ -130,7 +134,7 @@ func (s *inspection) pushOptions(ctx context.Context) error {
 func (s *inspection) judge(text []byte, found []secrets.Finding, where string) (hits []hit) {
 	for _, f := range found {
 		if digest, excused := s.value(f.Rule, text[f.Start:f.End]); !excused {
-			hits = append(hits, hit{rule: f.Rule, where: where, line: f.Line, digest: digest})
+			hits = append(hits, hit{rule: f.Rule, where: where, line: f.Line, member: f.Member, digest: digest})
 		}
 	}
 	return hits

@@ -41,6 +41,7 @@ type run struct {
 	tries   int               // how much may still be opened
 	open    bool              // it ends inside something compressed
 	seen    map[uint64]bool   // texts that were looked at, and whether that was loosely
+	spreads int               // how many more keywords may be followed by a spread token
 	opened  map[uint64]opened // decoded blocks in which compressed data was looked for
 
 	reserved bool        // see reserve
@@ -70,8 +71,8 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, rule := range inside {
-		spans = append(spans, span{rule: rule, end: len(data), decoded: true})
+	for _, in := range inside {
+		spans = append(spans, span{rule: in.rule, member: in.member, end: len(data), decoded: true})
 	}
 	return clip(spans, len(data)), nil
 }
