@@ -48,7 +48,12 @@ type ManifestWorkspace struct {
 	Mode pair.Mode `yaml:"mode,omitempty"` // copy (default with a path), bind, none
 	// MaxBytes bounds a copy; zero means the default of pair.Workspace.
 	MaxBytes config.Bytes `yaml:"max_bytes,omitempty"`
+	// Git is none where git need not work in the workspace; empty: it has to.
+	Git string `yaml:"git,omitempty"`
 }
+
+// withoutGit is a workspace in which git need not work.
+const withoutGit = "none"
 
 // ManifestResources bound the agent; zero means the default of pair.Resources.
 type ManifestResources struct {
@@ -185,6 +190,9 @@ func (m *Manifest) Validate() error {
 	if mode := m.Agent.Workspace.Mode; mode != "" && mode != pair.Copy && mode != pair.Bind && mode != pair.None {
 		errs = append(errs, config.At("agent.workspace.mode", "%q: one of copy, bind, none was wanted", mode))
 	}
+	if git := m.Agent.Workspace.Git; git != "" && git != withoutGit {
+		errs = append(errs, config.At("agent.workspace.git", "%q: none is the only value", git))
+	}
 	if ca := m.Egress.CA; ca != "" && ca != constrained {
 		errs = append(errs, config.At("egress.ca", "%q: constrained is the only value", ca))
 	}
@@ -257,7 +265,7 @@ func expandEnv(text string, lookup func(string) (string, bool)) (string, error) 
 
 // workspace is the folder, made absolute from the manifest's.
 func (m *Manifest) workspace() pair.Workspace {
-	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode, MaxBytes: int64(m.Agent.Workspace.MaxBytes)}
+	w := pair.Workspace{Path: m.Agent.Workspace.Path, Mode: m.Agent.Workspace.Mode, MaxBytes: int64(m.Agent.Workspace.MaxBytes), WithoutGit: m.Agent.Workspace.Git == withoutGit}
 	if w.Path == "" {
 		return pair.Workspace{Mode: pair.None}
 	}

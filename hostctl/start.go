@@ -155,7 +155,10 @@ func (c *controller) findWorkspace(p *pair.Plan) error {
 		return fmt.Errorf("the workspace %s is in a state folder of hostctl's, where keys and other agents' work are kept: name another folder", path)
 	}
 	w.Path = path
-	return nil
+	if w.WithoutGit {
+		return nil
+	}
+	return workspace.CheckGit(path, w.Mode == pair.Bind)
 }
 
 // build writes the pair's folder and lets the backend make the rest.

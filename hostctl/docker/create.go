@@ -110,29 +110,34 @@ func (m *making) workspace(ctx context.Context) error {
 	if w.Mode != pair.Copy && w.Mode != pair.Bind {
 		return nil
 	}
-	dir, err := workspace.Open(w.Path)
+	if w.Mode == pair.Bind {
+		return m.bound(ctx)
+	}
+	o := workspace.CopyOptions{LeaveOut: m.root, MaxBytes: w.MaxBytesOrDefault(), WithoutGit: w.WithoutGit}
+	if err := workspace.CopyWithGit(ctx, w.Path, workspaceCopy(m.plan), o); err != nil {
+		return fmt.Errorf("copying the workspace: %w", err)
+	}
+	return m.giveWorkspace(ctx)
+}
+
+// bound looks at the folder that is to be bound.
+func (m *making) bound(ctx context.Context) error {
+	dir, err := workspace.Open(m.plan.Agent.Workspace.Path)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if w.Mode == pair.Bind {
-		u, known := numeric(agentUser(m.agent, m.ours))
-		if !known {
-			u = user{-1, -1} // whoever it is: what everybody may write is found
-		}
-		if m.shown.doors, err = workspace.Doors(ctx, dir); err == nil {
-			m.shown.identity, err = workspace.Identity(dir)
-		}
-		if err != nil {
-			return fmt.Errorf("looking at the workspace: %w", err)
-		}
-		return workspace.CheckBound(ctx, dir, u.uid, u.gid)
+	u, known := numeric(agentUser(m.agent, m.ours))
+	if !known {
+		u = user{-1, -1} // whoever it is: what everybody may write is found
 	}
-	o := workspace.CopyOptions{LeaveOut: m.root, MaxBytes: w.MaxBytesOrDefault()}
-	if err := workspace.Copy(ctx, dir, workspaceCopy(m.plan), o); err != nil {
-		return fmt.Errorf("copying the workspace: %w", err)
+	if m.shown.doors, err = workspace.Doors(ctx, dir); err == nil {
+		m.shown.identity, err = workspace.Identity(dir)
 	}
-	return m.giveWorkspace(ctx)
+	if err != nil {
+		return fmt.Errorf("looking at the workspace: %w", err)
+	}
+	return workspace.CheckBound(ctx, dir, u.uid, u.gid)
 }
 
 // giveToSidecars is repeated before each use of ctl: hostctl replaces files

@@ -93,12 +93,9 @@ func fillFolders(ctx context.Context, p pair.Plan, pairs string) error {
 	if p.Agent.Workspace.Mode != pair.Copy {
 		return nil
 	}
-	from, err := workspace.Open(p.Agent.Workspace.Path)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	if err := workspace.Copy(ctx, from, workspaceCopy(p), workspace.CopyOptions{LeaveOut: pairs, MaxBytes: p.Agent.Workspace.MaxBytesOrDefault()}); err != nil {
+	w := p.Agent.Workspace
+	o := workspace.CopyOptions{LeaveOut: pairs, MaxBytes: w.MaxBytesOrDefault(), WithoutGit: w.WithoutGit}
+	if err := workspace.CopyWithGit(ctx, w.Path, workspaceCopy(p), o); err != nil {
 		return fmt.Errorf("copying the workspace: %w", err)
 	}
 	uid, gid := ids(p.Name)

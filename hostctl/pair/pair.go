@@ -58,6 +58,8 @@ type Workspace struct {
 	Path     string // on the host; it has no symbolic link in it
 	Mode     Mode   // empty: none
 	MaxBytes int64  `json:",omitempty"` // of the files in a copy; 16 GiB
+	// WithoutGit leaves a git folder that lies outside of the workspace behind.
+	WithoutGit bool `json:",omitempty"`
 }
 
 // MaxBytesOrDefault is how large the copy may be.

@@ -19,6 +19,9 @@ const chunk = 16 << 20
 type CopyOptions struct {
 	LeaveOut string // a folder that stays behind wherever it lies in the tree; empty: none
 	MaxBytes int64  // of the files' data, holes not counted; 0: no bound
+
+	// WithoutGit makes CopyWithGit copy no more than Copy does.
+	WithoutGit bool
 }
 
 // LimitError says that a tree is larger than a copy of it may be.
@@ -37,12 +40,25 @@ func (e *LimitError) Error() string {
 // lies on another file system stay behind. After an error what was copied is
 // still there.
 func Copy(ctx context.Context, from *os.File, to string, o CopyOptions) error {
+	_, err := copyTree(ctx, from, to, o, tree{})
+	return err
+}
+
+// tree says how one of several trees becomes a part of a copy.
+type tree struct {
+	copied int64                  // bytes of the trees before it
+	merge  bool                   // folders may be there already
+	skip   func(path string) bool // nil: nothing; of a folder, all that is in it
+}
+
+// copyTree is Copy. It returns the bytes of the trees so far.
+func copyTree(ctx context.Context, from *os.File, to string, o CopyOptions, t tree) (copied int64, err error) {
 	parent, err := os.Open(filepath.Dir(to))
 	if err != nil {
-		return err
+		return t.copied, err
 	}
 	defer parent.Close()
-	c := &copier{ctx: ctx, parent: parent, name: filepath.Base(to), o: o, links: map[inode]string{}}
+	c := &copier{ctx: ctx, parent: parent, name: filepath.Base(to), o: o, tree: t, links: map[inode]string{}, bytes: t.copied}
 	defer c.dirs.close()
 	if o.LeaveOut != "" {
 		var st unix.Stat_t
@@ -50,7 +66,8 @@ func Copy(ctx context.Context, from *os.File, to string, o CopyOptions) error {
 			c.leaveOut = inodeOf(st)
 		}
 	}
-	return Walk(ctx, from, Visitor{Enter: c.enter, File: c.file, Leave: c.leave})
+	err = Walk(ctx, from, Visitor{Enter: c.enter, File: c.file, Leave: c.leave})
+	return c.bytes, err
 }
 
 type inode struct{ dev, ino uint64 }
@@ -62,6 +79,7 @@ type copier struct {
 	parent   *os.File // of the copy
 	name     string   // of the copy in it
 	o        CopyOptions
+	tree     tree
 	leaveOut inode
 	dirs     dirStack         // of the copy
 	links    map[inode]string // where the copy of a file with several names is
@@ -77,11 +95,11 @@ func (c *copier) at(e *Entry) (dir int, name string) {
 }
 
 func (c *copier) enter(e *Entry) error {
-	if inodeOf(e.Stat) == c.leaveOut {
+	if inodeOf(e.Stat) == c.leaveOut || c.skips(e) {
 		return fs.SkipDir
 	}
 	dir, name := c.at(e)
-	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
+	if err := unix.Mkdirat(dir, name, 0o700); err != nil && !(c.tree.merge && errors.Is(err, unix.EEXIST)) {
 		return err
 	}
 	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
@@ -100,6 +118,10 @@ func (c *copier) enter(e *Entry) error {
 	return nil
 }
 
+func (c *copier) skips(e *Entry) bool {
+	return c.tree.skip != nil && len(c.dirs.dirs) > 0 && c.tree.skip(e.Path())
+}
+
 // leave sets what filling the folder would have changed or prevented.
 func (c *copier) leave(e *Entry) error {
 	if err := c.dirs.pop(); err != nil {
@@ -114,6 +136,9 @@ func setTimes(dir int, name string, st unix.Stat_t) error {
 }
 
 func (c *copier) file(e *Entry) error {
+	if c.skips(e) {
+		return nil
+	}
 	dir, name := c.at(e)
 	switch {
 	case e.IsLink():

@@ -9,7 +9,8 @@
 //
 // Resolve turns the path that a person wrote into one without links; Open
 // opens such a path; Walk is the only walk, and Copy, Remove, Give,
-// MakeReadable and MakeWritable are made of it.
+// MakeReadable and MakeWritable are made of it. CheckGit and CopyWithGit see to
+// it that git works in a workspace; they read a repository's files themselves.
 package workspace
 
 import (
