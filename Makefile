@@ -25,14 +25,15 @@ demo: build
 	$(BUILD) -o bin/ ./e2e/demo
 	bin/demo -bin bin
 
-# Packages that compute in one goroutine: the race detector finds nothing in them and makes them ten times as slow. test-long has it on for all.
+# Packages that compute in one goroutine: the race detector makes them ten times as slow. The daemons' tests have it on, and use them from many.
 PLAIN   := /internal/(secrets|unpack|orders)$$
+SUITE    = ( $(GO) test $(1) -timeout 20m -json $$($(GO) list ./... | grep -E '$(PLAIN)') && \
+	  $(GO) test $(RACE) $(1) -timeout 40m -json $$($(GO) list ./... | grep -vE '$(PLAIN)') ) | $(GO) run ./internal/testsum
 test:
-	( $(GO) test -short -timeout 10m -json $$($(GO) list ./... | grep -E '$(PLAIN)') && \
-	  $(GO) test $(RACE) -short -timeout 15m -json $$($(GO) list ./... | grep -vE '$(PLAIN)') ) | $(GO) run ./internal/testsum
+	$(call SUITE,-short)
 
 test-long:
-	$(GO) test $(RACE) -timeout 40m -json ./... | $(GO) run ./internal/testsum
+	$(call SUITE)
 
 vet:
 	$(GO) vet ./... && cd internal/jsonschema && $(GO) vet ./...

@@ -52,10 +52,13 @@ func asMessage(s string) string {
 func TestMemoryHidesNothing(t *testing.T) {
 	sizes := []int{40 << 10}
 	if !testing.Short() {
-		sizes = []int{20 << 10, 48 << 10, 64 << 10, 300 << 10, 1500 << 10}
+		sizes = []int{20 << 10, 64 << 10, 300 << 10, 1500 << 10}
 	}
 	for _, size := range sizes {
 		for _, name := range slices.Sorted(maps.Keys(encodings())) {
+			if size > 1<<20 && name != "base64" && name != "hex" && name != "base64, wrapped" {
+				continue // the others are slower
+			}
 			r := rand.New(rand.NewPCG(12, uint64(size)))
 			texts := map[string]string{"words": conversation(r, size), "repeated": strings.Repeat("hello world, ", size/13)}
 			for kind, text := range texts {
@@ -79,7 +82,7 @@ func memoryHidesNothing(t *testing.T, r *rand.Rand, id, text string, encode func
 	}
 	key := fresh(t, without, r, "github-pat")
 	places, lengths := []int{0, len(text) / 2, len(text)}, []int{0, len(key) + 2}
-	if testing.Short() {
+	if testing.Short() || len(text) > 100<<10 {
 		places, lengths = places[1:], lengths[1:]
 	}
 	for _, at := range places {
