@@ -17,9 +17,12 @@ import (
 )
 
 // cutKey finds a key that was cut off.
-var cutKey = rule{id: "private-key", words: []string{"private key"}, body: sync.OnceValue(func() *body {
-	return &body{regex: regexp.MustCompile(privateKeyPattern), reach: reachOf(privateKeyPattern, []string{"private key"})}
+var cutKey = rule{id: "private-key", words: keyWords, body: sync.OnceValue(func() *body {
+	return &body{regex: regexp.MustCompile(privateKeyPattern), reach: reachOf(privateKeyPattern, keyWords)}
 })}
+
+// keyWords are what each private key in PEM has in its first line. In forms, a plus sign stands for a space.
+var keyWords = []string{"private key", "private+key", "private_key"}
 
 // ruleset is gitleaks' configuration made ready for the engine. It is immutable.
 type ruleset struct {
@@ -48,13 +51,20 @@ const (
 	lineEndOrMark = `\\[nrt"'/]|$`
 )
 
+// What may stand between a name and its value lacks the backslash, before a quote in JSON.
+const (
+	beforeValue        = "[\\x60'\"\\s=]{0,5}"
+	beforeValueEscaped = "[\\x60'\"\\s=\\\\]{0,6}"
+)
+
 // mended are the built-in rules with the above put right.
 func mended() string {
-	return strings.NewReplacer(looseWords, strictWords, lineEnd, lineEndOrMark).Replace(config.DefaultConfig)
+	return strings.NewReplacer(looseWords, strictWords, lineEnd, lineEndOrMark, beforeValue, beforeValueEscaped).Replace(config.DefaultConfig)
 }
 
-// privateKeyPattern is for a key that was cut off: gitleaks' own rule wants to see the end line.
-const privateKeyPattern = `-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----(?:[\s\\rn"',+]{0,40}[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\\rn"',+]{0,40}[A-Za-z0-9+/]{48}`
+// privateKeyPattern is for a key that was cut off: gitleaks' own rule wants to see the end line. Before the first line of base64 anything may stand,
+// such as the number of the line.
+const privateKeyPattern = `-----BEGIN[ +_A-Z0-9-]{0,100}PRIVATE[ +_]KEY(?:[ +_]BLOCK)?-----(?:[\s\S]{0,40}?[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\S]{0,40}?[A-Za-z0-9+/]{48}`
 
 // compileBuiltin reads gitleaks' own rules and leaves each to be compiled when
 // it is needed. That they all compile is shown by a test.
@@ -103,7 +113,7 @@ func mustCompile(vc config.ViperConfig) *body {
 // parseBuiltin decodes the built-in rules without viper, which takes four
 // times as long. They are trusted, and a test compares the outcomes.
 func parseBuiltin() (vc config.ViperConfig, err error) {
-	for _, known := range []string{looseWords, lineEnd} {
+	for _, known := range []string{looseWords, lineEnd, beforeValue} {
 		if !strings.Contains(config.DefaultConfig, known) {
 			return vc, errors.New("the built-in rules have changed: review what is mended in them")
 		}

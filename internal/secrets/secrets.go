@@ -164,11 +164,13 @@ func locate(data []byte, spans []span) []Finding {
 	})
 	spans = withoutGeneric(merge(spans))
 	found := make([]Finding, 0, len(spans))
-	line, at := 1, 0
+	line, at, start := 1, 0, 0
 	for _, s := range spans {
 		line += bytes.Count(data[at:s.start], []byte{'\n'})
+		if i := bytes.LastIndexByte(data[at:s.start], '\n'); i >= 0 {
+			start = at + i + 1
+		}
 		at = s.start
-		start := bytes.LastIndexByte(data[:at], '\n') + 1
 		found = append(found, Finding{Rule: s.rule, Member: s.member, Line: line, Offset: start, Start: s.start, End: s.end})
 	}
 	return found
