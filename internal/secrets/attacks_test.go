@@ -53,3 +53,28 @@ func TestNamedValuesInJSON(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkRecords are texts in which separators come back at equal distances although nothing was spread: tables of small numbers, binary records.
+func BenchmarkRecords(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	s := newScanner(b, Options{ArchiveDepth: 6})
+	for name, record := range map[string]func() string{
+		"digits": func() string { return fmt.Sprintf("|%d%s", r.IntN(10), " \n"[r.IntN(2):][:1]) },
+		"pairs":  func() string { return fmt.Sprintf("%d:%d%s", r.IntN(10), r.IntN(10), " \t\n"[r.IntN(3):][:1]) },
+		"binary": func() string { return string([]byte{'-', byte('a' + r.IntN(26)), byte(r.IntN(4)), '0'}) },
+		"tokens": func() string { return token(7) + " " },
+	} {
+		var text strings.Builder
+		for text.Len() < 1<<20 {
+			text.WriteString(record())
+		}
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(text.Len()))
+			for b.Loop() {
+				if _, err := s.Scan(b.Context(), []byte(text.String())); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

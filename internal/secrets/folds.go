@@ -100,17 +100,23 @@ const (
 func unspace(s sight) []view {
 	var edits []edit
 	done := 0
+	var failed [maxPeriod + 1][maxPeriod]int // by period and phase: up to where a stretch was looked at in vain
 	for i := range len(s.text)/64 + 1 {
 		gaps := s.survey.gaps(i)
 		for may := gaps.periods(); may != 0; may &= may - 1 {
 			period := bits.TrailingZeros(may)
 			for places := gaps.recurring(period) &^ below(done-i<<6); places != 0; places &= places - 1 {
-				e, ok := periodic(s.text, i<<6+bits.TrailingZeros64(places), period, done)
+				at := i<<6 + bits.TrailingZeros64(places)
+				if at < failed[period][at%period] {
+					continue
+				}
+				e, ok := periodic(s.text, at, period, done)
 				if ok {
 					edits = append(edits, e)
 					done = e.to
 					break
 				}
+				failed[period][at%period] = e.to
 			}
 		}
 	}
@@ -164,7 +170,8 @@ var separator = func() (t [256]byte) {
 	return t
 }()
 
-// periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough.
+// periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough. Where it does
+// not, the edit says up to where the same would come of each place of the stretch.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	from, to := sep, sep
 	if sep+period > len(text) {
@@ -181,6 +188,7 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	for from-period >= least && text[from-period] == text[sep] && from > sep-maxPeriodic && !blank(text[from-period:from], &white) {
 		from -= period
 	}
+	e.to = to
 	if (to-from)/period < minPeriods || to-from < minPeriodic {
 		return e, false
 	}
