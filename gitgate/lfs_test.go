@@ -286,6 +286,23 @@ func TestLFSRefusals(t *testing.T) {
 	r.absent(token(53))
 }
 
+// TestLFSNamesAreNoFindings: the names of objects are random, and a batch of them is scanned also without what is between them.
+func TestLFSNamesAreNoFindings(t *testing.T) {
+	scanner, err := newScanner(Config{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noise := rand.NewChaCha8([32]byte{9})
+	for range 100 {
+		raw := make([]byte, 100*32)
+		_, _ = io.ReadFull(noise, raw) // it never ends
+		found, err := scanner.Scan(t.Context(), []byte(hex.EncodeToString(raw)))
+		if err != nil || len(found) > 0 {
+			t.Fatalf("expected no finding in names of objects, got %v, %v", found, err)
+		}
+	}
+}
+
 // TestLFSFetchOfWhatUpstreamSays bounds what a server may do with the gate.
 func TestLFSFetchOfWhatUpstreamSays(t *testing.T) {
 	r, l := lfsOverHTTPS(t)
