@@ -123,6 +123,7 @@ type gate struct {
 	kept       *budget // of what clients have said, until they are answered
 	room       *budget // of the disk, for what is pushed
 	turns      turns   // of pushes
+	large      turns   // of pushes with large objects, to be looked at
 	walks      turns   // of fetches
 	farewells  farewells
 	lfsHeld    lfsHeld
@@ -214,6 +215,7 @@ func newGate(c Config) (*gate, error) {
 		mirrors:  map[string]*mirror{},
 		kept:     newBudget(maxKept),
 		turns:    make(turns, pushesAtOnce),
+		large:    make(turns, 1),
 		walks:    make(turns, walksAtOnce),
 		grown:    make(chan struct{}, 1),
 		log:      cmp.Or(c.Log, slog.New(slog.DiscardHandler)),

@@ -126,6 +126,15 @@ func (p *pushing) look(ctx context.Context) (refused bool, err error) {
 		if err = p.take(ctx); err != nil {
 			return false, err
 		}
+		if p.pack.Large() { // looking at it takes some times the size of its largest object
+			waiting, cancel := context.WithTimeoutCause(ctx, p.gate.scanTime, errBusy)
+			alone, err := p.gate.large.next(waiting)
+			cancel()
+			if err != nil {
+				return false, err
+			}
+			defer alone()
+		}
 	}
 	// Not before all has come: a client of HTTP may be answered only then.
 	quiet, unsaid := p.band.KeepAlive(p.gate.keepAlive), p.gate.farewells.add(p.farewell)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -25,6 +24,7 @@ type hit struct {
 	rule   string
 	where  string
 	line   int    // 0 where lines mean nothing
+	member string // of an archive; "" elsewhere
 	object string // its name, shortened; "" is none
 	digest string // of the value, by which it can be let in; "" never can
 }
@@ -39,6 +39,9 @@ func (h hit) place() string {
 }
 
 func (h hit) String() string {
+	if h.member != "" {
+		return h.rule + " in " + h.where + "!" + h.member
+	}
 	if h.line == 0 {
 		return h.rule + " in " + h.where
 	}
@@ -131,7 +134,7 @@ func (s *inspection) pushOptions(ctx context.Context) error {
 func (s *inspection) judge(text []byte, found []secrets.Finding, where string) (hits []hit) {
 	for _, f := range found {
 		if digest, excused := s.value(f.Rule, text[f.Start:f.End]); !excused {
-			hits = append(hits, hit{rule: f.Rule, where: where, line: f.Line, digest: digest})
+			hits = append(hits, hit{rule: f.Rule, where: where, line: f.Line, member: f.Member, digest: digest})
 		}
 	}
 	return hits
@@ -165,6 +168,9 @@ func (s *inspection) objects(ctx context.Context) error {
 			if len(o.Data) > largeObject { // one at a time, and nothing is read meanwhile
 				if err := s.object(within, o); err != nil {
 					return err
+				}
+				if o.Data = nil; s.pack.Large() {
+					runtime.GC() // what it took is several times its size, and the next one is to have that room
 				}
 				continue
 			}
@@ -371,7 +377,7 @@ func (s *inspection) pathNames(ctx context.Context) error {
 	turned := slices.Clone(s.need.links) // the oldest first
 	slices.Reverse(turned)
 	return errors.Join(
-		s.names(ctx, []byte(strings.Join(slices.Sorted(maps.Keys(s.need.names)), "\n")), "the path of a file"),
+		s.joinedPaths(ctx),
 		s.names(ctx, bytes.Join(s.need.links, nil), "the commits of submodules"),
 		s.names(ctx, bytes.Join(turned, nil), "the commits of submodules"),
 	)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"airlock/internal/lab"
 )
 
 // hitLine is a finding as the person at the client reads it.
@@ -18,9 +20,7 @@ var hitLine = regexp.MustCompile(`(?m)^remote:   ([a-z0-9-]+) in (\S+):\d+`)
 // TestPushOfKnownSources pushes the standard library, ten modules and this repository with its history: what is found are keys that are written
 // in the sources for tests and documentation.
 func TestPushOfKnownSources(t *testing.T) {
-	if testing.Short() {
-		t.Skip("pushes 150 MB of sources; make test-long runs it")
-	}
+	lab.Long(t)
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatal(err)

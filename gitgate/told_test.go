@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"airlock/gitgate/objects"
@@ -26,10 +27,10 @@ func TestUpstreamsWordsAreTold(t *testing.T) {
 		r.commit(w, "more", map[string]string{"b": "1"})
 		r.fails(w, []string{"does not appear to be a git repository"}, "git", "push", "origin", "HEAD")
 		own := token(71)
-		denied := false
+		var denied atomic.Bool
 		r = viaHTTPS(t, own, own, func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-				if denied {
+				if denied.Load() {
 					http.Error(w, "Permission to acme/app denied to "+own+"\x1b[2J", http.StatusForbidden)
 					return
 				}
@@ -38,7 +39,7 @@ func TestUpstreamsWordsAreTold(t *testing.T) {
 		})
 		r.seed("main", map[string]string{"a": "1"})
 		w = r.clone(protocol)
-		denied = true
+		denied.Store(true)
 		if out := r.fails(w, []string{"403", "Permission to acme/app denied to [redacted]"}, "git", "fetch", "origin"); strings.Contains(out, own) || strings.Contains(out, "\x1b") {
 			t.Error("the credential or an escape was told")
 		}

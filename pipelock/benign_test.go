@@ -34,6 +34,7 @@ import (
 	"testing"
 	"time"
 
+	"airlock/internal/lab"
 	"airlock/internal/policy"
 )
 
@@ -324,6 +325,7 @@ func TestBenignRequests(t *testing.T) {
 
 // TestBenignSources sends source files: those of the standard library, as they are, in JSON and in base64.
 func TestBenignSources(t *testing.T) {
+	lab.Long(t)
 	s := testScanner(t, "")
 	h := host(t, "api.ok.test")
 	sent, size := 0, 0

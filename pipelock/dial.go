@@ -114,8 +114,9 @@ const (
 // neither side sees features that the other has not. An origin without HTTP/2
 // answers an agent with it all the same.
 type origins struct {
-	h1 *http1.Transport
-	h2 *http.Transport
+	guard *guard
+	h1    *http1.Transport
+	h2    *http.Transport
 }
 
 // newOrigins verifies certificates against the roots, and shows origins those
@@ -124,7 +125,7 @@ func newOrigins(g *guard, roots *x509.CertPool, certs clientCertificates) *origi
 	both := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: tls.NewLRUClientSessionCache(256)}
 	plain := both.Clone()
 	plain.NextProtos = []string{"http/1.1"}
-	o := &origins{h2: &http.Transport{
+	o := &origins{guard: g, h2: &http.Transport{
 		DialContext: g.DialContext,
 		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return g.dialTLS(ctx, address, both, certs)
@@ -141,7 +142,12 @@ func newOrigins(g *guard, roots *x509.CertPool, certs clientCertificates) *origi
 		Dial: func(ctx context.Context, r *http.Request) (net.Conn, error) {
 			return g.dialFor(ctx, r.URL, plain, certs)
 		},
-		Key:            func(r *http.Request) string { return r.URL.Scheme + "://" + r.URL.Host },
+		Key: func(r *http.Request) string {
+			if r.URL.Opaque != "" {
+				return "proxy" // which takes requests for any host
+			}
+			return r.URL.Scheme + "://" + r.URL.Host
+		},
 		IdleTimeout:    originIdle,
 		MaxIdle:        originConns,
 		MaxHeaderBytes: httpd.MaxHeaderBytes,
@@ -161,6 +167,9 @@ func (o *origins) via(p *pass) http.RoundTripper {
 func (g *guard) dialFor(ctx context.Context, u *url.URL, base *tls.Config, certs clientCertificates) (net.Conn, error) {
 	if u.Scheme == "https" {
 		return g.dialTLS(ctx, u.Host, base, certs)
+	}
+	if u.Opaque != "" { // in absolute form, for the proxy
+		return g.dialForProxy(ctx)
 	}
 	return g.DialContext(ctx, "tcp", u.Host)
 }

@@ -85,6 +85,7 @@ func inForm(t *testing.T, text string) (body, contentType string) {
 // TestCompressedBeyondAWindow: what is compressed is seen as a whole, wherever
 // in a body and however long it is; nothing of it goes on before.
 func TestCompressedBeyondAWindow(t *testing.T) {
+	lab.Long(t)
 	s := testScanner(t, "")
 	key := "\nthe key is " + lab.Token() + "\n"
 	noise := string(random(3 * wholeBody / 2))
@@ -177,6 +178,7 @@ func TestUnreadableArchives(t *testing.T) {
 
 // TestCompressedTooLong is refused, and says what can be done.
 func TestCompressedTooLong(t *testing.T) {
+	lab.Long(t)
 	s := testScanner(t, "")
 	long := zipped(t, string(random(maxGrown+wholeBody)))
 	for _, encoding := range []string{"", "gzip"} {
@@ -194,6 +196,7 @@ func TestCompressedTooLong(t *testing.T) {
 
 // TestLongContentEncoding: a compressed body may have 16 MiB.
 func TestLongContentEncoding(t *testing.T) {
+	lab.Long(t)
 	s := testScanner(t, "")
 	noise, k := string(random(3*wholeBody)), lab.Token()
 	for text, clean := range map[string]bool{noise: true, noise + "\n" + k: false} {
@@ -254,6 +257,7 @@ func TestCompressedStreamWaits(t *testing.T) {
 // TestManyThatGrow: as many as there is room for, the others are told to come
 // again; none waits for another for ever.
 func TestManyThatGrow(t *testing.T) {
+	lab.Long(t)
 	s := testScanner(t, "")
 	s.memory.grown.wait = 50 * time.Millisecond
 	body := zipped(t, string(random(3*wholeBody)))

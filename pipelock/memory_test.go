@@ -83,6 +83,7 @@ func TestStalledUploads(t *testing.T) {
 
 // TestMemoryIsGivenBack on every way out.
 func TestMemoryIsGivenBack(t *testing.T) {
+	lab.Long(t)
 	token, long := lab.Token(), strings.Repeat("a b ", 5<<17)
 	for _, action := range []string{"", "secrets: {action: warn}\n"} {
 		s := testScanner(t, action+"limits: {body_bytes: 8MiB}\n")

@@ -210,7 +210,7 @@ func TestCodingsOfBodies(t *testing.T) {
 	token := lab.Token()
 	br := func(text string) string {
 		var b bytes.Buffer
-		w := brotli.NewWriter(&b)
+		w := brotli.NewWriterLevel(&b, 1)
 		_, _ = io.WriteString(w, text)
 		_ = w.Close()
 		return b.String()

@@ -184,6 +184,11 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 		r = r.WithContext(ctx)
 	}
 	out := outgoing(r, p)
+	var err error
+	if p.proxied, err = s.origins.guard.proxied(out, authority); err != nil {
+		p.Failed(w, err)
+		return
+	}
 	if out.Body != nil && out.ContentLength < 0 {
 		out.Body = &countedBody{out.Body, s.budget, authority.Host}
 	}
@@ -326,6 +331,7 @@ type pass struct {
 	proposal     string   // the last that was made about it
 	hidden       bool     // the host's name may hold a secret
 	text         bool     // a refusal is told as plain text
+	proxied      bool     // the upstream proxy forwards it
 }
 
 func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
@@ -386,6 +392,9 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 // Answer implements forward.Hooks. It puts the scan on a connection that
 // switched to WebSocket.
 func (p *pass) Answer(res *http.Response) error {
+	if p.proxied && res.StatusCode == http.StatusProxyAuthRequired {
+		return &proxyError{"does not take the credential (407)"}
+	}
 	httpd.StripOwn(res.Header) // no origin speaks for us
 	if p.hop && p.h2 && res.ProtoMajor == 1 {
 		res.Header.Set(httpd.HeaderProto, "h1")

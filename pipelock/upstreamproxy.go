@@ -127,6 +127,40 @@ func (g *guard) viaProxy(ctx context.Context, a policy.Authority) (net.Conn, err
 	return opened, nil
 }
 
+// proxied makes a plain-http request one that the proxy itself forwards (RFC 9112 §3.2.2): proxies often refuse CONNECT to port 80.
+// What changes protocols, and a host whose address stands in hosts, go through a tunnel.
+//
+// Connections to the proxy are kept and shared by all hosts, so that everything is judged here and nothing when one is made.
+func (g *guard) proxied(out *http.Request, a policy.Authority) (yes bool, err error) {
+	_, fixed := g.rules.hosts[a.Host]
+	if out.URL.Scheme != "http" || !g.proxy.takes(a) || fixed || out.Header["Upgrade"] != nil {
+		return false, nil
+	}
+	if v := g.rules.decide(a, time.Now()); !v.Allow {
+		return false, &refusedError{v: v}
+	}
+	if g.proxy.missing != nil {
+		return false, &proxyError{"is not asked: " + g.proxy.missing.Error()}
+	}
+	if _, err := g.proxyTarget(a); err != nil {
+		return false, err
+	}
+	out.URL.Opaque = "http://" + out.Host + out.URL.EscapedPath()
+	if g.proxy.auth != "" {
+		out.Header["Proxy-Authorization"] = []string{g.proxy.auth}
+	}
+	return true, nil
+}
+
+// dialForProxy connects to the proxy for requests in absolute form.
+func (g *guard) dialForProxy(ctx context.Context) (net.Conn, error) {
+	conn, err := g.dialProxy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return meteredConn{conn}, nil
+}
+
 // proxyTarget is what the proxy is asked to connect to.
 func (g *guard) proxyTarget(a policy.Authority) (string, error) {
 	known := []netip.Addr{}

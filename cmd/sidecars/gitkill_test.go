@@ -17,6 +17,7 @@ import (
 // TestGitGateKilledAtAnyMoment kills git-gate in the middle of pushes. The next one starts on what is left: upstream and mirror agree, and git finds
 // nothing wrong with either.
 func TestGitGateKilledAtAnyMoment(t *testing.T) {
+	lab.Long(t)
 	root := t.TempDir()
 	server, err := lab.NewGitSSH(root)
 	must(t, err)

@@ -135,6 +135,7 @@ func TestWhatMustNotLeave(t *testing.T) {
 // TestCompressedUploads: of a long one nothing reaches the origin before all has been
 // seen, and a clean one arrives as it was.
 func TestCompressedUploads(t *testing.T) {
+	lab.Long(t)
 	start(t, nil).atBothDoors(func(t *testing.T, b *running) {
 		noise := make([]byte, 3<<20)
 		_, _ = rand.Read(noise) // it never fails

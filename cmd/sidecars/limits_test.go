@@ -12,12 +12,15 @@ import (
 	"testing"
 	"time"
 	"unicode/utf16"
+
+	"airlock/internal/lab"
 )
 
 // TestStalledUploads: many clients stop before the end of their uploads.
 // pipelock stays, requests that need little are answered, the others are
 // refused for a while, and when they have gone a long one passes again.
 func TestStalledUploads(t *testing.T) {
+	lab.Long(t)
 	b := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, n)

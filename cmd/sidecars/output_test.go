@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"airlock/internal/control"
+	"airlock/internal/lab"
 )
 
 // TestOutputAsJSON reads every line that a bundle prints from start to stop.
@@ -80,6 +81,7 @@ func TestLogLevels(t *testing.T) {
 // TestStalledReaderBlocksNobody lets a bundle print more than anybody reads,
 // and reads it in the end.
 func TestStalledReaderBlocksNobody(t *testing.T) {
+	lab.Long(t)
 	b := prepare(t, nil)
 	out := &faucet{opened: make(chan struct{})}
 	b.through = out.pass

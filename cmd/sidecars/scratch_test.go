@@ -30,6 +30,7 @@ import (
 // does at once: ten replacements of pipelock in a row fail nothing that ends
 // within the time to drain, and leave nothing behind.
 func TestReplacedWithoutAScratch(t *testing.T) {
+	lab.Long(t)
 	for _, door := range []string{bundle.Egress, bundle.Pipelock} {
 		t.Run("by "+door, func(t *testing.T) { replacedWithoutAScratch(t, door) })
 	}

@@ -169,6 +169,7 @@ func TestSocksOfCurl(t *testing.T) {
 // TestSocksWaitsForNobody leaves a handshake half done: others are served, and
 // the end does not wait.
 func TestSocksWaitsForNobody(t *testing.T) {
+	lab.Long(t)
 	b := start(t, nil)
 	var idle []net.Conn
 	for _, text := range []string{"\x05", "\x05\x01\x00", "\x05\x01\x00\x05\x01\x00\x03"} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,7 +122,7 @@ func freeAddress(t *testing.T) string {
 func TestThroughSquid(t *testing.T) {
 	authority, err := lab.NewCA()
 	must(t, err)
-	proxy := startSquid(t, authority, "api.ok.test", "closed.ok.test", "new.ok.test")
+	proxy := startSquid(t, authority, "api.ok.test", "closed.ok.test", "new.ok.test", "plain.ok.test")
 	_, plainPort, _ := net.SplitHostPort(proxy.plain)
 	_, securePort, _ := net.SplitHostPort(proxy.secure)
 	for _, way := range []struct{ name, url, more string }{
@@ -140,6 +141,13 @@ func TestThroughSquid(t *testing.T) {
 				routes += fmt.Sprintf("  - {host: '%s:%d'}\n", host, port)
 				allow += fmt.Sprintf("  - %s:%d\n", host, port)
 			}
+			plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprintf(w, "%s %s %s", r.Host, r.URL, r.Header.Get("Proxy-Authorization"))
+			}))
+			t.Cleanup(plain.Close)
+			_, plainly, _ := net.SplitHostPort(plain.Listener.Addr().String())
+			routes += "  - {host: 'plain.ok.test:" + plainly + "', plain_http: true}\n  - {host: '127.0.0.3:" + plainly + "', plain_http: true}\n"
+			allow += "  - plain.ok.test:" + plainly + "\n  - 127.0.0.3:" + plainly + "\n"
 			b.write("egress.yaml", egress+"routes:\n"+routes+fmt.Sprintf("  - {host: 'unlisted.ok.test:%d'}\n", port))
 			b.write("pipelock.yaml", fmt.Sprintf("version: 1\nlisten: 127.0.0.1:0\nca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}\nupstream_ca: /etc/airlock/ca/upstream.crt\n"+
 				"hosts: {proxy.test: 127.0.0.1, a.cdn.test: 127.0.0.1}\naddresses: {allow: [127.0.0.1/32]}\nallow:\n%supstream_proxy: {url: '%s', auth: PROXY_AUTH_0%s, no_proxy: [a.cdn.test]}\n", allow, way.url, way.more))
@@ -160,6 +168,12 @@ func TestThroughSquid(t *testing.T) {
 					}
 				}
 			}
+			if status, text := b.get("http://plain.ok.test:" + plainly + "/x%2Fy?a=b"); status != 200 || text != "plain.ok.test:"+plainly+" /x%2Fy?a=b " {
+				t.Errorf("plain http: %d %s", status, text)
+			}
+			if status, text := b.get("http://127.0.0.3:" + plainly + "/"); status != 403 || !strings.Contains(text, "loopback") {
+				t.Errorf("plain http to an address: %d %s", status, text)
+			}
 			for _, c := range []struct {
 				host   string
 				status int
@@ -177,7 +191,10 @@ func TestThroughSquid(t *testing.T) {
 			_, password, _ := strings.Cut(proxy.user, ":")
 			b.keptSecret(password) // ends the bundle, and with it the tunnels, which squid writes down then
 			eventually(t, "squid has written down what it did", func() bool { return strings.Contains(seen(), fmt.Sprintf("CONNECT new.ok.test:%d ", port)) })
-			for _, absent := range []string{"unlisted", "a.cdn.test", "127.0.0.2"} {
+			if !strings.Contains(seen(), "GET http://plain.ok.test:"+plainly+"/x%2Fy") {
+				t.Errorf("plain http did not go as a request of the proxy's:\n%s", seen())
+			}
+			for _, absent := range []string{"unlisted", "a.cdn.test", "127.0.0.2", "127.0.0.3"} {
 				if strings.Contains(seen(), absent) {
 					t.Errorf("%s reached the proxy:\n%s", absent, seen())
 				}
@@ -190,6 +207,14 @@ func TestThroughSquid(t *testing.T) {
 		b.run("PROXY_AUTH_0=agent:wrong")
 		if status, text := b.get(b.url("api.ok.test", "/v1/x")); status != 502 || !strings.Contains(text, "407") || strings.Contains(text, "wrong") {
 			t.Errorf("%d %s", status, text)
+		}
+		b = prepare(t, nil)
+		egress, _, _ := strings.Cut(b.egressYAML(""), "routes:\n")
+		b.write("egress.yaml", egress+"routes: [{host: 'plain.ok.test', plain_http: true}]\n")
+		b.write("pipelock.yaml", b.pipelockYAML("  - plain.ok.test\nupstream_proxy: {url: 'http://"+proxy.plain+"', auth: PROXY_AUTH_0}\n"))
+		b.run("PROXY_AUTH_0=agent:wrong")
+		if status, text := b.get("http://plain.ok.test/"); status != 502 || !strings.Contains(text, "407") || strings.Contains(text, "wrong") {
+			t.Errorf("plain http: %d %s", status, text)
 		}
 	})
 	t.Run("no credential", func(t *testing.T) {

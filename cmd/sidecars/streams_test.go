@@ -132,6 +132,7 @@ func (b *running) granted(life time.Duration) (stream *http.Response, until time
 // TestGrantsChange: a stream goes by the grant of the moment, not by the one
 // that it began with.
 func TestGrantsChange(t *testing.T) {
+	lab.Long(t)
 	e := &events{tell: make(chan string), left: make(chan string, 16)}
 	b := start(t, e)
 	var res *http.Response

@@ -43,8 +43,11 @@ func (c *cache) get(at int64) (Type, []byte, bool) {
 	return v.typ, v.data, true
 }
 
+// cacheable tells an object that is small enough to be kept.
+func cacheable(data []byte) bool { return len(data) <= cacheBytes/4 }
+
 func (c *cache) put(at int64, typ Type, data []byte) {
-	if len(data) > cacheBytes/4 {
+	if !cacheable(data) {
 		return
 	}
 	c.mu.Lock()

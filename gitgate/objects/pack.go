@@ -30,7 +30,11 @@ type Pack struct {
 	limit  int64 // bytes of one object
 	spend  func(int64) error
 	cut    map[Hash]bool // commits whose parents the repository lacks
+	large  bool          // it was received, and has an object of largeBytes or more
 }
+
+// Large reports whether a pack that was received has an object that takes some megabytes.
+func (p *Pack) Large() bool { return p.large }
 
 // OpenPack opens base.pack with base.idx.
 func OpenPack(base string) (*Pack, error) {
@@ -225,12 +229,17 @@ func (p *Pack) read(at int64) (Type, []byte, error) {
 			return 0, nil, err
 		}
 	}
+	var spare []byte // of a large object on the way, which nobody else has
 	for _, at := range slices.Backward(chain) {
+		base := data
 		var err error
-		if data, err = p.patch(at, data, buf[:]); err != nil {
+		if data, err = p.patch(at, base, buf[:], spare); err != nil {
 			return 0, nil, err
 		}
 		p.cache.put(at, typ, data)
+		if spare = nil; !cacheable(base) {
+			spare = base
+		}
 	}
 	return typ, data, nil
 }
@@ -246,7 +255,8 @@ func (p *Pack) baseOf(h head) (int64, error) {
 	return at, nil
 }
 
-func (p *Pack) patch(at int64, base, buf []byte) ([]byte, error) {
+// patch applies the delta at an offset, into the spare buffer where that has just the room.
+func (p *Pack) patch(at int64, base, buf, spare []byte) ([]byte, error) {
 	h, rest, err := p.peek(at, buf)
 	if err != nil {
 		return nil, err
@@ -255,13 +265,17 @@ func (p *Pack) patch(at int64, base, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if size, err := deltaTarget(delta); err != nil || size > p.limit {
+	size, err := deltaTarget(delta)
+	if err != nil || size > p.limit {
 		return nil, fmt.Errorf("%w: object of %d bytes", ErrLimit, size)
 	}
 	if err := p.spend(int64(len(base) + len(delta))); err != nil {
 		return nil, err
 	}
-	return applyDelta(base, delta)
+	if int64(cap(spare)) < size || int64(cap(spare)) > 2*size {
+		spare = make([]byte, 0, size)
+	}
+	return applyDeltaTo(spare[:0], base, delta)
 }
 
 // inflate reads exactly the bytes that the head announces. begun is what has been read of them as they are stored.

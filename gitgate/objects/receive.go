@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/pjbgf/sha1cd"
@@ -90,6 +91,7 @@ type indexer struct {
 	hash  []Hash
 	base  []int32 // of a delta by offset, its base; else -1
 	byRef []byRef
+	large atomic.Bool // there is an object of largeBytes or more
 }
 
 // byRef is a delta that names its base.
@@ -160,6 +162,9 @@ func (x *indexer) entry() error {
 	}
 	if err := x.spent.add(h.size, x.limits.TotalBytes); err != nil {
 		return err
+	}
+	if h.size >= largeBytes {
+		x.large.Store(true)
 	}
 	x.at, x.typ = append(x.at, at), append(x.typ, h.typ)
 	x.data = append(x.data, uint8(x.in.offset()-at))
@@ -328,7 +333,11 @@ func (x *indexer) store(dir string, sum Hash) (*Pack, error) {
 		return nil, err
 	}
 	x.file.Close()
-	return OpenPack(base)
+	pack, err := OpenPack(base)
+	if err == nil {
+		pack.large = x.large.Load()
+	}
+	return pack, err
 }
 
 // writeFile writes, syncs, and gives the name last.

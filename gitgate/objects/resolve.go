@@ -9,7 +9,6 @@ import (
 	"math/bits"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/pjbgf/sha1cd"
@@ -44,8 +43,10 @@ type resolver struct {
 	started  []atomic.Bool
 	root     atomic.Int64
 	resolved atomic.Int64
-	large    sync.Mutex
 }
+
+// largeTurn is held by the one who rebuilds large objects: of all workers, of all packs.
+var largeTurn = make(chan struct{}, 1)
 
 func (x *indexer) resolve(end int64) error {
 	n := len(x.at)
@@ -95,7 +96,8 @@ type worker struct {
 	chain []link
 	kept  int
 	free  [32][][]byte // buffers by the power of two that they hold
-	alone bool         // this one holds the lock for large objects
+	large [][]byte     // buffers that are larger than those, while this one holds the turn
+	alone bool         // this one holds the turn for large objects
 }
 
 // link is an object on the way down, with the deltas upon it that are still to do.
@@ -272,7 +274,9 @@ func (w *worker) whole(i int32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.lock(h.size)
+	if err := w.lock(h.size); err != nil {
+		return nil, err
+	}
 	if err := w.spent.add(h.size, w.limits.TotalBytes); err != nil {
 		return nil, err
 	}
@@ -300,7 +304,9 @@ func (w *worker) apply(base []byte, d int32) ([]byte, error) {
 	if size > w.limits.ObjectBytes {
 		return nil, tooLarge(size, w.limits.ObjectBytes)
 	}
-	w.lock(size)
+	if err := w.lock(size); err != nil {
+		return nil, err
+	}
 	return applyDeltaTo(w.get(int(size))[:0], base, delta)
 }
 
@@ -356,18 +362,27 @@ func (w *worker) stream(h head, end int64, into []byte) error {
 	return nil
 }
 
-// lock makes the workers take turns over large objects, until the tree is done.
-func (w *worker) lock(size int64) {
-	if size >= largeBytes && !w.alone {
-		w.large.Lock()
+// lock makes the workers of all packs take turns over large objects, until the tree is done.
+func (w *worker) lock(size int64) error {
+	if size < largeBytes {
+		return nil
+	}
+	if w.indexer.large.Store(true); w.alone {
+		return nil
+	}
+	select {
+	case largeTurn <- struct{}{}:
 		w.alone = true
+		return nil
+	case <-w.ctx.Done():
+		return context.Cause(w.ctx)
 	}
 }
 
 func (w *worker) unlock() {
 	if w.alone {
-		w.alone = false
-		w.large.Unlock()
+		w.alone, w.large = false, nil
+		<-largeTurn
 	}
 }
 
@@ -375,7 +390,7 @@ func (w *worker) unlock() {
 func (w *worker) get(size int) []byte {
 	class := bits.Len(uint(max(size, 512) - 1))
 	if class >= len(w.free) || 1<<class > largeBytes {
-		return make([]byte, size)
+		return w.getLarge(size)
 	}
 	if list := w.free[class]; len(list) > 0 {
 		b := list[len(list)-1]
@@ -385,10 +400,30 @@ func (w *worker) get(size int) []byte {
 	return make([]byte, size, 1<<class)
 }
 
+// maxLarge is how many large buffers wait for use: a base and what is made of it are the most that are needed at once.
+const maxLarge = 2
+
+// getLarge takes a buffer that fits without wasting half of it.
+func (w *worker) getLarge(size int) []byte {
+	for i, b := range w.large {
+		if cap(b) >= size && cap(b) <= 2*size {
+			w.large = slices.Delete(w.large, i, i+1)
+			return b[:size]
+		}
+	}
+	return make([]byte, size, size+size/64) // the next one is often a little longer
+}
+
 // maxFree bounds the buffers of one size that wait for use.
 const maxFree = 8
 
 func (w *worker) put(b []byte) {
+	if w.alone && cap(b) > largeBytes {
+		if w.large = append(w.large, b); len(w.large) > maxLarge {
+			w.large = slices.Delete(w.large, 0, 1)
+		}
+		return
+	}
 	class := bits.Len(uint(cap(b))) - 1
 	if cap(b) < 512 || cap(b) > largeBytes || cap(b) != 1<<class || len(w.free[class]) >= maxFree {
 		return

@@ -27,7 +27,7 @@ var floors = map[string]float64{
 	"internal/tunnel": 1.5, "hostctl/local": 1.5, "hostctl/docker": 1.5,
 	"supervisor": 2, "egress": 2, "pipelock": 2, "gitgate": 2, "supervise": 2, "hostctl": 2,
 	"cmd/sidecars": 3, "bench/peer": 3, "cmd/hostctl": 3, "e2e/demo": 3,
-	"internal/lab": 1, "internal/arch": 3, "hostctl/workspace": 1, "hostctl/pair/pairtest": 2,
+	"internal/lab": 1, "internal/arch": 3, "internal/testsum": 3, "hostctl/workspace": 1, "hostctl/pair/pairtest": 2,
 }
 
 // owners says who alone may import a heavy library.

@@ -3,6 +3,7 @@ package lab
 import (
 	"io"
 	"runtime"
+	"testing"
 	"time"
 )
 
@@ -43,4 +44,12 @@ func ReadAll(t tester, r io.Reader, expected string) ([]byte, error) {
 	}()
 	got := Receive(t, c, expected)
 	return got.data, got.err
+}
+
+// Long passes over a test that takes long, or much memory, where "go test" runs with -short, as "make test" does.
+func Long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("this test takes long: make test-long runs it")
+	}
 }

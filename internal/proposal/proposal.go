@@ -118,14 +118,15 @@ func (s *Store) Last(p Proposal) (Proposal, bool, error) {
 }
 
 // Create keeps a new proposal, or returns the open one that asks for the same.
-// At most limit may be open.
+// At most limit may be open, and of those for values in pushes half as many: an
+// agent that pushes often must still be able to ask for something else.
 func (s *Store) Create(p Proposal, limit int) (Proposal, error) {
 	err := s.locked(func() error {
 		all, err := s.List()
 		if err != nil {
 			return err
 		}
-		open := 0
+		open, values := 0, 0
 		for _, q := range all {
 			if q.State != Pending {
 				continue
@@ -134,8 +135,11 @@ func (s *Store) Create(p Proposal, limit int) (Proposal, error) {
 				p = q
 				return nil
 			}
+			if q.Kind == GitAllow {
+				values++
+			}
 		}
-		if open >= limit {
+		if open >= limit || p.Kind == GitAllow && 2*values >= limit {
 			return ErrTooMany
 		}
 		p.ID = "p-" + strings.ToLower(rand.Text()[:8])

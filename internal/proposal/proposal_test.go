@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -119,5 +120,30 @@ func TestOddNames(t *testing.T) {
 	}
 	if all, err := s.List(); err != nil || len(all) != 0 {
 		t.Errorf("%d, %v", len(all), err)
+	}
+}
+
+// TestValuesLeaveRoom: proposals about values in pushes, of which an agent can make any number, take half of the places.
+func TestValuesLeaveRoom(t *testing.T) {
+	s := open(t)
+	for i := range 5 {
+		value := Proposal{Kind: GitAllow, Repo: "app", Rule: "github-pat", Digest: strings.Repeat(string(rune('a'+i)), 64)}
+		first, err := s.Create(value, 6)
+		if tooMany := i >= 3; tooMany != errors.Is(err, ErrTooMany) {
+			t.Errorf("value %d: %v", i, err)
+			continue
+		}
+		if same, err := s.Create(value, 6); i < 3 && (err != nil || same.ID != first.ID) {
+			t.Errorf("value %d again: %+v, %v", i, same, err)
+		}
+	}
+	for i := range 4 {
+		_, err := s.Create(Proposal{Kind: Question, Question: string(rune('a' + i))}, 6)
+		if tooMany := i >= 3; tooMany != errors.Is(err, ErrTooMany) {
+			t.Errorf("question %d: %v", i, err)
+		}
+	}
+	if _, err := open(t).Create(Proposal{Kind: GitAllow, Repo: "app"}, 1); err != nil {
+		t.Errorf("where one may be open: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -32,37 +33,65 @@ func Says(rule string) string {
 
 // archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
 // like one is no archive: its raw bytes have been seen already.
-func (r *run) archive(data []byte, depth int) ([]string, error) {
+func (r *run) archive(data []byte, depth int) ([]inner, error) {
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
 	}
-	var rules []string
-	err := members(data, true, r.member(&rules, data, depth))
-	return rules, err
+	var found []inner
+	err := members(data, true, r.member(&found, data, depth))
+	return found, err
 }
 
-// member scans the name and the content of a file in data, and adds the rules that were hit.
-func (r *run) member(rules *[]string, data []byte, depth int) memberFunc {
+// inner is a rule that was hit inside an archive, and the member: a path, with "!" before what lies in a further archive. The member is empty where
+// its name may hold the secret, or where it has none.
+type inner struct{ rule, member string }
+
+// maxMember is how much of the name of a member is told, in bytes.
+const maxMember = 200
+
+// tellable is a member's name as it may be told: empty unless it is printable ASCII and short.
+func tellable(name string) string {
+	name, _, _ = strings.Cut(name, "\n") // behind it, a link's target or a comment
+	if len(name) > maxMember || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return ""
+	}
+	return name
+}
+
+// within is a member of a member.
+func within(outer, member string) string {
+	if outer == "" || member == "" || len(outer)+len(member) > maxMember {
+		return outer + member
+	}
+	return outer + "!" + member
+}
+
+// member scans the name and the content of a file in data, and adds what was found.
+func (r *run) member(found *[]inner, data []byte, depth int) memberFunc {
 	return func(name string, content contents) error {
 		if depth == 0 {
 			inner, _, err := r.inflate(content)
 			r.nested = r.nested || !bytes.Contains(data, inner) // what is stored as it is has been seen
 			return err
 		}
-		inner, unread, err := r.inflate(content)
+		text, unread, err := r.inflate(content)
 		if err != nil {
 			return err
 		}
 		if unread {
-			*rules = append(*rules, Unreadable)
+			*found = append(*found, inner{Unreadable, tellable(name)})
 		}
-		for _, part := range [][]byte{[]byte(name), inner} {
+		shown := tellable(name)
+		for _, part := range [][]byte{[]byte(name), text} {
 			spans, err := r.scan(part, depth-1)
 			if err != nil {
 				return err
 			}
+			if len(spans) > 0 && len(part) == len(name) && string(part) == name {
+				shown = ""
+			}
 			for _, s := range spans {
-				*rules = append(*rules, s.rule)
+				*found = append(*found, inner{s.rule, within(shown, s.member)})
 			}
 		}
 		return nil

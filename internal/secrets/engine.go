@@ -41,6 +41,7 @@ type run struct {
 	tries   int               // how much may still be opened
 	open    bool              // it ends inside something compressed
 	seen    map[uint64]bool   // texts that were looked at, and whether that was loosely
+	spreads int               // how many more keywords may be followed by a spread token
 	opened  map[uint64]opened // decoded blocks in which compressed data was looked for
 
 	reserved bool        // see reserve
@@ -70,8 +71,8 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, rule := range inside {
-		spans = append(spans, span{rule: rule, end: len(data), decoded: true})
+	for _, in := range inside {
+		spans = append(spans, span{rule: in.rule, member: in.member, end: len(data), decoded: true})
 	}
 	return clip(spans, len(data)), nil
 }
@@ -390,8 +391,11 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 	var spans []span
 	add := func(s span) {
 		s.start, s.end = s.start+w.start, s.end+w.start
-		if publicHere(in.text, s) {
-			return
+		if s.end == w.end && w.end < len(in.text) || s.start == w.start && w.start > 0 {
+			return // the edge may have looked like a border to it; what has its keyword here ends before the edge: see margin
+		}
+		if publicHere(in.text, s) || rule.named && in.is != nil && !in.is.fresh(span{start: s.start, end: s.secret + w.start}) {
+			return // it is public, or only what ends it was made by the view
 		}
 		spans = append(spans, s)
 	}
@@ -419,7 +423,7 @@ func isHash(text string) bool {
 		text = text[:minHash]
 	}
 	for i := range len(text) {
-		if c := text[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && c != '-' {
+		if c := text[i]; unhex(c) > 15 && c != '-' {
 			return false
 		}
 	}
@@ -461,10 +465,10 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
 			continue
 		}
-		if loose && !dense(secret) {
+		if loose && !dense(secret) && !(id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) { // base32 has few digits
 			continue
 		}
-		spans = append(spans, span{rule: id, start: at[0], end: at[1]})
+		spans = append(spans, span{rule: id, start: at[0], end: at[1], secret: at[0] + strings.Index(text[at[0]:at[1]], secret) + len(secret)})
 	}
 	return spans
 }

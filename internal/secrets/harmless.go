@@ -31,8 +31,8 @@ func noSecret(id, match, secret string) bool {
 	switch id {
 	case genericRule:
 		return harmless(match, secret) || isChecksum(match, secret) || isIdentifier(secret)
-	case "clickhouse-cloud-api-secret-key":
-		return isHash(secret) // the id of an object of git's that begins like such a key
+	case "clickhouse-cloud-api-secret-key", "square-access-token", "facebook-page-access-token":
+		return isHash(secret) // a commit's id, a fingerprint or a checksum that begins like such a key
 	case "sourcegraph-access-token":
 		return identifiers.MatchString(secret) // the rule takes any 40 hexadecimal digits in a text that has the word
 	case "jwt":
@@ -187,11 +187,14 @@ func onlyCertificates(text string, s span) bool {
 	rest, n := text[s.start+data+len("data:"):], 0
 	rest = rest[strings.IndexByte(rest, '\n')+1:]
 	for line := range strings.Lines(rest) {
-		found := entry.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
-		if found == nil {
+		text := strings.TrimRight(line, " \t\r\n")
+		if bare := strings.TrimLeft(text, " \t"); bare == "" || bare[0] == '#' {
+			continue
+		} else if bare == text { // the data ends
 			break
 		}
-		if n++; n > maxEntries || !isCertificate(found[1]) {
+		found := entry.FindStringSubmatch(text)
+		if n++; found == nil || n > maxEntries || !isCertificate(found[1]) {
 			return false
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -67,6 +68,29 @@ func TestWhatIsNoSecret(t *testing.T) {
 		}
 		if seen < 7 { // a few digits spell a word that excuses them
 			t.Errorf("%s with a digest's form was found %d times in 10", format, seen)
+		}
+	}
+}
+
+// TestSecretsOfKubernetes: one that holds certificates alone is no finding; anything else beside them is.
+func TestSecretsOfKubernetes(t *testing.T) {
+	s := newScanner(t, Options{})
+	certificate := std64("-----BEGIN CERTIFICATE-----\n" + wrap(64, "\n")(std64(strings.Repeat("abc", 60))) + "-----END CERTIFICATE-----\n")
+	head := "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\ndata:\n  ca.crt: " + certificate + "\n"
+	for name, c := range map[string]struct {
+		more string
+		want bool
+	}{
+		"certificates":             {"  tls.crt: " + certificate + "\n", false},
+		"and another document":     {"---\nkind: ConfigMap\n", false},
+		"a value":                  {"  value: " + std64("correct horse battery") + "\n", true},
+		"a value after a comment":  {"  # more\n\n  value: " + std64("correct horse battery") + "\n", true},
+		"a block":                  {"  value: |\n    " + std64("correct horse battery") + "\n", true},
+		"text after a certificate": {"  tls.crt: " + std64("-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\ncorrect horse battery") + "\n", true},
+	} {
+		found, err := s.ScanFile(t.Context(), "secret.yaml", []byte(head+c.more))
+		if err != nil || rules(found)["kubernetes-secret-yaml"] != c.want {
+			t.Errorf("%s: %v, %v, want a finding: %v", name, found, err, c.want)
 		}
 	}
 }

@@ -138,8 +138,14 @@ func dense(secret string) bool {
 			lower++
 		}
 	}
+	if digits == 0 && lower > 0 && lower < n && n >= minLetters {
+		return changes*4 > n
+	}
 	return changes*5 > 2*n || digits > 0 && (changes*4 >= n || digits*4 >= n || lower == 0)
 }
+
+// minLetters is how many letters in both cases are enough to ask for fewer changes: no words are so long without anything between them.
+const minLetters = 30
 
 func kindOf(c byte) byte {
 	switch {
@@ -156,6 +162,8 @@ func kindOf(c byte) byte {
 const (
 	// minMark is the shortest keyword that is looked for in disguise.
 	minMark = 4
+	// leastSpreads bounds the keywords of one Scan after which a spread token is looked for; a long text has one more for every bytesPerTry.
+	leastSpreads = 8 << 10
 	// maxSpread is over how many bytes a token may be spread.
 	maxSpread = 1 << 10
 )
@@ -184,6 +192,10 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		return nil
 	}
 	if made.reach.head.begins(text[start:]) { // nothing stands in between; what stands behind it is not what the rule wants
+		return nil
+	}
+	if r.spreads--; r.spreads < 0 { // no text has so many keywords without what belongs to them
+		r.nested = true
 		return nil
 	}
 	for _, keep := range []string{"-_", "_"} {

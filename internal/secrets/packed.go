@@ -19,8 +19,8 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 	}
 	add := func(s stretch, o opened) {
 		r.open = r.open || o.open && s.end >= len(in.text)-maxPadding // otherwise all of it is there
-		for _, rule := range o.rules {
-			spans = append(spans, span{rule: rule, start: s.start, end: s.end, decoded: true})
+		for _, in := range o.found {
+			spans = append(spans, span{rule: in.rule, member: in.member, start: s.start, end: s.end, decoded: true})
 		}
 	}
 	blocks := func(runs []stretch, c *code) {
@@ -113,14 +113,14 @@ func nextLine(text string, at int) int {
 // maxIndent bounds what separates two lines of an encoded block, in bytes.
 const maxIndent = 64
 
-// opened is what compressed data holds: the rules that were hit, and whether it ends before its end.
+// opened is what compressed data holds: what was found, and whether it ends before its end.
 type opened struct {
-	rules []string
+	found []inner
 	open  bool
 }
 
 func (o *opened) add(more opened) {
-	o.rules, o.open = append(o.rules, more.rules...), o.open || more.open
+	o.found, o.open = append(o.found, more.found...), o.open || more.open
 }
 
 // openData looks into data that begins with something compressed; all says that what may follow it belongs to it.
@@ -130,7 +130,7 @@ func (r *run) openData(data []byte, all bool, archives int) (o opened, err error
 	}
 	defer func(before bool) { o.open, r.open = r.open, before }(r.open)
 	r.open = false
-	err = members(data, all, r.member(&o.rules, data, archives))
+	err = members(data, all, r.member(&o.found, data, archives))
 	return o, err
 }
 

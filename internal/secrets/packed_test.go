@@ -137,3 +137,30 @@ func TestFloodsOfArchives(t *testing.T) {
 		t.Logf("%s: %d bytes, %v, %v", name, len(text), time.Since(begin), err)
 	}
 }
+
+// TestMembersAreNamed: a finding in an archive names the member, unless its name may hold the secret.
+func TestMembersAreNamed(t *testing.T) {
+	s := newScanner(t, Options{ArchiveDepth: 6})
+	r := rand.New(rand.NewPCG(7, 9))
+	key := fresh(t, s, r, "github-pat")
+	zipOf := func(name, text string) string {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		w, _ := z.Create(name)
+		_, _ = w.Write([]byte(text))
+		_ = z.Close()
+		return b.String()
+	}
+	for _, c := range []struct{ data, want string }{
+		{manyFiles(key), "last.txt"},
+		{zipOf("a/b.zip", zipOf("c.txt", "key "+key)), "a/b.zip!c.txt"},
+		{zipOf(key+".txt", "nothing"), ""},
+		{zipOf("x\x1b[2J.txt", "key "+key), ""},
+		{"key " + key, ""},
+	} {
+		found, err := s.Scan(t.Context(), []byte(c.data))
+		if err != nil || len(found) == 0 || found[0].Member != c.want {
+			t.Errorf("%+v, %v, want a finding in %q", found, err, c.want)
+		}
+	}
+}

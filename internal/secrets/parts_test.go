@@ -8,10 +8,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"airlock/internal/lab"
 )
 
 // TestLongTexts are looked at in parts: what stands at a border is seen, once, and what is packed there is followed to its end.
 func TestLongTexts(t *testing.T) {
+	lab.Long(t)
 	r := rand.New(rand.NewPCG(8, 9))
 	value := alnum(r, letters, 24)
 	s, err := New(Options{Known: knowing(t, value).opts.Known, ArchiveDepth: 4})

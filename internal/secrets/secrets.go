@@ -24,7 +24,10 @@ var ErrTooLarge = errors.New("archive inflates to more than the limit")
 // Finding is a place in the data where a secret is. It never holds the secret itself.
 type Finding struct {
 	Rule string // gitleaks' rule id, or the name of a known value
-	Line int    // counted from 1
+	// Member is the file of an archive that the secret is in, with "!" before a file of a further archive; empty elsewhere, and where the name
+	// itself may hold the secret.
+	Member string
+	Line   int // counted from 1
 	// Offset is where the line starts, in bytes.
 	Offset int
 	// Start and End enclose what a redaction must replace, in bytes of the scanned data. Inside an archive or a
@@ -132,7 +135,7 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 	if err != nil {
 		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
 	}
-	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data)), tries: leastTries + len(data)/bytesPerTry}
+	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data)), tries: leastTries + len(data)/bytesPerTry, spreads: leastSpreads + len(data)/bytesPerTry}
 	defer run.release()
 	spans, err := scan(run)
 	if err != nil {
@@ -148,6 +151,8 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 type span struct {
 	rule       string
 	start, end int
+	member     string // of an archive, in which it is
+	secret     int    // where the secret in it ends; 0 where that is not known
 	// decoded says that start and end enclose the encoded whole, which may reach beyond the secret in it.
 	decoded bool
 }
@@ -164,7 +169,7 @@ func locate(data []byte, spans []span) []Finding {
 		line += bytes.Count(data[at:s.start], []byte{'\n'})
 		at = s.start
 		start := bytes.LastIndexByte(data[:at], '\n') + 1
-		found = append(found, Finding{Rule: s.rule, Line: line, Offset: start, Start: s.start, End: s.end})
+		found = append(found, Finding{Rule: s.rule, Member: s.member, Line: line, Offset: start, Start: s.start, End: s.end})
 	}
 	return found
 }

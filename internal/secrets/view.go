@@ -56,7 +56,7 @@ func (v *view) back(s span) span {
 		}
 		from, to = min(from, a), max(to, b)
 	}
-	return span{rule: s.rule, start: min(from, to), end: to, decoded: decoded}
+	return span{rule: s.rule, member: s.member, start: min(from, to), end: to, decoded: decoded}
 }
 
 // weaver makes a view of pieces.
