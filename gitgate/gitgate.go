@@ -126,6 +126,7 @@ type gate struct {
 	large      turns   // of pushes with large objects, to be looked at
 	walks      turns   // of fetches
 	farewells  farewells
+	lfsHeld    lfsHeld
 	grown      chan struct{} // some mirror has a new pack
 }
 
@@ -356,6 +357,11 @@ func (g *gate) openMirrors(c Config) error {
 		}
 		g.mirrors[name].hide = redactor(c.slot(repo.Token))
 		g.mirrors[name].grown = g.wake
+		u, err := bundle.ParseGitURL(repo.URL)
+		if err != nil {
+			return fmt.Errorf("repos.%s: url: %w", name, err)
+		}
+		g.mirrors[name].lfs = newLFSUpstream(u, up, bundle.ParseHosts(c.File.Hosts), c.Roots, g.mirrors[name].hide, t)
 	}
 	return nil
 }

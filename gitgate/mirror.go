@@ -28,6 +28,7 @@ type mirror struct {
 	limits objects.Limits // of what upstream sends
 	times  times
 	hide   func(string) string // takes the gate's credential out of upstream's words
+	lfs    *lfsUpstream
 
 	turn    chan struct{} // holds the right to talk upstream and to move references
 	waiting atomic.Int64  // who has it, or waits for it

@@ -84,7 +84,9 @@ func linger(conn net.Conn) {
 
 // survive keeps one client's panic from the others. The value is not logged: it may quote what the client sent.
 func (g *gate) survive(protocol string) {
-	if r := recover(); r != nil {
+	if r := recover(); r == http.ErrAbortHandler {
+		panic(r) // is how an answer is cut
+	} else if r != nil {
 		g.log.Error("client handler panicked", "protocol", protocol, "type", fmt.Sprintf("%T", r))
 	}
 }
@@ -217,9 +219,13 @@ func (g *gate) web(ctx context.Context, w http.ResponseWriter, r *http.Request) 
 	defer rest.Soon()
 	defer g.survive("http")
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
+	if repo, rest, ok := lfsRoute(r.URL.Path); ok {
+		g.lfs(ctx, w, r, repo, rest)
+		return
+	}
 	q, greeting, ok := route(r)
 	if !ok {
-		http.Error(w, "git-gate serves /<repository>.git over smart HTTP, and nothing else", http.StatusNotFound)
+		http.Error(w, "git-gate serves /<repository>.git over smart HTTP, with Git LFS, and nothing else", http.StatusNotFound)
 		return
 	}
 	var err error

@@ -139,6 +139,34 @@ type sshTransport struct {
 var errWrongHostKey = errors.New("upstream's host key is not the pinned one")
 
 func (t *sshTransport) open(ctx context.Context, service string) (session, error) {
+	s, err := t.session(ctx, service+" "+quote(remotePath(t.url.Path)))
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// maxCommandAnswer bounds what a command that is no service of git says, in bytes.
+const maxCommandAnswer = 64 << 10
+
+// command runs a command on the server and returns what it wrote, and what it said on its standard error.
+func (t *sshTransport) command(ctx context.Context, line string) (out []byte, said string, err error) {
+	s, err := t.session(ctx, line)
+	if err != nil {
+		return nil, "", err
+	}
+	defer s.Close()
+	s.asked = true
+	_ = s.in.Close() // it is told nothing
+	out, err = io.ReadAll(io.LimitReader(s.out, maxCommandAnswer+1))
+	if err == nil && len(out) > maxCommandAnswer {
+		err = fmt.Errorf("upstream answers with more than %d bytes", maxCommandAnswer)
+	}
+	return out, s.Said(), err
+}
+
+// session starts a command on the server.
+func (t *sshTransport) session(ctx context.Context, line string) (*sshSession, error) {
 	config, wrong, err := t.config()
 	if err != nil {
 		return nil, err
@@ -150,7 +178,7 @@ func (t *sshTransport) open(ctx context.Context, service string) (session, error
 	}
 	s := &sshSession{conn: conn, release: context.AfterFunc(ctx, func() { conn.Close() })}
 	s.version = protocolOf(ctx)
-	if err := s.start(config, address, service, remotePath(t.url.Path)); err != nil {
+	if err := s.start(config, address, line); err != nil {
 		s.Close()
 		if *wrong != nil {
 			return nil, *wrong
@@ -336,7 +364,7 @@ func (s *sshSession) Said() string {
 	return strings.Join(strings.Fields(string(s.stderr.text)), " ")
 }
 
-func (s *sshSession) start(config *ssh.ClientConfig, address, service, path string) error {
+func (s *sshSession) start(config *ssh.ClientConfig, address, line string) error {
 	conn, chans, reqs, err := ssh.NewClientConn(s.conn, address, config)
 	if broken := new(net.OpError); errors.As(err, &broken) {
 		return fmt.Errorf("connecting to upstream: %w", err)
@@ -361,8 +389,9 @@ func (s *sshSession) start(config *ssh.ClientConfig, address, service, path stri
 	if s.version != "" {
 		_ = remote.Setenv("GIT_PROTOCOL", s.version) // a server that does not take it answers in v0
 	}
-	if err := remote.Start(service + " " + quote(path)); err != nil {
-		return fmt.Errorf("starting %s upstream: %w", service, err)
+	if err := remote.Start(line); err != nil {
+		name, _, _ := strings.Cut(line, " ")
+		return fmt.Errorf("starting %s upstream: %w", name, err)
 	}
 	s.ended = make(chan struct{})
 	go func() { // ends with the connection, which Close closes

@@ -19,6 +19,10 @@ import (
 // directly; every longer URL that begins like one is led back to itself; and
 // whatever else is spelled by ssh becomes https. Then git asks egress, which knows
 // the repositories by their identity (bundle.Mirror) and sends git on to git-gate.
+//
+// All of it is by HTTP: Git LFS derives the place of its API from the URL of the
+// remote, and that is right for the direct spellings. For the others, whose redirect
+// from https it does not follow, the API is named (lfsConfig).
 
 // gitConfigFile is the name of the file that leads longer URLs back.
 const gitConfigFile = "gitconfig"
@@ -43,9 +47,14 @@ func mirrorsOf(m *Manifest) (all []bundle.Mirror) {
 			continue
 		}
 		seen[id] = true
-		all = append(all, bundle.Mirror{URL: homeOf(id) + id.Path + ".git", To: fmt.Sprintf("http://git-gate:%d/%s.git", bundle.PortGitHTTP, name)})
+		all = append(all, bundle.Mirror{URL: homeOf(id) + id.Path + ".git", To: onGate(name)})
 	}
 	return all
+}
+
+// onGate is where git-gate has a repository.
+func onGate(name string) string {
+	return fmt.Sprintf("http://git-gate:%d/%s.git", bundle.PortGitHTTP, name)
 }
 
 // homeOf is the beginning of all https URLs of a repository's host.
@@ -61,7 +70,7 @@ func direct(m *Manifest) (all []instead) {
 	add := func(name, spelling string) {
 		if strings.HasSuffix(spelling, ".git") && !taken[spelling] {
 			taken[spelling] = true
-			all = append(all, instead{fmt.Sprintf("git://git-gate/%s.git", name), spelling})
+			all = append(all, instead{onGate(name), spelling})
 		}
 	}
 	names := slices.Sorted(maps.Keys(m.Git.Repos))
@@ -136,6 +145,7 @@ func gitEnv(m *Manifest) map[string]string {
 		set("url."+r.to+".insteadOf", r.from)
 	}
 	if n > 0 {
+		set(fmt.Sprintf("http.http://git-gate:%d/.proxy", bundle.PortGitHTTP), "") // also where the manifest has a NO_PROXY of its own
 		set("include.path", pair.FilesDir+"/"+gitConfigFile)
 		env["GIT_CONFIG_COUNT"] = strconv.Itoa(n)
 	}
@@ -159,7 +169,60 @@ func gitConfig(m *Manifest) []byte {
 			fmt.Fprintf(&b, "[url %s]\n\tinsteadOf = %s\n", quoteGit(plain+string(c)), quoteGit(r.from+string(c)))
 		}
 	}
+	lfsConfig(&b, m)
 	return b.Bytes()
+}
+
+// lfsFile is the name of the file that tells Git LFS where a repository's API is.
+func lfsFile(name string) string { return "gitconfig-lfs-" + name }
+
+// lfsConfig includes that file in a clone with a remote that is the repository in a
+// spelling that is not a direct one (git-config(1), hasconfig; git 2.36).
+func lfsConfig(b *bytes.Buffer, m *Manifest) {
+	taken := map[string]bool{}
+	for _, r := range direct(m) {
+		taken[r.from] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Git.Repos)) {
+		u, id, err := identityOf(m.Git.Repos[name].URL)
+		if err != nil {
+			continue
+		}
+		for _, before := range beginnings(u, id) {
+			for _, after := range []string{"", ".git", "/", ".git/"} {
+				spelling := before + escapeGlob(id.Path) + after
+				if taken[spelling] {
+					continue
+				}
+				taken[spelling] = true
+				fmt.Fprintf(b, "[includeIf %s]\n\tpath = %s/%s\n", quoteGit("hasconfig:remote.*.url:"+spelling), pair.FilesDir, lfsFile(name))
+			}
+		}
+	}
+}
+
+// beginnings are the spellings of a repository's host, as patterns of wildmatch, in
+// which a user is any user.
+func beginnings(u *url.URL, id bundle.GitIdentity) []string {
+	all := []string{homeOf(id), strings.Replace(homeOf(id), "//", "//*@", 1)}
+	if id.At.Port == 443 {
+		host := strings.TrimSuffix(homeOf(id), "/")
+		all = append(all, host+":443/", strings.Replace(host, "//", "//*@", 1)+":443/")
+	}
+	return append(all, sshSpellings(u)...)
+}
+
+func escapeGlob(text string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(text)
+}
+
+// lfsFiles are the files that lfsConfig includes.
+func lfsFiles(m *Manifest) map[string][]byte {
+	files := map[string][]byte{}
+	for name := range m.Git.Repos {
+		files[lfsFile(name)] = []byte("[lfs]\n\turl = " + onGate(name) + "/info/lfs\n")
+	}
+	return files
 }
 
 // quoteGit writes a text as git's configuration has it (git-config(1), Syntax).

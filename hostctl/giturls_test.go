@@ -1,6 +1,7 @@
 package hostctl
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,7 @@ func resolved(t *testing.T, m *Manifest, spelling string) string {
 func mirrorOf(t *testing.T, m *Manifest, spelling string) string {
 	t.Helper()
 	at := resolved(t, m, spelling)
-	if name, ok := strings.CutPrefix(at, "git://git-gate/"); ok {
+	if name, ok := strings.CutPrefix(at, "http://git-gate:9420/"); ok {
 		return strings.TrimSuffix(name, ".git")
 	}
 	u, id, err := identityOf(at)
@@ -79,6 +80,59 @@ func TestGitSpellings(t *testing.T) {
 			if got := resolved(t, m, s); got != s {
 				t.Errorf("%s became %s", s, got)
 			}
+		}
+	}
+}
+
+// TestLFSSpellings asks git-lfs itself where it would go from a clone with a remote in
+// each spelling: to the API of that repository on git-gate.
+func TestLFSSpellings(t *testing.T) {
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		t.Skip("git-lfs is not installed (apt-get install git-lfs): the real client is not tested")
+	}
+	m := &Manifest{Git: ManifestGit{Repos: map[string]ManifestRepo{
+		"mirror": {URL: "https://git.example.com/acme/app.git"}, "ssh": {URL: "ssh://git@git.example.com:2222/acme/tool.git"}, "odd": {URL: "https://git.example.com/acme/a[1]*"},
+	}}}
+	files := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(files, name)
+		if err := os.WriteFile(path, bytes.ReplaceAll(data, []byte("/etc/airlock"), []byte(files)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	config := write(gitConfigFile, gitConfig(m))
+	for name, data := range lfsFiles(m) {
+		write(name, data)
+	}
+	dir := t.TempDir()
+	run := func(args ...string) string {
+		cmd := exec.CommandContext(t.Context(), "git", args...)
+		cmd.Dir = dir
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GIT_CONFIG_NOSYSTEM=1"}
+		for name, value := range gitEnv(m) {
+			cmd.Env = append(cmd.Env, name+"="+strings.ReplaceAll(value, "/etc/airlock/gitconfig", config))
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	run("init", "-q")
+	run("remote", "add", "origin", "x")
+	for spelling, want := range map[string]string{
+		"https://git.example.com/acme/app.git": "mirror", "https://git.example.com/acme/app": "mirror", "https://git.example.com/acme/app/": "mirror", "https://git.example.com:443/acme/app.git": "mirror",
+		"https://user@git.example.com/acme/app": "mirror", "git@git.example.com:acme/app.git": "mirror", "git@git.example.com:acme/app": "mirror", "ssh://git@git.example.com/acme/app.git": "mirror",
+		"ssh://git@git.example.com:2222/acme/tool.git": "ssh", "ssh://git@git.example.com:2222/acme/tool": "ssh", "git@git.example.com:acme/tool.git": "ssh", "https://git.example.com/acme/tool": "ssh",
+		"https://git.example.com/acme/a[1]*": "odd", "https://git.example.com/acme/app2.git": "", "https://git.example.com/acme/a1x": "", "https://other.example.com/acme/app": "",
+	} {
+		run("remote", "set-url", "origin", spelling)
+		out := run("lfs", "env")
+		endpoint := "Endpoint=http://git-gate:9420/" + want + ".git/info/lfs "
+		if want == "" && strings.Contains(out, "git-gate") && strings.Contains(out, "Endpoint=http://git-gate") || want != "" && !strings.Contains(out, endpoint) {
+			i := max(0, strings.Index(out, "Endpoint"))
+			t.Errorf("%s: expected %q, got %s", spelling, endpoint, out[i:min(len(out), i+120)])
 		}
 	}
 }

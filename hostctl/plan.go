@@ -63,6 +63,7 @@ func lay(m *Manifest, dir string, command []string, lookup func(string) (string,
 	}
 	l.files["mcp.json"] = mcpConfig()
 	l.files[gitConfigFile] = gitConfig(m)
+	maps.Copy(l.files, lfsFiles(m))
 	return l, nil
 }
 

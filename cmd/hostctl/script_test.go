@@ -22,12 +22,22 @@ func TestMain(m *testing.M) {
 }
 
 // gitssh starts an ssh server on the bare repositories in the folder of the script. In the file that it is given it puts its own URL and host key
-// for UPSTREAM and HOSTKEY; the client's key is written to "key".
+// for UPSTREAM and HOSTKEY; the client's key is written to "key". Beside it is a server of Git LFS, whose root is written to "lfs.crt".
 func gitssh(ts *testscript.TestScript, _ bool, args []string) {
 	server, err := lab.NewGitSSH(ts.MkAbs("."))
 	ts.Check(err)
 	ts.Defer(func() { server.Close() })
 	ts.Check(os.WriteFile(ts.MkAbs("key"), server.Identity(), 0o600))
+	ca, err := lab.NewCA()
+	ts.Check(err)
+	lfs := &lab.LFS{Authorization: "RemoteAuth " + lab.Token(), Signed: "by the storage"}
+	origin, err := lab.NewOrigin(ca, lfs, "git.example.com")
+	ts.Check(err)
+	ts.Defer(origin.Close)
+	ts.Check(os.WriteFile(ts.MkAbs("lfs.crt"), ca.PEM, 0o600))
+	server.LFS = func(path, operation string) string {
+		return fmt.Sprintf(`{"href": "https://git.example.com:%d/app/info/lfs", "header": {"Authorization": %q}}`, origin.Port(), lfs.Authorization)
+	}
 	text := strings.NewReplacer("UPSTREAM", server.URL("git.example.com", "app"), "HOSTKEY", server.HostKey()).Replace(ts.ReadFile(args[0]))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 	ts.Setenv("UPSTREAM", server.URL("git.example.com", "app"))

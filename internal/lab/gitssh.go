@@ -24,6 +24,9 @@ import (
 type GitSSH struct {
 	Root string // holds NAME.git
 
+	// LFS answers git-lfs-authenticate, which names a path and an operation; nil: there is no such command.
+	LFS func(path, operation string) (json string)
+
 	listener net.Listener
 	config   *ssh.ServerConfig
 	hostKey  ssh.PublicKey
@@ -216,6 +219,11 @@ func (s *GitSSH) run(channel ssh.Channel, payload []byte, protocol string) uint3
 		return 128
 	}
 	service, arg, _ := strings.Cut(command.Line, " ")
+	if service == "git-lfs-authenticate" && s.LFS != nil {
+		path, operation, _ := strings.Cut(arg, " ")
+		_, _ = io.WriteString(channel, s.LFS(path, operation))
+		return 0
+	}
 	verb, ok := strings.CutPrefix(service, "git-")
 	if !ok || (verb != "upload-pack" && verb != "receive-pack") {
 		fmt.Fprintln(channel.Stderr(), "no such command")
