@@ -400,13 +400,16 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 		spans = append(spans, s)
 	}
 	if how != joined {
-		for _, s := range r.matches(rule.regex, in.text[w.start:w.end], i, false) {
+		for _, s := range r.matches(rule.regex, in.text[w.start:w.end], i, anyText) {
 			add(s)
 		}
 	}
 	if l := rule.unbordered(how); l != nil {
-		made := l.made()
-		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, true) {
+		made, loose := l.made(), shaped
+		if how == joined {
+			loose = pieced
+		}
+		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, loose) {
 			at, end := s.start+w.start, s.end+w.start
 			if made.likely && (isHash(in.text[at:end]) || isWord(in.text, at-1) && !in.starts(at) && (how == joined || inRandomRun(in.text, at, end))) {
 				continue
@@ -455,7 +458,16 @@ const maxGlued = 12
 // isWord tells whether a place has what \b takes for a part of a word.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
 
-func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool) (spans []span) {
+// looseness is how a match must look to count.
+type looseness int
+
+const (
+	anyText looseness = iota // the expression decides
+	shaped                   // as random text, in text that belongs together
+	pieced                   // as random text, in text whose pieces may not belong together
+)
+
+func (r *run) matches(expression *regexp.Regexp, text string, i int, loose looseness) (spans []span) {
 	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
 	for _, at := range expression.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)
@@ -465,8 +477,8 @@ func (r *run) matches(expression *regexp.Regexp, text string, i int, loose bool)
 		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
 			continue
 		}
-		if loose && !dense(secret) && !(id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) { // base32 has few digits
-			continue
+		if loose != anyText && !dense(secret) && !(loose == shaped && id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) {
+			continue // of AWS, base32 has few digits
 		}
 		spans = append(spans, span{rule: id, start: at[0], end: at[1], secret: at[0] + strings.Index(text[at[0]:at[1]], secret) + len(secret)})
 	}

@@ -213,7 +213,7 @@ func (r *run) spread(text string, i, start, end int) (spans []span) {
 		if len(token) == end-start || !made.reach.head.begins(string(token)) {
 			continue
 		}
-		for _, s := range r.matches(made.regex, string(token), i, true) {
+		for _, s := range r.matches(made.regex, string(token), i, pieced) {
 			if last := s.end - (end - start); last > 0 && isIdentifier(text[end:places[last-1]]) { // source code
 				continue
 			}
@@ -267,7 +267,7 @@ func (r *run) turned(text string, n, start, end int, seen map[int]int) (spans []
 		if b.loose.made().likely {
 			expression = b.regex
 		}
-		for _, s := range r.matches(expression, plain, i, true) {
+		for _, s := range r.matches(expression, plain, i, pieced) {
 			if m.turn("ab") == "ba" {
 				s.start, s.end = len(plain)-s.end, len(plain)-s.start
 			}
