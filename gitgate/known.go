@@ -2,7 +2,6 @@ package gitgate
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	"airlock/gitgate/objects"
@@ -21,7 +20,7 @@ func (s *inspection) news(ctx context.Context, o objects.Object, path string, fo
 	if len(found) == 0 || path == "" || o.Type != plumbing.BlobObject {
 		return found, nil
 	}
-	fresh := map[secrets.Finding]bool{}
+	fresh := make([]bool, len(found))
 	for _, path := range append([]string{path}, s.need.more[o.Hash]...) {
 		old := map[string]bool{}
 		for _, commit := range s.border {
@@ -29,11 +28,17 @@ func (s *inspection) news(ctx context.Context, o objects.Object, path string, fo
 				return nil, err
 			}
 		}
-		for _, f := range found {
-			fresh[f] = fresh[f] || s.scanner.IsKnown(f.Rule) || !old[fingerprint(f, o.Data)]
+		for i, f := range found {
+			fresh[i] = fresh[i] || s.scanner.IsKnown(f.Rule) || !old[fingerprint(f, o.Data)]
 		}
 	}
-	return slices.DeleteFunc(found, func(f secrets.Finding) bool { return !fresh[f] }), nil
+	var left []secrets.Finding
+	for i, f := range found {
+		if fresh[i] {
+			left = append(left, f)
+		}
+	}
+	return left, nil
 }
 
 // fingerprint is what makes two findings the same; it stays in memory.

@@ -43,7 +43,7 @@ func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
 			b.pause = messagePause
 		}
 	}
-	b.holds = to.action == actionRedact && b.pause == 0 && len(b.codings) == 0 && readsAsText(r.Header.Get("Content-Type"))
+	b.holds = to.action == actionRedact && len(b.codings) == 0 && inOnePiece(r.Header.Get("Content-Type"))
 	v, err := b.begin()
 	if err != nil || !v.Allow {
 		b.held.close()
@@ -150,13 +150,17 @@ func (b *scannedBody) blocks(v policy.Verdict) bool {
 
 // overwrite passes a window on without what was found in it.
 func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
-	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended, llm: b.to.llm, told: b.scanner.tolds(b.to)}
+	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended, llm: b.to.llm}
+	b.scanner.remembering(&o, b.to)
 	if b.holds {
 		o.held = min(overlap, len(text)-from)
 	}
 	v := o.overwrite(text)
-	if v.Allow && o.fresh && b.to.report(wordRedacted, v) != nil {
+	if v.Allow && o.fresh() && b.to.report(wordRedacted, v) != nil {
 		return unwritten()
+	}
+	if v.Allow {
+		o.remember()
 	}
 	return v
 }
@@ -165,7 +169,7 @@ func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
 // again with the next window: something may begin there.
 func (b *scannedBody) pass(text []byte, from int) {
 	b.back = 0
-	if b.holds && !b.ended {
+	if full := len(text)-from >= streamWindow; b.holds && !b.ended && (b.pause == 0 || full) { // a stream that pauses waits for what it sent
 		b.back = min(overlap, len(text)-from)
 	}
 	b.ready = text[from : len(text)-b.back]
@@ -176,11 +180,10 @@ func (b *scannedBody) pass(text []byte, from int) {
 	b.tail = b.tailOf(text)
 }
 
-// readsAsText reports whether a content type is one that is read as text as a whole: no multipart, no messages.
-func readsAsText(contentType string) bool {
-	kind, _, _ := strings.Cut(strings.ToLower(contentType), ";")
-	kind = strings.TrimSpace(kind)
-	return strings.HasSuffix(kind, "json") || strings.HasPrefix(kind, "text/")
+// inOnePiece reports whether a body is read as one text, and not in parts or messages.
+func inOnePiece(contentType string) bool {
+	kind := strings.ToLower(strings.TrimSpace(contentType))
+	return !strings.HasPrefix(kind, "multipart/") && !strings.HasPrefix(kind, "application/grpc")
 }
 
 // settle is for what was not overwritten.
@@ -426,11 +429,13 @@ func (b *scannedBody) end() error {
 func (b *scannedBody) field(p place) policy.Verdict {
 	v := b.scanner.look(b.ctx, "trailer", p.text)
 	if isFinding(v) && b.to.action == actionRedact && p.put != nil {
-		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true, llm: b.to.llm, told: b.scanner.tolds(b.to)}
+		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true, llm: b.to.llm}
+		b.scanner.remembering(&o, b.to)
 		if v = o.overwrite(p.text); v.Allow {
-			if o.fresh && b.to.report(wordRedacted, v) != nil {
+			if o.fresh() && b.to.report(wordRedacted, v) != nil {
 				return unwritten()
 			}
+			o.remember()
 			p.put(p.text[p.from:])
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"airlock/internal/policy"
+	"airlock/internal/recent"
 	"airlock/internal/secrets"
 )
 
@@ -31,17 +32,35 @@ type overwriting struct {
 	own     func([]byte) []byte // what of a text is scanned: the text itself, with more behind it; nil: the text
 	llm     bool                // keys and archives are overwritten, too, whatever is left of the text
 	held    int                 // how many bytes at the end of the text are held back and will be seen again
-	// told reports whether a finding was told before, and remembers it; nil: none was.
-	told func(rule string, value []byte) bool
+	// told remembers what was told before, by keyOf; nil: everything is to be told.
+	told  *recent.Set[uint64]
+	keyOf func(rule string, value []byte) uint64
 
-	fresh bool // something was overwritten that was not told before
+	news []uint64 // keys of what was overwritten and is to be told; one at least where told is nil
+}
+
+// fresh reports whether something was overwritten that was not told before.
+func (o *overwriting) fresh() bool { return len(o.news) > 0 }
+
+func (o *overwriting) key(rule string, value []byte) uint64 {
+	if o.keyOf == nil {
+		return 0
+	}
+	return o.keyOf(rule, value)
+}
+
+// remember is called when it has been told.
+func (o *overwriting) remember() {
+	if o.told != nil {
+		o.told.Add(o.news...)
+	}
 }
 
 // overwrite puts the filler in the place of each finding, so that the text is
 // as long as before and the scan finds nothing any more. The verdict tells
 // the rules, or why it cannot be done.
 func (o *overwriting) overwrite(text []byte) policy.Verdict {
-	var rules []string
+	var rules, done []string // those to be told, and all
 	for _, fill := range []func([]byte, int, int){fillValue, fillAll} {
 		found, v := o.find(text)
 		if !v.Allow {
@@ -58,12 +77,19 @@ func (o *overwriting) overwrite(text []byte) policy.Verdict {
 				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds "+secrets.Says(f.Rule)+", which cannot be overwritten: "+why)
 			}
 			end := restOf(text, f.End)
-			if o.told == nil || !o.told(f.Rule, text[f.Start:end]) {
-				o.fresh = true
+			key := o.key(f.Rule, text[f.Start:end])
+			if o.told == nil || !o.told.Has(key) {
+				o.news = append(o.news, key)
+				if !slices.Contains(rules, f.Rule) {
+					rules = append(rules, f.Rule)
+				}
 			}
-			fill(text, max(f.Start, o.from), end)
-			if !slices.Contains(rules, f.Rule) {
-				rules = append(rules, f.Rule)
+			done = append(done, f.Rule)
+			if f.Parts == nil {
+				fill(text, max(f.Start, o.from), end)
+			}
+			for _, p := range f.Parts { // what stands between them is not to be touched
+				fillAll(text, max(p.Start, o.from), p.End)
 			}
 		}
 	}
@@ -74,8 +100,10 @@ func (o *overwriting) overwrite(text []byte) policy.Verdict {
 		return v
 	case len(found) > 0:
 		return policy.Denied("secret: "+found[0].Rule, "the "+o.surface+" holds "+secrets.Says(found[0].Rule)+", and still does after it was overwritten")
-	case len(rules) == 0:
+	case len(done) == 0:
 		return policy.Allowed("scan")
+	case len(rules) == 0:
+		rules = done[:1] // all of it was told
 	}
 	names := strings.Join(rules, ", ")
 	return policy.Verdict{Allow: true, Rule: "secret: " + rules[0], Why: "the " + o.surface + " held what looks like a secret (" + names + "), which was overwritten"}
@@ -87,8 +115,11 @@ func (o *overwriting) waits(f secrets.Finding, text []byte) bool {
 }
 
 func (o *overwriting) touchesEnd(f secrets.Finding, text []byte) bool {
-	return !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 })
+	return len(text)-f.End < maxToken && !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 })
 }
+
+// maxToken is the longest token, in bytes: what follows a finding for longer is none of it.
+const maxToken = 4 << 10
 
 // restOfKey is where the text of a private key ends that has been found up to end: base64, line ends as they are or escaped, and the last line.
 func restOfKey(text []byte, end int) int {
@@ -166,7 +197,12 @@ func fillValue(text []byte, start, end int) {
 
 // isName tells whether a text is a name and no value.
 func isName(text []byte) bool {
-	name := strings.Trim(string(text), `"' `)
+	name := strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' {
+			return 'n'
+		}
+		return c
+	}, strings.Trim(string(text), `"' `))
 	if name == "" || len(name) > 50 || looksRandom(name) {
 		return false
 	}
@@ -184,6 +220,7 @@ func fillAll(text []byte, start, end int) {
 			start = i
 		}
 	}
+	start = afterEscape(text, start)
 	for i := start; i < end; i++ {
 		switch c := text[i]; {
 		case c == '\\' && i+1 < end && strings.IndexByte(`"\/bfnrt`, text[i+1]) >= 0:
@@ -195,6 +232,31 @@ func fillAll(text []byte, start, end int) {
 			text[i] = filler
 		}
 	}
+}
+
+// afterEscape is where the escape ends that a place lies in, as in JSON strings: \n, \u00e9. A match may begin inside of one.
+func afterEscape(text []byte, start int) int {
+	for i := start - 1; i >= max(0, start-5); i-- {
+		if text[i] != '\\' {
+			continue
+		}
+		first := i
+		for first > 0 && text[first-1] == '\\' {
+			first--
+		}
+		if (i-first)%2 == 1 { // a backslash that is escaped itself
+			return start
+		}
+		end := i + 2
+		if i+1 < len(text) && (text[i+1] == 'u' || text[i+1] == 'x') {
+			end = i + 6
+			if text[i+1] == 'x' {
+				end = i + 4
+			}
+		}
+		return max(start, min(end, len(text)))
+	}
+	return start
 }
 
 // redactHead overwrites what is found in a head and reads it again.
@@ -210,13 +272,15 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 		if p.put == nil {
 			continue // it may be gone when its other spelling has been overwritten
 		}
-		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true, llm: to.llm, told: s.tolds(to)}
+		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true, llm: to.llm}
+		s.remembering(&o, to)
 		if v = o.overwrite(p.text); !v.Allow {
 			return v
 		}
-		if o.fresh && to.report(wordRedacted, v) != nil {
+		if o.fresh() && to.report(wordRedacted, v) != nil {
 			return unwritten()
 		}
+		o.remember()
 		p.put(p.text[p.from:])
 	}
 	v := s.head(r, to)
@@ -226,22 +290,17 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 	return v
 }
 
-// tolds is how a request on a route to a model knows what was told before: its client sends the same again with every turn. Elsewhere each is told.
-func (s *scanner) tolds(to handling) func(rule string, value []byte) bool {
-	if !to.llm {
-		return nil
-	}
-	return func(rule string, value []byte) bool {
+// remembering lets a request on a route to a model know what was told before: its client sends the same again with every turn. Elsewhere each is told.
+func (s *scanner) remembering(o *overwriting, to handling) {
+	o.keyOf = func(rule string, value []byte) uint64 {
 		var h maphash.Hash
 		h.SetSeed(toldSeed)
 		_, _ = h.WriteString(to.host.String() + "\x00" + rule + "\x00")
 		_, _ = h.Write(value)
-		key := h.Sum64()
-		if s.told.Has(key) {
-			return true
-		}
-		s.told.Add(key)
-		return false
+		return h.Sum64()
+	}
+	if to.llm {
+		o.told = &s.told
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
@@ -60,6 +61,22 @@ func TestRouteToAModel(t *testing.T) {
 			t.Errorf("at %d: status %d %s, %d bytes", at, status, body, len(got.body))
 		}
 	}
+	for _, kind := range []string{"application/jsonl", "", "application/octet-stream"} { // of unknown length, too
+		at := window - 20 - len(`{"messages":[{"content":"`)
+		status, body := send(filler[:at]+" "+k+" "+filler[at:], func(r *http.Request) {
+			r.Header.Set("Content-Type", kind)
+			if kind == "" {
+				r.ContentLength = -1
+			}
+		})
+		if status != 200 || strings.Contains(got.body, k[:16]) || strings.Contains(got.body, k[16:]) {
+			t.Errorf("%q: status %d %s", kind, status, body)
+		}
+	}
+	long := base64.StdEncoding.EncodeToString([]byte(filler[:30_000] + k + filler[:30_000]))
+	if status, body := send(filler[:window-60_000]+long+filler[:1000], nil); status != 200 || strings.Contains(got.body, base64.StdEncoding.EncodeToString([]byte(k))[4:40]) {
+		t.Errorf("base64 across a border: status %d %s", status, body)
+	}
 	for _, field := range []string{"Content-Digest", "Content-MD5", "X-Amz-Content-Sha256"} {
 		status, body := send("k = "+k, func(r *http.Request) { r.Header.Set(field, "x") })
 		if status != 403 || !strings.Contains(body, "signed or has a checksum") || got.body != "" {
@@ -70,8 +87,8 @@ func TestRouteToAModel(t *testing.T) {
 		t.Errorf("another route: %d: %s", status, body)
 	}
 	kept := b.audits()
-	if n := strings.Count(kept, `"verdict":"redacted"`); n != 5 || strings.Contains(kept, k) || strings.Contains(kept, b.token) {
-		t.Errorf("%d findings are in the audit, want each of 5 once", n)
+	if n := strings.Count(kept, `"verdict":"redacted"`); n != 6 || strings.Contains(kept, k) || strings.Contains(kept, b.token) {
+		t.Errorf("%d findings are in the audit, want each of 6 once", n)
 	}
 	notices := 0
 	for _, p := range b.proposals() {
@@ -81,5 +98,48 @@ func TestRouteToAModel(t *testing.T) {
 	}
 	if notices != 3 { // by rule: the token, the bundle's own, the key
 		t.Errorf("%d notices on the operator's list, want 3: %+v", notices, b.proposals())
+	}
+}
+
+// TestConversationsStayValid: what is overwritten leaves the conversation one that a model's API takes.
+func TestConversationsStayValid(t *testing.T) {
+	var got received
+	b := prepare(t, keep(&got))
+	b.write("egress.yaml", strings.Replace(b.egressYAML(""), "paths: [\"/v1/*\"]", "kind: llm", 1))
+	b.run()
+	k := varied()
+	open := "sk_" + "live_" + varied()[4:]
+	value := varied()[4:] + "abcD"
+	type message struct {
+		Role    string `json:"role"`
+		Content string `json:"content"`
+		ID      string `json:"tool_use_id,omitempty"`
+	}
+	for name, c := range map[string]struct{ content, secret string }{
+		"a token without a fixed end": {"use " + open, open},
+		"a token at the end":          {"use " + k, k},
+		"base64 at the end":           {base64.StdEncoding.EncodeToString([]byte("my key is " + k + " ok")), base64.StdEncoding.EncodeToString([]byte("my key is " + k + " ok"))[20:50]},
+		"hex after an escape":         {"é" + hex.EncodeToString([]byte("key "+k)), hex.EncodeToString([]byte(k))},
+		"a name with a digit":         {"a\nOAUTH2_CLIENT_SECRET: " + value + "\nb", value},
+		"a name after a tab":          {"a\n\taws2_api_key = '" + value + "'\nb", value},
+		"several":                     {k + " and " + open + " and " + k, open},
+	} {
+		sent := []message{{Role: "user", Content: c.content}, {Role: "assistant", Content: "ok", ID: "toolu_01A09q90qw90lq917835lq9"}, {Role: "user", Content: "go on"}}
+		body, err := json.Marshal(map[string]any{"model": "m", "messages": sent})
+		must(t, err)
+		status, refused := b.send(b.client(b.egress), http.MethodPost, b.url("api.ok.test", "/v1/messages"), strings.NewReader(string(body)), func(r *http.Request) {
+			r.Header.Set("Content-Type", "application/json")
+		})
+		var arrived struct {
+			Model    string    `json:"model"`
+			Messages []message `json:"messages"`
+		}
+		if err := json.Unmarshal([]byte(got.body), &arrived); status != 200 || err != nil || strings.Contains(got.body, c.secret) {
+			t.Errorf("%s: status %d %s, %v: %s", name, status, refused, err, got.body)
+			continue
+		}
+		if arrived.Model != "m" || len(arrived.Messages) != 3 || arrived.Messages[0].Role != "user" || arrived.Messages[1] != sent[1] || arrived.Messages[2] != sent[2] {
+			t.Errorf("%s: %s", name, got.body)
+		}
 	}
 }

@@ -128,7 +128,29 @@ func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
 		views = nil
 	}
 	found, err := r.into(views, len(text), depth, archives, how)
-	return append(append(spans, found...), packed...), err
+	return append(withoutRunOn(append(spans, found...)), packed...), err
+}
+
+// maxCompared bounds how often two findings are compared.
+const maxCompared = 1 << 20
+
+// withoutRunOn drops the findings in pieces of which one piece has the finding by itself: an expression without a fixed end, and the groups of an
+// encoding, run on into what was joined to them.
+func withoutRunOn(spans []span) []span {
+	var whole []span
+	for _, s := range spans {
+		if s.parts == nil {
+			whole = append(whole, s)
+		}
+	}
+	if len(whole) == 0 || len(whole) == len(spans) || len(whole)*(len(spans)-len(whole)) > maxCompared {
+		return spans
+	}
+	return slices.DeleteFunc(spans, func(s span) bool {
+		return slices.ContainsFunc(s.parts, func(p stretch) bool {
+			return slices.ContainsFunc(whole, func(a span) bool { return a.rule == s.rule && a.start >= p.start && a.start < p.end && a.end <= p.end+1 })
+		})
+	})
 }
 
 // written looks at all of a text that was sent.
@@ -180,6 +202,9 @@ func (r *run) part(text string, from, to, archives int) (spans []span, err error
 	}
 	for _, s := range found {
 		s.start, s.end = s.start+start, s.end+start
+		for i := range s.parts {
+			s.parts[i] = stretch{s.parts[i].start + start, s.parts[i].end + start}
+		}
 		if s.decoded || (start == 0 || s.start >= start+margin) && (end == len(text) || s.end <= end-margin || s.start < to) {
 			spans = append(spans, s)
 		}

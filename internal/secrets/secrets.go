@@ -33,7 +33,12 @@ type Finding struct {
 	// Start and End enclose what a redaction must replace, in bytes of the scanned data. Inside an archive or a
 	// decoded text they enclose the encoded whole.
 	Start, End int
+	// Parts are the pieces of a finding that was put together of several; what stands between them is none of it. nil: it is in one piece.
+	Parts []Part
 }
+
+// Part is a piece of a finding, in bytes of the scanned data.
+type Part struct{ Start, End int }
 
 // String names the rule and the line, never the text.
 func (f Finding) String() string { return fmt.Sprintf("%s in line %d", f.Rule, f.Line) }
@@ -151,8 +156,9 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 type span struct {
 	rule       string
 	start, end int
-	member     string // of an archive, in which it is
-	secret     int    // where the secret in it ends; 0 where that is not known
+	parts      []stretch // of a finding in pieces, in order; nil: it is in one piece
+	member     string    // of an archive, in which it is
+	secret     int       // where the secret in it ends; 0 where that is not known
 	// decoded says that start and end enclose the encoded whole, which may reach beyond the secret in it.
 	decoded bool
 }
@@ -171,9 +177,16 @@ func locate(data []byte, spans []span) []Finding {
 			start = at + i + 1
 		}
 		at = s.start
-		found = append(found, Finding{Rule: s.rule, Member: s.member, Line: line, Offset: start, Start: s.start, End: s.end})
+		found = append(found, Finding{Parts: partsOf(s), Rule: s.rule, Member: s.member, Line: line, Offset: start, Start: s.start, End: s.end})
 	}
 	return found
+}
+
+func partsOf(s span) (all []Part) {
+	for _, p := range s.parts {
+		all = append(all, Part{p.start, p.end})
+	}
+	return all
 }
 
 // merge joins what one rule says of places that overlap.
@@ -181,7 +194,7 @@ func merge(spans []span) []span {
 	last := map[string]int{}
 	out := spans[:0]
 	for _, s := range spans {
-		if i, ok := last[s.rule]; ok && s.start < out[i].end {
+		if i, ok := last[s.rule]; ok && s.start < out[i].end && s.parts == nil && out[i].parts == nil {
 			out[i].end = max(out[i].end, s.end)
 			continue
 		}

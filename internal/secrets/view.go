@@ -47,6 +47,11 @@ func (v *view) fresh(s span) bool {
 func (v *view) back(s span) span {
 	from, to := math.MaxInt, 0
 	decoded := s.decoded
+	var parts []stretch
+	for _, inner := range s.parts { // each by itself
+		one := v.back(span{start: inner.start, end: inner.end})
+		parts = append(parts, stretch{one.start, one.end})
+	}
 	for _, p := range v.touched(s) {
 		decoded = decoded || p.step <= 0
 		a, b := p.from, p.to
@@ -55,8 +60,11 @@ func (v *view) back(s span) span {
 			b = min(b, p.from+p.step*(s.end-p.start))
 		}
 		from, to = min(from, a), max(to, b)
+		if v.joined && s.parts == nil {
+			parts = append(parts, stretch{a, b})
+		}
 	}
-	return span{rule: s.rule, member: s.member, start: min(from, to), end: to, decoded: decoded}
+	return span{parts: parts, rule: s.rule, member: s.member, start: min(from, to), end: to, decoded: decoded}
 }
 
 // weaver makes a view of pieces.
