@@ -148,7 +148,9 @@ func withoutRunOn(spans []span) []span {
 	}
 	return slices.DeleteFunc(spans, func(s span) bool {
 		return slices.ContainsFunc(s.parts, func(p stretch) bool {
-			return slices.ContainsFunc(whole, func(a span) bool { return a.rule == s.rule && a.start >= p.start && a.start < p.end && a.end <= p.end+1 })
+			return slices.ContainsFunc(whole, func(a span) bool {
+				return a.rule == s.rule && a.start >= p.start && a.start < p.end && a.end <= p.end+1
+			})
 		})
 	})
 }
