@@ -1,6 +1,7 @@
 package pipelock
 
 import (
+	"bytes"
 	"context"
 
 	"airlock/internal/policy"
@@ -25,6 +26,7 @@ type frames struct {
 	all        []byte // and of both
 	passed     bool   // something was found in the frame at hand, and passes
 	asked      int
+	overwrote  bool // something in the frame at hand was overwritten
 }
 
 // shortFrame is up to which length what a frame says is read together with
@@ -44,9 +46,23 @@ func (f *frames) inspect(frame websocket.Frame) error {
 		f.passed, f.data, f.ctrl, f.all = false, nil, nil, nil
 		return nil
 	}
-	*kind = tailOf(append(*kind, frame.Payload...))
-	f.all = tailOf(append(f.all, frame.Payload...))
+	said := frame.Payload
+	if f.overwrote { // what was written over it would be read together with the next frame
+		f.overwrote = false
+		*kind, f.all, said = nil, nil, afterFiller(said)
+	}
+	*kind = tailOf(append(*kind, said...))
+	f.all = tailOf(append(f.all, said...))
 	return nil
+}
+
+// afterFiller is what of a payload follows the last finding that was overwritten.
+func afterFiller(payload []byte) []byte {
+	fill := bytes.Repeat([]byte{filler}, 8)
+	if i := bytes.LastIndex(payload, fill); i >= 0 {
+		return payload[i+len(fill):]
+	}
+	return payload
 }
 
 // read scans a payload behind what went before it.
@@ -77,11 +93,14 @@ func (f *frames) behind(payload, before []byte, final bool) policy.Verdict {
 	if f.to.action != actionRedact {
 		return f.settle(v)
 	}
-	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final}
+	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final, llm: f.to.llm}
+	f.scanner.remembering(&o, f.to)
 	if v = o.overwrite(text); v.Allow {
-		if err := f.to.report(wordRedacted, v); err != nil {
+		if o.fresh() && f.to.report(wordRedacted, v) != nil {
 			return unwritten()
 		}
+		o.remember()
+		f.overwrote = true
 		copy(payload, text[len(before):])
 	}
 	return v

@@ -37,6 +37,8 @@ func noSecret(id, match, secret string) bool {
 		return identifiers.MatchString(secret) // the rule takes any 40 hexadecimal digits in a text that has the word
 	case "jwt":
 		return isDemoToken(secret)
+	case "curl-auth-header", "curl-auth-user":
+		return isIdentifier(secret) // YOUR_API_KEY, as documentation has it
 	}
 	return false
 }
@@ -48,8 +50,14 @@ func harmless(match, secret string) bool {
 	if i := strings.LastIndexAny(name, " \t\r\n'\"`=:>|?,&;"); i >= 0 {
 		name = name[i+1:]
 	}
+	if strings.HasPrefix(secret, "age1") && len(secret) == agePublic { // the public key of age (Bech32)
+		return true
+	}
 	return positions.MatchString(name) || identifiers.MatchString(strings.ToLower(secret)) && !serious.MatchString(name)
 }
+
+// agePublic is the length of a public key of age.
+const agePublic = 62
 
 // digestLabel is what stands directly before a checksum in the files of package managers and in integrity metadata (W3C Subresource Integrity):
 // the name of the algorithm, or that of the field.
