@@ -190,7 +190,7 @@ func (r *run) try(data []byte) bool {
 	case bytes.HasPrefix(data, []byte("\x28\xb5")), bytes.HasPrefix(data, []byte("BZh")):
 		return r.pay(largeDecoder)
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		return r.pay(8)
+		return r.pay(2)
 	}
 	return r.pay(1)
 }
@@ -209,7 +209,7 @@ const (
 	maxPadding = 8
 	// leastTries bounds what one Scan opens, counted in files of a zip; a long text has one more for every bytesPerTry.
 	leastTries  = 16 << 10
-	bytesPerTry = 64
+	bytesPerTry = 16
 	// maxBegin is from how much of a stream its beginning is inflated, in bytes.
 	maxBegin = 1 << 10
 )
