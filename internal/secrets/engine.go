@@ -466,10 +466,10 @@ const minHash = 24
 // inRandomRun reports whether a match lies in so much base64 that a match in it is chance: a longer run, or lines of equal length.
 func inRandomRun(text string, start, end int) bool {
 	from, to := start, end
-	for from > max(0, start-maxRun) && class[text[from-1]]&isB64 != 0 {
+	for from > max(0, start-maxGlued-1) && class[text[from-1]]&isB64 != 0 {
 		from--
 	}
-	for to < min(len(text), end+maxRun) && class[text[to]]&isB64 != 0 {
+	for to < min(len(text), end+max(maxGlued+1, minHex)) && class[text[to]]&isB64 != 0 {
 		to++
 	}
 	if to-from-(end-start) > maxGlued {

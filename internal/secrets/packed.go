@@ -58,6 +58,10 @@ type encodedBlock struct {
 func blocksOf(text string, runs []stretch) (all []encodedBlock) {
 	for i := 0; i < len(runs); {
 		b := encodedBlock{runs[i], text[runs[i].start:runs[i].end]}
+		diff := addedLine(text, b.start)
+		if diff {
+			b.body = b.body[1:]
+		}
 		var lines []byte
 		for i++; ; i++ {
 			next := nextLine(text, b.end)
@@ -71,7 +75,11 @@ func blocksOf(text string, runs []stretch) (all []encodedBlock) {
 			for end < len(text) && class[text[end]]&isB64 != 0 {
 				end++
 			}
-			lines = append(lines, text[next:end]...)
+			from := next
+			if diff = diff && text[next] == '+'; diff {
+				from++
+			}
+			lines = append(lines, text[from:end]...)
 			b.end = end
 			if i >= len(runs) || runs[i].start != next {
 				for i < len(runs) && runs[i].start < end {
@@ -103,11 +111,35 @@ func nextLine(text string, at int) int {
 	default:
 		return -1
 	}
-	rest = strings.TrimLeft(rest, " \t>")
+	rest = afterMargin(rest)
 	if rest == "" || class[rest[0]]&isB64 == 0 {
 		return -1
 	}
 	return at + n - len(rest)
+}
+
+// addedLine reports whether a run begins with the plus sign of a line that a diff adds.
+func addedLine(text string, at int) bool {
+	before := text[max(0, at-2):at]
+	return text[at] == '+' && (before == "" || before[len(before)-1] == '\n' || before == `\n`)
+}
+
+// afterMargin is a line without what indents it, quotes it, makes it a comment, or numbers it as programs do that show files.
+func afterMargin(line string) string {
+	line = strings.TrimLeft(line, " \t>|*#")
+	line = strings.TrimPrefix(line, "// ")
+	digits := 0
+	for digits < len(line) && digits < 7 && kindOf(line[digits]) == 'd' {
+		digits++
+	}
+	if digits > 0 {
+		for _, end := range []string{"\t", `\t`, "→", ": ", "| ", " | "} {
+			if rest, ok := strings.CutPrefix(line[digits:], end); ok {
+				return rest
+			}
+		}
+	}
+	return line
 }
 
 // maxIndent bounds what separates two lines of an encoded block, in bytes.

@@ -97,13 +97,22 @@ func TestPackedInEncodings(t *testing.T) {
 	}
 	forms := map[string]func(string) string{
 		"base64": std64, "base64 at 76": func(s string) string { return wrap(76, "\r\n")(std64(s)) }, "base64 at 64": func(s string) string { return wrap(64, "\n")(std64(s)) },
-		"base64 at 16":     func(s string) string { return wrap(16, "\n")(std64(s)) },
-		"base64 in JSON":   func(s string) string { return `{"data": "` + wrap(60, `\n`)(std64(s)) + `"}` },
-		"base64, indented": func(s string) string { return "data: |\n    " + wrap(60, "\n    ")(std64(s)) },
-		"base64url":        func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
-		"base64, twice":    twice(std64),
-		"hex":              func(s string) string { return fmt.Sprintf("%x", s) },
-		"hex, big, at 64":  func(s string) string { return wrap(64, "\n")(fmt.Sprintf("%X", s)) },
+		"base64 at 16":      func(s string) string { return wrap(16, "\n")(std64(s)) },
+		"base64 in JSON":    func(s string) string { return `{"data": "` + wrap(60, `\n`)(std64(s)) + `"}` },
+		"base64, indented":  func(s string) string { return "data: |\n    " + wrap(60, "\n    ")(std64(s)) },
+		"base64, in a diff": func(s string) string { return "+" + strings.TrimSuffix(wrap(76, "\n+")(std64(s)), "+") },
+		"base64, commented": func(s string) string { return "# " + strings.TrimSuffix(wrap(76, "\n# ")(std64(s)), "# ") },
+		"base64, numbered": func(s string) string {
+			var b strings.Builder
+			for i, line := range strings.Split(strings.TrimSpace(wrap(76, "\n")(std64(s))), "\n") {
+				fmt.Fprintf(&b, "%6d\t%s\n", i+1, line)
+			}
+			return b.String()
+		},
+		"base64url":       func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
+		"base64, twice":   twice(std64),
+		"hex":             func(s string) string { return fmt.Sprintf("%x", s) },
+		"hex, big, at 64": func(s string) string { return wrap(64, "\n")(fmt.Sprintf("%X", s)) },
 	}
 	for kind, pack := range kinds {
 		for form, encode := range forms {
