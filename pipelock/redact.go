@@ -121,21 +121,32 @@ func (o *overwriting) touchesEnd(f secrets.Finding, text []byte) bool {
 // maxToken is the longest token, in bytes: what follows a finding for longer is none of it.
 const maxToken = 4 << 10
 
-// restOfKey is where the text of a private key ends that has been found up to end: base64, line ends as they are or escaped, and the last line.
+const (
+	// keyLine is how many characters of base64 in a row may be a line of a private key, and keyGap how much other text may stand before the next
+	// one, in bytes.
+	keyLine = 40
+	keyGap  = 200
+)
+
+// restOfKey is where the text of a private key ends that has been found up to end: its last line, or the last of the lines of base64 that follow.
 func restOfKey(text []byte, end int) int {
-	rest := text[end:min(len(text), end+maxOverwritten)]
-	if i := bytes.Index(rest, []byte("-----END")); i >= 0 {
-		if j := bytes.Index(rest[i+len("-----END"):], []byte("-----")); j >= 0 && j < 64 {
+	most := min(len(text), end+maxOverwritten)
+	if i := bytes.Index(text[end:most], []byte("-----END")); i >= 0 {
+		if j := bytes.Index(text[end+i+len("-----END"):most], []byte("-----")); j >= 0 && j < 64 {
 			return end + i + len("-----END") + j + len("-----")
 		}
 	}
-	n := bytes.IndexFunc(rest, func(c rune) bool {
-		return !isBase64(c) && !strings.ContainsRune("=\\ \r\n\t\"',+-_:", c)
-	})
-	if n < 0 {
-		n = len(rest)
+	run := 0
+	for at := end; at < most && at < end+keyGap+keyLine; at++ {
+		if !isBase64(rune(text[at])) && text[at] != '=' {
+			run = 0
+			continue
+		}
+		if run++; run >= keyLine || at < end+keyLine && run == at-end+1 { // a line, or the rest of the one that was found
+			end = at + 1
+		}
 	}
-	return end + n
+	return end
 }
 
 func (o *overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {

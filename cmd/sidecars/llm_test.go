@@ -45,6 +45,7 @@ func TestRouteToAModel(t *testing.T) {
 		"a token in base64":      {"see " + base64.StdEncoding.EncodeToString([]byte(strings.Repeat("some text before it. ", 3000)+k+strings.Repeat(" and after it", 3000))), base64.StdEncoding.EncodeToString([]byte(k))[4:40]},
 		"the bundle's own":       {"TOKEN=" + b.token + "\n", b.token},
 		"a private key":          {"# key\n" + block + "# end\n", strings.ReplaceAll(block, "\n", `\n`)[60:100]},
+		"a private key in parts": {"# key\n" + strings.Join(strings.SplitAfter(block, "\n")[:6], "") + "\n...\n" + strings.Join(strings.SplitAfter(block, "\n")[9:13], ""), strings.SplitAfter(block, "\n")[11][10:50]},
 		"a private key, cut off": {"# key\n" + block[:len(block)/2], strings.ReplaceAll(block, "\n", `\n`)[60:100]},
 	} {
 		for range 2 {
@@ -87,8 +88,8 @@ func TestRouteToAModel(t *testing.T) {
 		t.Errorf("another route: %d: %s", status, body)
 	}
 	kept := b.audits()
-	if n := strings.Count(kept, `"verdict":"redacted"`); n != 6 || strings.Contains(kept, k) || strings.Contains(kept, b.token) {
-		t.Errorf("%d findings are in the audit, want each of 6 once", n)
+	if n := strings.Count(kept, `"verdict":"redacted"`); n != 7 || strings.Contains(kept, k) || strings.Contains(kept, b.token) {
+		t.Errorf("%d findings are in the audit, want each of 7 once", n)
 	}
 	notices := 0
 	for _, p := range b.proposals() {
