@@ -65,7 +65,7 @@ const unsettled = "\x00unsettled"
 const minUnsettled = longest / 2
 
 // unsettled returns the spans of a view that are derived from more than longest bytes of source in one piece, and hold a long run of base64 or hex,
-// or data that is no text.
+// or data that is no text, or were undone as a whole.
 func (s sight) unsettled(runs []stretch) (spans []span) {
 	if s.is == nil {
 		return nil
@@ -82,7 +82,9 @@ func (s sight) unsettled(runs []stretch) (spans []span) {
 		encoded := slices.ContainsFunc(runs, func(r stretch) bool {
 			return r.size() >= minUnsettled && r.start < end && r.end > start
 		})
-		if encoded || s.survey.any(ofZero) || s.survey.any(ofHigh) && !utf8.ValidString(s.text[start:end]) {
+		// A string that is undone as a whole, however long: a part of it is not.
+		whole := slices.ContainsFunc(parts[first:i], func(p part) bool { return p.step == 0 && p.to-p.from > longest })
+		if encoded || whole || s.survey.any(ofZero) || s.survey.any(ofHigh) && !utf8.ValidString(s.text[start:end]) {
 			spans = append(spans, span{rule: unsettled, start: start, end: end})
 		}
 	}
