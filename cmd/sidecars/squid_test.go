@@ -11,7 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,14 +81,21 @@ http_access deny all
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program, "-N", "-f", filepath.Join(dir, "squid.conf"))
+	// Its shared memory bears the name of the service: another's, of another user even, would be in the way.
+	service := "airlock" + strconv.Itoa(os.Getpid()) + "n" + strconv.Itoa(int(squids.Add(1)))
+	cmd := exec.CommandContext(ctx, program, "-N", "-n", service, "-f", filepath.Join(dir, "squid.conf"))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	out := &strings.Builder{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 5 * time.Second
 	must(t, cmd.Start())
 	t.Cleanup(func() {
 		cancel()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // it was ended
+		left, _ := filepath.Glob("/dev/shm/" + service + "-*")
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
 		if t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(dir, "cache.log"))
 			t.Logf("squid printed %s and %s", out, text)
@@ -107,6 +117,9 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
+
+// squids counts those that were started.
+var squids atomic.Int64
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
