@@ -79,7 +79,7 @@ func redactBody(res *http.Response, now func() *redactor) error {
 	return nil
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (t *trailing) Buffered() bool {
 	b, ok := t.ReadCloser.(interface{ Buffered() bool })
 	return ok && b.Buffered()

@@ -58,7 +58,7 @@ func (f *formBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (f *formBody) Buffered() bool { return buffered(f.ReadCloser) }
 
 // urlencodedMethod reads the parameters of an urlencoded form.

@@ -50,7 +50,7 @@ func TestRedactWrapped(t *testing.T) {
 				for name, encode := range map[string]func([]byte) string{"base64": base64.StdEncoding.EncodeToString, "base64url": base64.RawURLEncoding.EncodeToString, "hex": hex.EncodeToString} {
 					whole := encode([]byte(around[:before] + secret + around))
 					text := "head " + wrapped(whole, columns, end) + " tail"
-					form := encode([]byte(secret)) // at the offset 0 it is what stands there, but for its last characters
+					form := encode([]byte(secret)) // the form at offset 0, without its last characters
 					form = form[:len(form)-4]
 					for way, src := range map[string]io.Reader{"whole": strings.NewReader(text), "bytewise": iotest.OneByteReader(strings.NewReader(text)), "halves": iotest.HalfReader(strings.NewReader(text))} {
 						got, err := io.ReadAll(newReader(io.NopCloser(src), r, false))

@@ -49,7 +49,7 @@ func (t *clientTable) admit(c *gitClient) bool {
 			return false
 		}
 		delete(t.open, idle)
-		_ = idle.Conn.Close() // whoever serves it notices
+		_ = idle.Conn.Close() // the goroutine that serves it ends
 	}
 	t.open[c] = struct{}{}
 	return true

@@ -84,7 +84,7 @@ func (g *guard) resolve(ctx context.Context, a policy.Authority) ([]netip.Addr, 
 	return good, nil
 }
 
-// find are the addresses of a host, which nobody has judged.
+// find are the addresses of a host, which no rule has judged yet.
 func (g *guard) find(ctx context.Context, h policy.Host) ([]netip.Addr, error) {
 	if addr, ok := g.rules.hosts[h]; ok {
 		return []netip.Addr{addr}, nil

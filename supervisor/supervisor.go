@@ -59,7 +59,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("supervisor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	stdin := flags.Bool("secrets-stdin", false, "read the slots from standard input, one JSON object, before anything starts")
-	tied := flags.Bool("end-with-stdin", false, "stop, as after SIGTERM, when standard input ends: whoever started us holds its other end")
+	tied := flags.Bool("end-with-stdin", false, "stop, as after SIGTERM, when standard input ends: the process that started us holds its other end")
 	maxLog := flags.Int64("max-log", 0, "keep the file on standard output, open for reading too, below so many `bytes` (0: no bound)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err

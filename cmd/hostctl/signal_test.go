@@ -71,7 +71,7 @@ func TestSignalsEndAStartThatWaits(t *testing.T) {
 	}
 }
 
-// TestKilledRunTakesThePairAlong: nobody is left to undo anything, and yet no
+// TestKilledRunTakesThePairAlong: hostctl is gone and undoes nothing, and yet no
 // process stays.
 func TestKilledRunTakesThePairAlong(t *testing.T) {
 	bin, dir := sidecarsBinary(t), t.TempDir()

@@ -13,7 +13,7 @@ import (
 )
 
 // TestSupervisorForHostctl starts a supervisor as the local backend does: its
-// input ends with whoever started it, and its output is a file that is bounded.
+// input ends with the process that started it, and its output is a file that is bounded.
 func TestSupervisorForHostctl(t *testing.T) {
 	dir := t.TempDir()
 	for _, d := range []string{"etc", "run", "state"} {

@@ -167,7 +167,7 @@ func (t *wire) trailer() (got Hash, err error) {
 	return got, t.failed
 }
 
-// followed tells whether more has been read than was consumed, or can be read at once.
+// followed reports whether more has been read than was consumed, or can be read at once.
 func (t *wire) followed() bool {
 	if t.r < t.w {
 		return true

@@ -129,7 +129,7 @@ func (m *making) bound(ctx context.Context) error {
 	defer dir.Close()
 	u, known := numeric(agentUser(m.agent, m.ours))
 	if !known {
-		u = user{-1, -1} // whoever it is: what everybody may write is found
+		u = user{-1, -1} // an unknown user: only what every user may write is found
 	}
 	if m.shown.doors, err = workspace.Doors(ctx, dir); err == nil {
 		m.shown.identity, err = workspace.Identity(dir)

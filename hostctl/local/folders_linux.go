@@ -68,7 +68,7 @@ func checkBound(ctx context.Context, p pair.Plan) (doors []string, err error) {
 	}
 	defer dir.Close()
 	uid, gid := ids(p.Name)
-	if os.Geteuid() == 0 { // shown to the agent as its own, whoever it belongs to
+	if os.Geteuid() == 0 { // the agent sees every file as its own
 		var st unix.Stat_t
 		if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 			return nil, fmt.Errorf("looking at the workspace: %w", err)

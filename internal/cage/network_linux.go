@@ -25,7 +25,7 @@ const takeWithin = 10 * time.Second
 
 // network holds the network of an agent in a container of its own, which has
 // loopback and nothing else: it opens the sidecars' listening sockets in it
-// and hands them to whoever connects to the unix socket, which only the
+// and hands them to the process that connects to the unix socket, which only the
 // sidecars can reach. The agent's container shares this network, and is in
 // nothing else of this process's.
 func network(ctx context.Context, args []string) error {

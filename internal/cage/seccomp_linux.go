@@ -34,7 +34,7 @@ var refused = []uint32{
 	unix.SYS_KEXEC_FILE_LOAD,
 }
 
-// setID are the bits of a file's mode that give whoever executes the file the
+// setID are the bits of a file's mode that give the process that executes the file the
 // rights of its owner or group.
 const setID = unix.S_ISUID | unix.S_ISGID
 

@@ -34,7 +34,7 @@ const quietAfterRefusal = 250 * time.Millisecond
 
 // openBody is a request's body that only the server closes.
 type openBody struct {
-	mu   sync.Mutex // whoever sent it on may still be reading
+	mu   sync.Mutex // a goroutine that forwards the body may still be reading
 	body io.ReadCloser
 }
 

@@ -20,7 +20,7 @@ const (
 )
 
 // datagrams sends to the forbidden addresses, to everybody on each network and
-// to multicast groups, in every way. Only their receiver can tell whether they
+// to multicast groups, in every way. Only their receiver knows whether they
 // arrive: see Canary.
 func (c Config) datagrams(ctx context.Context) Finding {
 	ifaces, err := net.Interfaces()
@@ -48,7 +48,7 @@ func (c Config) datagrams(ctx context.Context) Finding {
 	return Finding{"datagram", "", true, fmt.Sprintf("%d were sent, %d refused; the host says what arrived", sent, refused)}
 }
 
-// receivers are the forbidden addresses and whoever listens on the interface.
+// receivers are the forbidden addresses and every listener on the interface.
 // Loopback is the sender's own.
 func (c Config) receivers(i net.Interface) []netip.AddrPort {
 	if i.Flags&net.FlagLoopback != 0 {

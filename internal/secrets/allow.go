@@ -24,7 +24,6 @@ type rule struct {
 // body is a rule's expressions, compiled.
 type body struct {
 	reach
-	named   bool           // by its name, not by how it looks, it knows a secret
 	regex   *regexp.Regexp // nil: the path alone decides
 	loose   *loose         // nil: the rule is not precise enough for texts that were joined
 	shape   *loose         // the token itself, between any neighbours; nil: the rule knows a secret by what stands beside it
@@ -49,7 +48,7 @@ func compile(r config.Rule) (*body, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rule %s: %w", r.RuleID, err)
 	}
-	b := &body{regex: r.Regex, path: r.Path, named: r.Regex != nil && strings.Contains(r.Regex.String(), nameBefore), group: r.SecretGroup, entropy: r.Entropy, allow: allow}
+	b := &body{regex: r.Regex, path: r.Path, group: r.SecretGroup, entropy: r.Entropy, allow: allow}
 	if r.Regex != nil && len(r.Keywords) > 0 {
 		b.reach = reachOf(r.Regex.String(), r.Keywords)
 		b.loose = b.loosen(r.Regex.String(), r.Keywords)

@@ -421,7 +421,7 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 		if s.end == w.end && w.end < len(in.text) || s.start == w.start && w.start > 0 {
 			return // the edge may have looked like a border to it; what has its keyword here ends before the edge: see margin
 		}
-		if publicHere(in.text, s) || rule.named && in.is != nil && !in.is.fresh(span{start: s.start, end: s.secret + w.start}) {
+		if publicHere(in.text, s) || r.rules.rules[i].named && in.is != nil && !in.is.fresh(span{start: s.start, end: s.secret + w.start}) {
 			return // it is public, or only what ends it was made by the view
 		}
 		spans = append(spans, s)
