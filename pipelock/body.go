@@ -152,9 +152,7 @@ func (b *scannedBody) blocks(v policy.Verdict) bool {
 func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
 	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended, llm: b.to.llm}
 	b.scanner.remembering(&o, b.to)
-	if b.holds {
-		o.held = min(overlap, len(text)-from)
-	}
+	o.held = b.heldBack(text, from)
 	v := o.overwrite(text)
 	if v.Allow && o.fresh() && b.to.report(wordRedacted, v) != nil {
 		return unwritten()
@@ -168,16 +166,22 @@ func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
 // pass gives a window on that has been judged; what has not gone yet begins at from. Where findings are overwritten, its end is held back and judged
 // again with the next window: something may begin there.
 func (b *scannedBody) pass(text []byte, from int) {
-	b.back = 0
-	if full := len(text)-from >= streamWindow; b.holds && !b.ended && (b.pause == 0 || full) { // a stream that pauses waits for what it sent
-		b.back = min(overlap, len(text)-from)
-	}
+	b.back = b.heldBack(text, from)
 	b.ready = text[from : len(text)-b.back]
 	if b.back > 0 {
 		b.tail = bytes.Clone(text[max(0, len(text)-b.back-overlap):])
 		return
 	}
 	b.tail = b.tailOf(text)
+}
+
+// heldBack returns how many bytes at the end of a window stay here until the next one is judged; what has not gone yet begins at from. A stream that
+// pauses waits for an answer to what it sent: nothing of it is held back.
+func (b *scannedBody) heldBack(text []byte, from int) int {
+	if full := len(text)-from >= streamWindow; !b.holds || b.ended || b.pause > 0 && !full {
+		return 0
+	}
+	return min(overlap, len(text)-from)
 }
 
 // inOnePiece reports whether a body is read as one text, and not in parts or messages.
