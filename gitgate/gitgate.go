@@ -127,7 +127,11 @@ type gate struct {
 	walks      turns   // of fetches
 	farewells  farewells
 	lfsHeld    lfsHeld
-	grown      chan struct{} // some mirror has a new pack
+
+	lfsDownload  int64 // bytes of one object
+	lfsTransfers *lfsTransfers
+
+	grown chan struct{} // some mirror has a new pack
 }
 
 // Run serves until ctx ends, then lets transfers in progress finish for Config.Drain.
@@ -223,6 +227,9 @@ func newGate(c Config) (*gate, error) {
 		idle:     cmp.Or(c.Idle, time.Minute),
 
 		keepAlive: cmp.Or(c.KeepAlive, keepAlive),
+
+		lfsDownload:  cmp.Or(int64(c.File.Limits.LFSDownloadBytes), 5<<30),
+		lfsTransfers: newLFSTransfers(),
 	}
 	g.pushLimits = objects.Limits{
 		PackBytes:   cmp.Or(int64(c.File.Limits.PushBytes), 1<<30),

@@ -90,10 +90,16 @@ func (g *gate) lfsDo(ctx context.Context, w http.ResponseWriter, r *http.Request
 	switch {
 	case rest == "objects/batch" && r.Method == http.MethodPost:
 		return g.lfsBatch(w, r, m)
-	case isObject && r.Method == http.MethodGet:
+	case isObject && (r.Method == http.MethodGet || r.Method == http.MethodPut):
+		done, err := g.lfsTurn(r, m)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if r.Method == http.MethodPut {
+			return g.lfsPut(ctx, w, r, m, oid)
+		}
 		return g.lfsGet(ctx, w, r, m, oid)
-	case isObject && r.Method == http.MethodPut:
-		return g.lfsPut(ctx, w, r, m, oid)
 	case rest == "locks" || strings.HasPrefix(rest, "locks/"):
 		return g.lfsLocks(w, r, m, strings.TrimPrefix(rest, "locks"))
 	}
@@ -214,8 +220,8 @@ func (g *gate) lfsWanted(r *http.Request, m *mirror, in lfsBatch) (wanted, refus
 			return nil, nil, &lfsAnswer{http.StatusUnprocessableEntity, "lfs", "an object without a name or a size"}
 		}
 		names = append(names, o.OID)
-		if limit := g.pushLimits.ObjectBytes; in.Operation == lfsUpload && o.Size > limit {
-			o.Error = &lfsObjectError{http.StatusUnprocessableEntity, tooLargeForLFS(o.Size, limit)}
+		if name, limit := g.lfsLimit(in.Operation); o.Size > limit {
+			o.Error = &lfsObjectError{http.StatusUnprocessableEntity, tooLargeForLFS(o.Size, name, limit)}
 			refused = append(refused, o)
 			continue
 		}
@@ -229,8 +235,16 @@ func (g *gate) lfsWanted(r *http.Request, m *mirror, in lfsBatch) (wanted, refus
 	return wanted, refused, g.lfsWords(r.Context(), m, request{service: lfsService(in.Operation)}.method(), names...)
 }
 
-func tooLargeForLFS(size, limit int64) string {
-	return fmt.Sprintf("airlock: an object of %d bytes is over limits.object_bytes (%d)", size, limit)
+// lfsLimit is the largest object that may be transferred, and the setting that says so.
+func (g *gate) lfsLimit(operation string) (setting string, bytes int64) {
+	if operation == lfsDownload {
+		return "limits.lfs_download_bytes", g.lfsDownload
+	}
+	return "limits.object_bytes", g.pushLimits.ObjectBytes
+}
+
+func tooLargeForLFS(size int64, setting string, limit int64) string {
+	return fmt.Sprintf("airlock: an object of %d bytes is over %s (%d)", size, setting, limit)
 }
 
 // lfsNamed reads which object a transfer is about.
@@ -246,7 +260,8 @@ func (g *gate) lfsNamed(r *http.Request, m *mirror, oid string) (lfsObject, erro
 	return lfsObject{OID: oid, Size: size}, g.lfsWords(r.Context(), m, method, oid)
 }
 
-// lfsGet passes an object on, which the client compares with its name. It ends with the size that was named.
+// lfsGet passes an object on, which the client compares with its name. It ends with the size that was named. Upstream has to keep pace, and so
+// has the client, which has a deadline for each 256 KiB.
 func (g *gate) lfsGet(ctx context.Context, w http.ResponseWriter, r *http.Request, m *mirror, oid string) error {
 	if err := g.lfsAdmit(m, lfsDownload); err != nil {
 		return err
@@ -254,6 +269,9 @@ func (g *gate) lfsGet(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	o, err := g.lfsNamed(r, m, oid)
 	if err != nil {
 		return err
+	}
+	if name, limit := g.lfsLimit(lfsDownload); o.Size > limit {
+		return g.lfsRefuse(m, "fetch", name, http.StatusUnprocessableEntity, tooLargeForLFS(o.Size, name, limit))
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.times.transfer)
 	defer cancel()
@@ -267,10 +285,10 @@ func (g *gate) lfsGet(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	defer content.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(o.Size, 10))
-	dog.allow(m.times.answer)
+	in := keepingPace{listening{content, dog}, newPace(m.times.answer)}
 	out := flushing{w, http.NewResponseController(w), g.idle}
 	// A Writer that is nothing else: the copy must pass through the deadlines of each write.
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{io.LimitReader(listening{content, dog}, o.Size)}, make([]byte, 256<<10))
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{io.LimitReader(in, o.Size)}, make([]byte, 256<<10))
 	if err != nil || n < o.Size {
 		g.log.Info("an LFS object was cut", "repo", m.name, "bytes", n)
 		panic(http.ErrAbortHandler) // the connection ends, so that the client does not take a part for the whole
@@ -287,8 +305,8 @@ func (g *gate) lfsPut(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if err != nil {
 		return err
 	}
-	if limit := g.pushLimits.ObjectBytes; o.Size > limit {
-		return g.lfsRefuse(m, "push", "limits.object_bytes", http.StatusUnprocessableEntity, tooLargeForLFS(o.Size, limit))
+	if name, limit := g.lfsLimit(lfsUpload); o.Size > limit {
+		return g.lfsRefuse(m, "push", name, http.StatusUnprocessableEntity, tooLargeForLFS(o.Size, name, limit))
 	}
 	if r.Header.Get("Content-Encoding") != "" {
 		return &lfsAnswer{http.StatusUnsupportedMediaType, "lfs", "the object is compressed"}

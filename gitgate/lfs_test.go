@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,7 +235,7 @@ func oidOf(content string) string {
 func TestLFSRefusals(t *testing.T) {
 	r, l := lfsOverHTTPS(t)
 	r.edit(func(c *Config) {
-		c.File.Limits.ObjectBytes = 1000
+		c.File.Limits.ObjectBytes, c.File.Limits.LFSDownloadBytes = 1000, 2000
 		c.File.Repos["read"] = bundle.Repo{URL: c.File.Repos["app"].URL, Token: "GIT_TOKEN_0", Push: new(bool)}
 	})
 	large := strings.Repeat("x", 1001)
@@ -251,6 +253,9 @@ func TestLFSRefusals(t *testing.T) {
 	}{
 		{"too large, in a batch", "POST", api + "objects/batch", batch("upload", object(oidOf(large), 1001)), 200, "limits.object_bytes (1000)"},
 		{"too large", "PUT", api + "objects/" + oidOf(large) + "?size=1001", []byte(large), 400, "limits.object_bytes (1000)"},
+		{"too large to be fetched, in a batch", "POST", api + "objects/batch", batch("download", object(oidOf(large), 2001)), 200, "limits.lfs_download_bytes (2000)"},
+		{"too large to be fetched", "GET", api + "objects/" + oidOf(large) + "?size=2001", nil, 422, "limits.lfs_download_bytes (2000)"},
+		{"too many in a batch", "POST", api + "objects/batch", batch("download", slices.Repeat([]string{object(oidOf(large), 1)}, 1001)...), 413, "more than 1000 objects"},
 		{"larger than named", "PUT", api + "objects/" + oidOf("abc") + "?size=3", []byte("abcd"), 400, "not the object that was named"},
 		{"smaller than named", "PUT", api + "objects/" + oidOf("abc") + "?size=3", []byte("ab"), 400, "not the object that was named"},
 		{"another object", "PUT", api + "objects/" + oidOf("abc") + "?size=3", []byte("abd"), 400, "not the object that was named"},
@@ -326,5 +331,117 @@ func TestLFSFetchOfWhatUpstreamSays(t *testing.T) {
 	l.Storage = ""
 	if status, text := r.lfsDo("GET", "/app.git/info/lfs/objects/"+oid+"?size=9", nil); status == 200 && !strings.HasPrefix(text, "cut: ") {
 		t.Errorf("expected no whole answer of another size, got %d, %q", status, text)
+	}
+}
+
+// TestLFSDownloadsAreBounded: what comes of an object ends with its size, has to come at a rate, and so many come at a time.
+func TestLFSDownloadsAreBounded(t *testing.T) {
+	own := token(41)
+	l := &lab.LFS{Authorization: basic(own)}
+	slow, longer, held, other := l.Put(bytes.Repeat([]byte("s"), 1000)), l.Put([]byte("longer")), l.Put([]byte("held")), l.Put([]byte("other"))
+	begun := make(chan struct{}, lfsAtOnceEach)
+	release := make(chan struct{})
+	r := viaHTTPS(t, own, own, func(git http.Handler) http.Handler {
+		next := besideGit(l)(git)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch _, oid, _ := strings.Cut(r.URL.Path, "/storage/"); oid {
+			case slow:
+				for range 1000 {
+					_, _ = w.Write([]byte("s"))
+					_ = http.NewResponseController(w).Flush()
+					select {
+					case <-r.Context().Done():
+						return
+					case <-time.After(50 * time.Millisecond): // never silent for long
+					}
+				}
+			case longer:
+				_, _ = w.Write([]byte("longer and longer"))
+			case held:
+				begun <- struct{}{}
+				select {
+				case <-release:
+				case <-r.Context().Done():
+				}
+				_, _ = w.Write([]byte("held"))
+			default:
+				next.ServeHTTP(w, r)
+			}
+		})
+	})
+	r.edit(func(c *Config) { c.Answer, c.Report = 2*time.Second, time.Minute })
+	path := func(oid string, size int) string {
+		return fmt.Sprintf("/app.git/info/lfs/objects/%s?size=%d", oid, size)
+	}
+	if status, text := r.lfsDo("GET", path(longer, 6), nil); status != 200 || text != "longer" {
+		t.Errorf("expected 6 bytes, got %d and %q", status, text)
+	}
+	began := time.Now()
+	if status, text := r.lfsDo("GET", path(slow, 1000), nil); !strings.HasPrefix(text, "cut: ") || time.Since(began) > 30*time.Second {
+		t.Errorf("expected a slow upstream to be cut, got %d and %d bytes after %s", status, len(text), time.Since(began))
+	}
+	type answer struct {
+		status int
+		text   string
+	}
+	answers := make(chan answer, lfsAtOnceEach)
+	for range lfsAtOnceEach {
+		go func() {
+			status, text := r.lfsDo("GET", path(held, 4), nil)
+			answers <- answer{status, text}
+		}()
+	}
+	for range lfsAtOnceEach {
+		lab.Receive(t, begun, "every transfer begins")
+	}
+	if status, text := r.lfsDo("GET", path(other, 5), nil); status != 503 || !strings.Contains(text, "too many transfers") {
+		t.Errorf("one more transfer: expected 503, got %d and %q", status, text)
+	}
+	elsewhere := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext}}
+	defer elsewhere.CloseIdleConnections()
+	resp, err := elsewhere.Get("http://" + r.http + path(other, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != 200 || string(text) != "other" || err != nil {
+		t.Errorf("another client: expected its object, got %d, %q and %v", resp.StatusCode, text, err)
+	}
+	close(release)
+	for range lfsAtOnceEach {
+		if a := lab.Receive(t, answers, "the transfer goes on"); a.status != 200 || a.text != "held" {
+			t.Errorf("expected the object, got %d and %q", a.status, a.text)
+		}
+	}
+	if status, text := r.lfsDo("GET", path(other, 5), nil); status != 200 || text != "other" {
+		t.Errorf("later: expected the object, got %d and %q", status, text)
+	}
+}
+
+// TestLFSTransfersOfAllAreBounded: clients of many addresses share one limit.
+func TestLFSTransfersOfAllAreBounded(t *testing.T) {
+	l := newLFSTransfers()
+	var ends []func()
+	for i := range lfsAtOnce {
+		done, err := l.next(t.Context(), fmt.Sprintf("192.0.2.%d:1", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, done)
+	}
+	over, cancel := context.WithCancelCause(t.Context())
+	cancel(errLFSBusy)
+	for range 9 {
+		if done, err := l.next(over, "198.51.100.1:1"); err == nil {
+			done()
+			t.Fatal("expected no turn beyond those of all")
+		}
+	}
+	for _, done := range ends {
+		done()
+	}
+	if len(l.each) != 0 || len(l.all) != 0 {
+		t.Errorf("expected nothing to be left, got %d clients and %d turns", len(l.each), len(l.all))
 	}
 }

@@ -236,6 +236,8 @@ type GitLimits struct {
 	Refs        int          `yaml:"refs,omitempty"`         // 1000
 
 	QuarantineBytes config.Bytes `yaml:"quarantine_bytes,omitempty"` // of all pushes together: 4GiB, or 4 times push_bytes
+
+	LFSDownloadBytes config.Bytes `yaml:"lfs_download_bytes,omitempty"` // an object of Git LFS that is fetched: 5GiB
 }
 
 // GitScan names the rules of the scan, and what they find in vain.
