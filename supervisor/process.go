@@ -159,17 +159,22 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	}
 }
 
-// inherited are the variables that every daemon gets, when they are set.
+// inheritedVars are the variables that every child gets, when they are set.
 var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
-// environment is what a daemon needs, and not what we have. Proxy variables
-// reach nobody: the daemons dial for themselves.
-func (s *supervisor) environment(daemon string) []string {
-	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
+// inherited returns the values of inheritedVars, as NAME=value.
+func inherited() (env []string) {
 	for _, name := range inheritedVars {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), garbage))
+	return env
+}
+
+// environment is what a daemon needs, and not what we have. Proxy variables
+// reach nobody: the daemons dial for themselves.
+func (s *supervisor) environment(daemon string) []string {
+	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
+	return append(append(env, inherited()...), "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), garbage))
 }

@@ -126,7 +126,7 @@ func addDigests(held map[string]string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), digestsWithin)
 	defer cancel()
 	maker := exec.CommandContext(ctx, "/proc/self/exe")
-	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{purse}
+	maker.Args, maker.Env, maker.ExtraFiles = args, append(inherited(), secretmem.Variable+"=3"), []*os.File{purse}
 	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals for us are not for it
 	out, err := maker.Output()
 	if err != nil {
