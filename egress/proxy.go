@@ -24,8 +24,8 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
+	"airlock/internal/memtrim"
 	"airlock/internal/policy"
-	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 )
 
@@ -127,7 +127,7 @@ func (s *server) inside(w http.ResponseWriter, r *http.Request) {
 
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
-	defer rest.Soon()
+	defer memtrim.ScheduleIdle()
 	l := s.live.Load()
 	if authority.Host.String() == localHost {
 		l.describe(w)

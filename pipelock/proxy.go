@@ -19,8 +19,8 @@ import (
 	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
+	"airlock/internal/memtrim"
 	"airlock/internal/policy"
-	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 	"airlock/internal/websocket"
 )
@@ -131,7 +131,7 @@ func defaultPort(scheme string) uint16 {
 
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
-	defer rest.Soon()
+	defer memtrim.ScheduleIdle()
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority, time.Now())
 	if httpd.Echoes(r.Method) {

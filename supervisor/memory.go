@@ -31,7 +31,7 @@ const (
 	// garbage is GOGC of the daemons, in percent. What lives in them is a few
 	// MB: at the usual 100 a busy one collects a hundred times a second, which
 	// costs a quarter of its requests. What a burst leaves goes back
-	// (internal/rest); above the soft limit it does not count.
+	// (internal/memtrim); above the soft limit it does not count.
 	garbage = "800"
 )
 
