@@ -1,22 +1,22 @@
-package orders
+package promptinjection
 
 import "sync"
 
-// classes is how many bytes the automaton tells apart: those that anchors
-// have, and one for all others. A power of two makes a row easy to find.
+// classes is the number of byte classes: one for each byte that occurs in a keyword, and one for all
+// others. It is a power of two so that the row of a state is found with a shift.
 const classes = 64
 
-// automaton finds all anchors at once (Aho and Corasick, 1975).
+// automaton finds all keywords in one pass (Aho and Corasick, 1975). It is read-only once built.
 type automaton struct {
 	class [256]byte
 	next  []uint16   // by state and class
-	ends  [][]uint16 // the anchors that end in a state
+	ends  [][]uint16 // by state: indexes of the keywords that end in it
 }
 
-var machine = sync.OnceValue(func() *automaton {
+var matcher = sync.OnceValue(func() *automaton {
 	m := &automaton{next: make([]uint16, classes), ends: make([][]uint16, 1)}
 	used := byte(0)
-	for _, a := range anchors() {
+	for _, a := range keywords() {
 		for _, c := range []byte(a.text) {
 			if m.class[c] == 0 {
 				used++
@@ -24,14 +24,14 @@ var machine = sync.OnceValue(func() *automaton {
 			}
 		}
 	}
-	for i, a := range anchors() {
-		m.add(a.text, uint16(i))
+	for i, a := range keywords() {
+		m.addKeyword(a.text, uint16(i))
 	}
-	m.link()
+	m.addFailureLinks()
 	return m
 })
 
-func (m *automaton) add(text string, anchor uint16) {
+func (m *automaton) addKeyword(text string, index uint16) {
 	state := 0
 	for _, c := range []byte(text) {
 		cell := &m.next[state*classes+int(m.class[c])]
@@ -39,16 +39,16 @@ func (m *automaton) add(text string, anchor uint16) {
 			*cell = uint16(len(m.ends))
 			m.ends = append(m.ends, nil)
 			m.next = append(m.next, make([]uint16, classes)...)
-			cell = &m.next[state*classes+int(m.class[c])] // it may have moved
+			cell = &m.next[state*classes+int(m.class[c])] // append may have moved it
 		}
 		state = int(*cell)
 	}
-	m.ends[state] = append(m.ends[state], anchor)
+	m.ends[state] = append(m.ends[state], index)
 }
 
-// link makes every step lead somewhere: to the longest end of what was read
-// that is the beginning of an anchor.
-func (m *automaton) link() {
+// addFailureLinks completes the transitions: from each state, a byte leads to the state of the
+// longest suffix of the text read so far that is a prefix of a keyword.
+func (m *automaton) addFailureLinks() {
 	fail := make([]uint16, len(m.ends))
 	var queue []uint16
 	for c := range classes {
