@@ -275,7 +275,7 @@ func (t *table) currentExited(d *daemon, status syscall.WaitStatus) {
 	p := d.current
 	d.current = nil
 	p.late.Stop()
-	d.lastExit, d.lastCode = describe(status)+p.memory.note(), reap.Code(status)
+	d.lastExit, d.lastCode = describe(status)+p.memory.note(), reap.ExitCode(status)
 	if p.told && status.Signaled() {
 		d.lastCode = 0 // a signal that we sent
 	}
