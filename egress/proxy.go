@@ -67,7 +67,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	})
 	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.outside), s.log)
 	outer.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
-	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: handoff.Ending()})
 }
 
 // outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
@@ -405,7 +405,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
 		Key:            func(*http.Request) string { return "pipelock" },
-		Replaced:       func(res *http.Response) bool { return res.Header.Get(httpd.HeaderHop) != "" },
+		IsGoodbye:      func(res *http.Response) bool { return res.Header.Get(httpd.HeaderHop) != "" },
 		IdleTimeout:    hopIdle,
 		MaxIdle:        hopConns,
 		MaxHeaderBytes: httpd.MaxHeaderBytes,

@@ -188,7 +188,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		return nil
 	})
 	group.Go(func() error {
-		leave := httpd.Leave{Within: drain + farewellWithin, Ending: handoff.Ending()}
+		leave := httpd.DrainOptions{Timeout: drain + farewellWithin, NoSuccessor: handoff.Ending()}
 		l := httpListener{web, ctx, newClientTable(maxConns)}
 		server.ConnState = l.state
 		if err := httpd.Serve(ctx, server, l, leave); err != nil {

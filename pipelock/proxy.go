@@ -64,14 +64,14 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 		s.judge(w, r, p)
 	}
 	srv := httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(h), s.log)
-	srv.Notice, srv.Left = []byte(notice), left
-	return srv.Serve(ctx, l, httpd.Leave{Within: drain})
+	srv.GoodbyeMessage, srv.OnDrained = []byte(notice), left
+	return srv.Serve(ctx, l, httpd.DrainOptions{Timeout: drain})
 }
 
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: handoff.Ending()})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {

@@ -89,5 +89,5 @@ func Run(ctx context.Context, c Config) error {
 		c.Ready(l.Addr().String())
 	}
 	context.AfterFunc(ctx, handoff.Stopping)
-	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: handoff.Ending()})
 }

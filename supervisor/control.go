@@ -47,7 +47,7 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	go func() {
 		defer close(ended)
 		log := slog.New(slog.NewTextHandler(io.Discard, nil))
-		_ = httpd.Serve(ctx, httpd.NewServer(mux, log), ownUserOnly{l}, httpd.Leave{Within: time.Second})
+		_ = httpd.Serve(ctx, httpd.NewServer(mux, log), ownUserOnly{l}, httpd.DrainOptions{Timeout: time.Second})
 	}()
 	return func() { cancel(); <-ended }, nil
 }

@@ -5,23 +5,23 @@ import (
 	"strings"
 )
 
-// PlainName is the name of a field as the most forgiving server reads it: in lower case,
-// with a hyphen for every other mark, as gateways make names of variables (RFC 3875
-// §4.1.18), one hyphen for several, and none at the ends.
+// PlainName returns the name of a field as the most lenient server reads it: in lower case, with one
+// hyphen for each run of other characters, as gateways do for names of variables (RFC 3875 §4.1.18),
+// and none at the ends.
 func PlainName(name string) string {
-	if !odd(name) {
+	if !hasOddMarks(name) {
 		return strings.ToLower(name)
 	}
 	return strings.Join(strings.FieldsFunc(strings.ToLower(name), func(c rune) bool { return !alphanumeric(byte(c)) || c > 0x7f }), "-")
 }
 
-// SameField reports whether some server may take two names for the same field.
+// SameField reports whether some server may read two names as the same field.
 func SameField(a, b string) bool {
-	return strings.EqualFold(a, b) || (odd(a) || odd(b)) && PlainName(a) == PlainName(b)
+	return strings.EqualFold(a, b) || (hasOddMarks(a) || hasOddMarks(b)) && PlainName(a) == PlainName(b)
 }
 
-// odd reports whether a name is more than words with one hyphen between.
-func odd(name string) bool {
+// hasOddMarks reports whether a name is not just alphanumeric words with single hyphens between them.
+func hasOddMarks(name string) bool {
 	last := byte('-')
 	for i := range len(name) {
 		c := name[i]
@@ -37,27 +37,26 @@ func alphanumeric(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
 }
 
-// IsReserved reports whether a name is of a field that frames, routes or authenticates a
-// message, in the spelling of any server, or of one that Airlock's daemons use
-// among themselves.
+// IsReserved reports whether some server reads the name as that of a field that frames, routes or
+// authenticates a message, or whether it is one that Airlock's daemons use among themselves.
 func IsReserved(name string) bool {
 	plain := PlainName(name)
 	return reserved[plain] || strings.HasPrefix(plain, "airlock-")
 }
 
-// isClone reports whether a name is another spelling of a reserved field, which
-// a server may take for it.
-func isClone(name string) bool { return odd(name) && IsReserved(name) }
+// isClone reports whether a name is another spelling of a reserved field that a server may read as
+// that field.
+func isClone(name string) bool { return hasOddMarks(name) && IsReserved(name) }
 
-// CheckHTTP2 refuses a request of HTTP/2, as net/http has read it, that this
-// package would refuse in HTTP/1.1, or whose pseudo-fields and fields
-// disagree (RFC 9113 §8.1.1, §8.3.1). A Host field that agrees is removed.
+// CheckHTTP2 refuses a request of HTTP/2, as parsed by net/http, that this package would refuse in
+// HTTP/1.1, or whose pseudo-fields and fields disagree (RFC 9113 §8.1.1, §8.3.1). A Host field that
+// agrees is removed.
 func CheckHTTP2(r *http.Request) error {
 	switch lengths := r.Header["Content-Length"]; {
 	case len(lengths) > 1:
 		return errLengths
 	case len(lengths) == 1:
-		if _, ok := number(lengths[0]); !ok {
+		if _, ok := parseLength(lengths[0]); !ok {
 			return errLength
 		}
 	}
@@ -78,7 +77,7 @@ func CheckHTTP2(r *http.Request) error {
 			return errUnderscore
 		}
 	}
-	for name := range r.Trailer { // the names that are announced: no others come
+	for name := range r.Trailer { // net/http drops names that were not announced
 		if IsReserved(name) {
 			return errTrailerName
 		}
@@ -86,8 +85,8 @@ func CheckHTTP2(r *http.Request) error {
 	return nil
 }
 
-// checkTarget refuses a target that no client may send: net/http and others
-// would pass some of these bytes on, and others not.
+// checkTarget refuses a target with bytes that no client may send. net/http and other servers forward
+// some of these bytes and not others.
 func checkTarget(target string) error {
 	switch {
 	case len(target) > maxTarget:

@@ -11,16 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// quiet tells whether an idle connection is open and has nothing to say.
-func quiet(c net.Conn) bool {
-	_, err := peek(c)
-	return errors.Is(err, unix.EAGAIN) && !holds(c)
+// isReusable reports whether an idle connection is open and has no unread input. Input that came
+// without a request would be taken for the next response.
+func isReusable(c net.Conn) bool {
+	_, err := peekSocket(c)
+	return errors.Is(err, unix.EAGAIN) && !hasUndelivered(c)
 }
 
-// holds tells whether a connection has read more than it has handed out, as
-// that of TLS may: it reads whole records. A Read that may not wait gives just
-// that.
-func holds(c net.Conn) bool {
+// hasUndelivered reports whether a layered connection holds input that it has read and not yet
+// returned. A TLS connection does, because it reads whole records. A Read with a deadline in the past
+// returns just that input.
+func hasUndelivered(c net.Conn) bool {
 	if _, layered := c.(interface{ NetConn() net.Conn }); !layered {
 		return false
 	}
@@ -30,14 +31,14 @@ func holds(c net.Conn) bool {
 	return n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// arrived tells whether a Read would find something.
-func arrived(c io.Reader) bool {
-	n, err := peek(c)
+// isReadable reports whether input waits on the socket.
+func isReadable(c io.Reader) bool {
+	n, err := peekSocket(c)
 	return err == nil && n > 0
 }
 
-// peek looks for the next byte on the socket below the connection.
-func peek(c any) (n int, err error) {
+// peekSocket peeks at the next byte of the socket below the connection, without waiting.
+func peekSocket(c any) (n int, err error) {
 	for {
 		below, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -63,7 +64,7 @@ func peek(c any) (n int, err error) {
 	return n, err
 }
 
-// isReset tells whether the other side closed the connection.
+// isReset reports whether err means that the other side closed the connection.
 func isReset(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
