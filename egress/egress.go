@@ -22,11 +22,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/policy"
 	"airlock/internal/secretmem"
@@ -75,7 +75,7 @@ func (c Config) Validate() error {
 
 // load reads the file into the policy that is served.
 func (c Config) load() (bundle.EgressFile, *live, error) {
-	file, digest, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, c.File)
+	file, digest, err := bundle.LoadBy[bundle.EgressFile](activation.Open, c.File)
 	if err != nil {
 		return file, nil, err
 	}
@@ -108,12 +108,12 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer log.Close()
-	log.Trouble = handoff.Trouble
+	log.Trouble = activation.Unavailable
 	hop, err := newHop(file.Upstream, c.Dirs)
 	if err != nil {
 		return err
 	}
-	l, err := handoff.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
+	l, err := activation.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 	for {
 		select {
 		case <-ctx.Done():
-			handoff.Stopping()
+			activation.Stopping()
 			return
 		case <-c.Reload:
 		}
@@ -155,7 +155,7 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 		}
 		if err != nil {
 			c.Log.Error("the configuration was refused; the old routes stay", "error", err)
-			handoff.Notify(handoff.KeyError, err.Error())
+			activation.Notify(activation.KeyError, err.Error())
 			continue
 		}
 		next.mint = s.live.Load().mint
@@ -211,8 +211,8 @@ func (l *live) redactor() *redactor {
 
 // announce tells the supervisor what is served.
 func (l *live) announce() {
-	handoff.Notify(handoff.KeyMode, l.mode())
-	handoff.Ready(l.digest)
+	activation.Notify(activation.KeyDegraded, l.mode())
+	activation.Ready(l.digest)
 }
 
 // warn says which routes will refuse for want of a credential, and that more

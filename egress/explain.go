@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -86,8 +86,8 @@ func (s *server) explain(q policy.Question) policy.Explanation {
 // tell answers the supervisor's questions from the rules of the moment.
 func (s *server) tell() {
 	s.meterLearning()
-	handoff.Answer(handoff.TopicExplain, s.explain)
-	handoff.Answer(handoff.TopicRoutes, func(any) routesView { return s.live.Load().view() })
+	activation.HandleQuery(activation.TopicExplain, s.explain)
+	activation.HandleQuery(activation.TopicRoutes, func(any) routesView { return s.live.Load().view() })
 }
 
 // routesView is what is in force, for the operator.

@@ -17,11 +17,11 @@ import (
 
 	"github.com/elazarl/goproxy"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
 	"airlock/internal/forward"
-	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/memtrim"
@@ -67,7 +67,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	})
 	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.outside), s.log)
 	outer.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
-	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: handoff.Ending()})
+	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
 // outside serves the port itself: CONNECT, and plain-HTTP proxy requests.

@@ -13,10 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/forward"
-	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
 	"airlock/internal/memtrim"
@@ -71,7 +71,7 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: handoff.Ending()})
+	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {

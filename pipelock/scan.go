@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
 	"airlock/internal/secrets"
@@ -96,7 +96,7 @@ func readRules(path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	f, err := handoff.Open(path)
+	f, err := activation.Open(path)
 	if err != nil {
 		return "", config.At("secrets.rules", "%v", err)
 	}

@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/proposal"
@@ -28,7 +28,7 @@ import (
 // serveControl opens the control socket. The function that it returns closes
 // it and waits for its end.
 func (s *supervisor) serveControl() (stop func(), err error) {
-	l, err := handoff.Bind("unix:" + s.dirs.Control())
+	l, err := activation.Bind("unix:" + s.dirs.Control())
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)
 	}
@@ -164,7 +164,7 @@ func (s *supervisor) setLevel(d *daemon, level string) error {
 			continue
 		}
 		// A link that is closed is that of a process that has just ended.
-		if err := p.link.Tell(handoff.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := p.link.Send(activation.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%s (process %d) does not listen: %w", d.name, p.pid, err))
 		}
 	}

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -31,7 +31,7 @@ func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		var x policy.Explanation
-		if err := s.ask(r.Context(), name, handoff.TopicExplain, q, &x); err != nil {
+		if err := s.ask(r.Context(), name, activation.TopicExplain, q, &x); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -56,7 +56,7 @@ func (s *supervisor) masked(x policy.Explanation) policy.Explanation {
 // getRoutes tells the routes that are in force.
 func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
 	var routes json.RawMessage
-	if err := s.ask(r.Context(), bundle.Egress, handoff.TopicRoutes, nil, &routes); err != nil {
+	if err := s.ask(r.Context(), bundle.Egress, activation.TopicRoutes, nil, &routes); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
@@ -65,7 +65,7 @@ func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
 
 // ask asks the process of a daemon that serves.
 func (s *supervisor) ask(ctx context.Context, name, topic string, question, answer any) error {
-	var link *handoff.Link
+	var link *activation.Link
 	if err := s.do(func() {
 		if d := s.daemons[name]; d != nil && d.current != nil && d.current.ready {
 			link = d.current.link
@@ -78,7 +78,7 @@ func (s *supervisor) ask(ctx context.Context, name, topic string, question, answ
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	if err := link.Ask(ctx, topic, question, answer); err != nil {
+	if err := link.Query(ctx, topic, question, answer); err != nil {
 		return fmt.Errorf("asking %s: %w", name, err)
 	}
 	return nil

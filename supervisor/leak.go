@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"sync"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/proposal"
 )
@@ -63,19 +63,19 @@ func (l *leaks) forget(id string) {
 }
 
 // askAbout asks a person about a request that a daemon holds.
-func (s *supervisor) askAbout(daemon string) handoff.Ask {
-	return func(ctx context.Context, question []byte, told func(id string)) handoff.Decision {
+func (s *supervisor) askAbout(daemon string) activation.ProposeFunc {
+	return func(ctx context.Context, question []byte, told func(id string)) activation.Decision {
 		var q policy.Leak
 		if err := json.Unmarshal(question, &q); err != nil {
-			return handoff.Decision{Error: "a question that cannot be read"}
+			return activation.Decision{Error: "a question that cannot be read"}
 		}
 		f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
 		if err != nil {
-			return handoff.Decision{Error: "no proposals are kept here: " + err.Error()}
+			return activation.Decision{Error: "no proposals are kept here: " + err.Error()}
 		}
 		store, err := s.proposals()
 		if err != nil {
-			return handoff.Decision{Error: err.Error()}
+			return activation.Decision{Error: err.Error()}
 		}
 		kind := proposal.Leak
 		if q.Overwritten {
@@ -83,11 +83,11 @@ func (s *supervisor) askAbout(daemon string) handoff.Ask {
 		}
 		p := proposal.Proposal{Kind: kind, Rule: s.out.mask.text(q.Rule), Daemon: daemon, URL: s.out.mask.text(q.URL), Methods: []string{s.out.mask.text(q.Method)}, Why: s.out.mask.text(q.Rule + ": " + q.Why)}
 		if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
-			return handoff.Decision{Error: err.Error()}
+			return activation.Decision{Error: err.Error()}
 		}
 		if q.Overwritten {
 			told(p.ID)
-			return handoff.Decision{Approved: true}
+			return activation.Decision{Approved: true}
 		}
 		defer s.leaks.forget(p.ID)
 		return s.decision(ctx, store, p, told)
@@ -96,17 +96,17 @@ func (s *supervisor) askAbout(daemon string) handoff.Ask {
 
 // decision waits for the answer. A proposal that was taken back is closed, so
 // that nobody answers what waits no more.
-func (s *supervisor) decision(ctx context.Context, store *proposal.Store, p proposal.Proposal, told func(id string)) handoff.Decision {
+func (s *supervisor) decision(ctx context.Context, store *proposal.Store, p proposal.Proposal, told func(id string)) activation.Decision {
 	decided := s.leaks.wait(p.ID)
 	told(p.ID)
 	select {
 	case answer := <-decided:
-		return handoff.Decision{Approved: answer.State == proposal.Approved, Answer: answer.Answer[:min(len(answer.Answer), maxAnswer)]}
+		return activation.Decision{Approved: answer.State == proposal.Approved, Answer: answer.Answer[:min(len(answer.Answer), maxAnswer)]}
 	case <-ctx.Done():
 		why := context.Cause(ctx).Error()
 		if _, err := store.Answer(p.ID, proposal.Denied, "withdrawn: "+why); err != nil {
 			s.say("proposal %s stays open: %v", p.ID, err)
 		}
-		return handoff.Decision{Error: why}
+		return activation.Decision{Error: why}
 	}
 }

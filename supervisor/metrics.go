@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/metrics"
 )
 
@@ -55,7 +55,7 @@ func mayTell(daemon, family string) bool {
 }
 
 // scrape asks all daemons at once. Those that do not answer are left out.
-func scrape(ctx context.Context, links map[string]*handoff.Link) map[string][]metrics.Family {
+func scrape(ctx context.Context, links map[string]*activation.Link) map[string][]metrics.Family {
 	ctx, cancel := context.WithTimeout(ctx, scrapeWithin)
 	defer cancel()
 	var mu sync.Mutex

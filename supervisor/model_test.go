@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 )
 
 // stage is a world of actors that behave well or badly, as the dice say. It
@@ -59,8 +59,8 @@ func (s *stage) launch(name string, generation int) (*process, error) {
 	switch {
 	case s.calm || chance(s.dice, 60):
 		a.after(some(s.dice, 300*time.Millisecond), func() {
-			s.table.heard(name, generation, handoff.KeyDigest, fmt.Sprint(generation))
-			s.table.heard(name, generation, handoff.KeyReady, "1")
+			s.table.heard(name, generation, activation.KeyDigest, fmt.Sprint(generation))
+			s.table.heard(name, generation, activation.KeyReady, "1")
 		})
 		if !s.calm && chance(s.dice, 30) {
 			a.after(some(s.dice, 3*time.Minute), func() { a.die(1 << 8) })

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
@@ -30,7 +30,7 @@ type gear struct {
 	given  []*os.File // those of theirs that are closed once it runs
 	env    []string
 	output [2]*os.File // stdout, stderr
-	link   *handoff.Link
+	link   *activation.Link
 }
 
 // equip collects a process's sockets, a link, pipes for its output, and its
@@ -59,15 +59,15 @@ func (s *supervisor) equip(daemon string) (g gear, err error) {
 	g.env = append(s.environment(daemon),
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"), "NOTIFY_FD="+strconv.Itoa(len(g.theirs)))
 	var end *os.File
-	if g.link, end, err = handoff.NewLink(s.opener(daemon)); err != nil {
+	if g.link, end, err = activation.NewLink(s.opener(daemon)); err != nil {
 		return g, err
 	}
 	_ = give(end, nil)
 	switch daemon {
 	case bundle.Pipelock:
-		g.link.Takes(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
+		g.link.OnPropose(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
 	case bundle.GitGate:
-		g.link.Takes(s.askToAllow, func(f func()) { s.readers.Go(f) })
+		g.link.OnPropose(s.askToAllow, func(f func()) { s.readers.Go(f) })
 	}
 	purse, err := s.secrets.Share(func(name string) bool { return gets(daemon, name) })
 	if purse != nil {
@@ -126,7 +126,7 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	s.readers.Go(func() { s.out.copy(daemon, "stdout", g.output[0]) })
 	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{g.output[1], b.said, b.read}) })
 	s.readers.Go(func() {
-		g.link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
+		g.link.Receive(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
 		status := <-ended // what it said comes before its end
 		s.post(func() { s.exited(daemon, generation, status) })
 	})

@@ -23,9 +23,9 @@ import (
 	"testing"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/lab"
 	"airlock/internal/proposal"
 )
@@ -57,7 +57,7 @@ func init() {
 
 // behave is a daemon that answers every caller with its pid.
 func behave(name string) int {
-	f, err := handoff.Open(bundle.DirsFromEnv().File(name))
+	f, err := activation.Open(bundle.DirsFromEnv().File(name))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -91,7 +91,7 @@ func behave(name string) int {
 			fmt.Println(how[i+1])
 		}
 	}
-	all, err := handoff.Inherited()
+	all, err := activation.Inherited()
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -99,7 +99,7 @@ func behave(name string) int {
 	for _, l := range all {
 		go greet(l)
 	}
-	handoff.Ready("digest-of-" + strings.Join(how, "-"))
+	activation.Ready("digest-of-" + strings.Join(how, "-"))
 	again := make(chan os.Signal, 1)
 	if name == bundle.Egress { // the one that reads its file again
 		signal.Notify(again, syscall.SIGHUP)
@@ -107,7 +107,7 @@ func behave(name string) int {
 	for {
 		select {
 		case <-again:
-			handoff.Ready("digest-after-reload")
+			activation.Ready("digest-after-reload")
 		case <-end:
 			for _, l := range all {
 				l.Close()

@@ -5,8 +5,8 @@ import (
 	"syscall"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 )
 
 // waiter wants to know what became of a change.
@@ -17,11 +17,11 @@ type waiter struct {
 
 func (t *table) successorSaid(d *daemon, key, val string) {
 	switch key {
-	case handoff.KeyDigest:
+	case activation.KeyDigest:
 		d.next = val
-	case handoff.KeyError:
+	case activation.KeyError:
 		d.problem = val
-	case handoff.KeyReady:
+	case activation.KeyReady:
 		t.succeed(d)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"os"
 	"slices"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 )
 
 // socket is a listening socket that the supervisor keeps for a daemon.
@@ -52,7 +52,7 @@ func port(n int) string { return fmt.Sprintf("0.0.0.0:%d", n) }
 // openSockets binds what the daemons want, once, unless our own parent handed
 // it over. Every fault is reported, not just the first.
 func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error) {
-	inherited, err := handoff.Inherited()
+	inherited, err := activation.Inherited()
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func openSocket(w want, inherited map[string]net.Listener) (socket, error) {
 	l, ok := inherited[w.name]
 	if !ok {
 		var err error
-		if l, err = handoff.Bind(w.address); err != nil {
+		if l, err = activation.Bind(w.address); err != nil {
 			return socket{}, fmt.Errorf("%s: %w", w.name, err)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 )
 
 // connsWithin is how long a daemon may take to say how many connections it
@@ -73,8 +73,8 @@ func (s *supervisor) settled() {
 }
 
 // snapshot is the table as it is now, and the links to those who serve.
-func (s *supervisor) snapshot() (st control.Status, links map[string]*handoff.Link, err error) {
-	links = map[string]*handoff.Link{}
+func (s *supervisor) snapshot() (st control.Status, links map[string]*activation.Link, err error) {
+	links = map[string]*activation.Link{}
 	err = s.do(func() {
 		version, _ := s.board.version()
 		st = control.Status{Version: version, Pair: s.pair, PID: os.Getpid(), RSS: rss(os.Getpid()), Ready: s.ready(), Dropped: s.out.losses()}

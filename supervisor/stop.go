@@ -8,14 +8,14 @@ import (
 	"syscall"
 	"time"
 
-	"airlock/internal/handoff"
+	"airlock/internal/activation"
 )
 
 // nobodyFollows tells a process that ends, or is about to, that there is no
 // need to wait for callers: nobody takes over.
 func (p *process) nobodyFollows() {
 	if p.link != nil {
-		_ = p.link.Tell(handoff.KeyEnding, "1") // else it ends a little later
+		_ = p.link.Send(activation.KeyNoSuccessor, "1") // else it ends a little later
 	}
 }
 

@@ -23,9 +23,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/otlp"
 	"airlock/internal/reap"
@@ -232,4 +232,4 @@ func (s *supervisor) say(format string, args ...any) {
 }
 
 // allReady tells our own parent that all daemons serve.
-func (s *supervisor) allReady() { handoff.Notify(handoff.KeyReady, "1") }
+func (s *supervisor) allReady() { activation.Notify(activation.KeyReady, "1") }

@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/reap"
 )
 
@@ -61,7 +61,7 @@ type process struct {
 	ready      bool
 	told       bool // that it should end: its exit is no fault
 	late       *time.Timer
-	link       *handoff.Link
+	link       *activation.Link
 	isolation  control.Isolation
 	memory     *box
 	mode       string // that it does less than it should
@@ -307,9 +307,9 @@ func (t *table) heard(name string, generation int, key, val string) {
 			continue
 		}
 		switch key {
-		case handoff.KeyMode:
+		case activation.KeyDegraded:
 			p.mode = val
-		case handoff.KeyTrouble:
+		case activation.KeyUnavailable:
 			p.trouble = val
 		}
 	}
@@ -323,13 +323,13 @@ func (t *table) heard(name string, generation int, key, val string) {
 
 func (t *table) currentSaid(d *daemon, key, val string) {
 	switch key {
-	case handoff.KeyDigest:
+	case activation.KeyDigest:
 		d.digest = val
-	case handoff.KeyError:
+	case activation.KeyError:
 		if d.problem = val; val != "" {
 			t.answer(d, d.current.generation, errors.New(val))
 		}
-	case handoff.KeyReady:
+	case activation.KeyReady:
 		d.current.late.Stop()
 		d.current.ready = true
 		t.answer(d, d.current.generation, nil)

@@ -1,4 +1,4 @@
-package handoff
+package activation
 
 import (
 	"context"
@@ -17,58 +17,58 @@ import (
 	"airlock/internal/lab"
 )
 
-type word struct{ key, val string }
+type message struct{ key, val string }
 
-// pair is both ends of a link, and what each hears from the other.
-func pair(t *testing.T, open func(string) (*os.File, error)) (theirs *Link, ours *link, news, orders <-chan word) {
+// pair returns both ends of a link, and what each receives from the other.
+func pair(t *testing.T, open func(string) (*os.File, error)) (theirs *Link, ours *daemonLink, notifications, commands <-chan message) {
 	t.Helper()
 	theirs, file, err := NewLink(open)
 	if err != nil {
 		t.Fatal(err)
 	}
-	toSupervisor, toDaemon := make(chan word, 16), make(chan word, 16)
+	toSupervisor, toDaemon := make(chan message, 16), make(chan message, 16)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		theirs.Listen(func(key, val string) { toSupervisor <- word{key, val} })
+		theirs.Receive(func(key, val string) { toSupervisor <- message{key, val} })
 	}()
-	ours = newLink(file, func(l *link, key, val string) { obey(l, key, val); toDaemon <- word{key, val} })
-	t.Cleanup(func() { theirs.Close(); <-ended; <-ours.gone; ours.socket.Close() })
+	ours = newDaemonLink(file, func(l *daemonLink, key, val string) { handleCommand(l, key, val); toDaemon <- message{key, val} })
+	t.Cleanup(func() { theirs.Close(); <-ended; <-ours.supervisorGone; ours.socket.Close() })
 	return theirs, ours, toSupervisor, toDaemon
 }
 
 func TestLinkBothWays(t *testing.T) {
-	theirs, ours, news, orders := pair(t, nil)
-	if err := ours.say(KeyError, "two\nlines", KeyReady, "1"); err != nil {
+	theirs, ours, notifications, commands := pair(t, nil)
+	if err := ours.send(KeyError, "two\nlines", KeyReady, "1"); err != nil {
 		t.Fatal(err)
 	}
-	if w := lab.Receive(t, news, "a message comes over the link"); w != (word{KeyError, "two; lines"}) {
+	if w := lab.Receive(t, notifications, "a message comes over the link"); w != (message{KeyError, "two; lines"}) {
 		t.Errorf("%+v", w)
 	}
-	if w := lab.Receive(t, news, "a message comes over the link"); w != (word{KeyReady, "1"}) {
+	if w := lab.Receive(t, notifications, "a message comes over the link"); w != (message{KeyReady, "1"}) {
 		t.Errorf("%+v", w)
 	}
-	if err := ours.say(KeyError, strings.Repeat("x", 3*maxTold)); err != nil {
+	if err := ours.send(KeyError, strings.Repeat("x", 3*maxToDaemon)); err != nil {
 		t.Fatal(err)
 	}
-	if w := lab.Receive(t, news, "a message comes over the link"); len(w.val) != maxTold {
-		t.Errorf("%d bytes of one piece of news", len(w.val))
+	if w := lab.Receive(t, notifications, "a message comes over the link"); len(w.val) != maxToDaemon {
+		t.Errorf("expected a notification cut to maxToDaemon bytes, got %d", len(w.val))
 	}
-	if err := theirs.Tell("LOG", "debug"); err != nil {
+	if err := theirs.Send("LOG", "debug"); err != nil {
 		t.Fatal(err)
 	}
-	if w := lab.Receive(t, orders, "an order comes over the link"); w != (word{"LOG", "debug"}) {
+	if w := lab.Receive(t, commands, "a command comes over the link"); w != (message{"LOG", "debug"}) {
 		t.Errorf("%+v", w)
 	}
-	if err := theirs.Tell("LOG", strings.Repeat("x", maxTold)); err == nil {
+	if err := theirs.Send("LOG", strings.Repeat("x", maxToDaemon)); err == nil {
 		t.Error("a line that may be cut in two was sent")
 	}
 }
 
-// TestLinkOpens asks for many files at once, among lines that bring none.
-func TestLinkOpens(t *testing.T) {
+// TestSupervisorOpensFiles asks for many files at once, among other lines.
+func TestSupervisorOpensFiles(t *testing.T) {
 	dir := t.TempDir()
-	theirs, ours, _, orders := pair(t, func(path string) (*os.File, error) {
+	theirs, ours, _, commands := pair(t, func(path string) (*os.File, error) {
 		if filepath.Dir(path) != dir {
 			return nil, fs.ErrPermission
 		}
@@ -81,7 +81,7 @@ func TestLinkOpens(t *testing.T) {
 		if err := os.WriteFile(name, []byte(name), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		go func() { results <- holds(ours, name) }()
+		go func() { results <- openAndCompare(ours, name) }()
 		go func() {
 			f, err := ours.open("/etc/passwd")
 			if err == nil {
@@ -94,10 +94,10 @@ func TestLinkOpens(t *testing.T) {
 		}()
 	}
 	for range 10 {
-		if err := theirs.Tell("LOG", "info"); err != nil {
+		if err := theirs.Send("LOG", "info"); err != nil {
 			t.Fatal(err)
 		}
-		lab.Receive(t, orders, "an order comes over the link")
+		lab.Receive(t, commands, "a command comes over the link")
 	}
 	for range 2 * n {
 		if err := lab.Receive(t, results, "a result comes"); err != nil {
@@ -112,7 +112,7 @@ func TestLinkOpens(t *testing.T) {
 	}
 }
 
-func holds(l *link, name string) error {
+func openAndCompare(l *daemonLink, name string) error {
 	f, err := l.open(name)
 	if err != nil {
 		return err
@@ -125,23 +125,23 @@ func holds(l *link, name string) error {
 	return err
 }
 
-// TestSilentSupervisor is a supervisor that goes while a question is open.
-func TestSilentSupervisor(t *testing.T) {
+// TestOpenFailsWhenTheSupervisorIsGone closes the supervisor's end during a request for a file.
+func TestOpenFailsWhenTheSupervisorIsGone(t *testing.T) {
 	theirs, file, err := NewLink(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := newLink(file, func(*link, string, string) {})
-	go theirs.Close() // nobody listens
+	ours := newDaemonLink(file, func(*daemonLink, string, string) {})
+	go theirs.Close()
 	if _, err := ours.open("/x"); err == nil {
 		t.Error("an answer came from nowhere")
 	}
-	lab.Receive(t, ours.gone, "the other side leaves")
+	lab.Receive(t, ours.supervisorGone, "the other side leaves")
 	ours.socket.Close()
 }
 
-// TestDeafDaemon is a daemon that never reads: the supervisor must not wait.
-func TestDeafDaemon(t *testing.T) {
+// TestSendDoesNotBlock has a daemon that never reads.
+func TestSendDoesNotBlock(t *testing.T) {
 	theirs, file, err := NewLink(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func TestDeafDaemon(t *testing.T) {
 	defer file.Close()
 	defer theirs.Close()
 	for range 100_000 {
-		if err = theirs.Tell("LOG", "debug"); err != nil {
+		if err = theirs.Send("LOG", "debug"); err != nil {
 			break
 		}
 	}
@@ -158,15 +158,15 @@ func TestDeafDaemon(t *testing.T) {
 	}
 }
 
-// TestPipe is a parent that gives a pipe, as sd_notify-like supervisors do.
-func TestPipe(t *testing.T) {
+// TestNotifyOverAPipe has a parent that passes a pipe, as some supervisors do.
+func TestNotifyOverAPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLink(w, func(*link, string, string) {})
-	if err := l.say(KeyReady, "1"); err != nil {
+	l := newDaemonLink(w, func(*daemonLink, string, string) {})
+	if err := l.send(KeyReady, "1"); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
@@ -175,7 +175,7 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestMetricsOverTheLink asks a process that answers, and one that does not.
+// TestMetricsOverTheLink asks a process that replies, and one that does not.
 func TestMetricsOverTheLink(t *testing.T) {
 	theirs, _, _, _ := pair(t, nil)
 	families, err := theirs.Metrics(t.Context())
@@ -190,41 +190,40 @@ func TestMetricsOverTheLink(t *testing.T) {
 	defer mute.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := mute.Metrics(ctx); !errors.Is(err, context.DeadlineExceeded) || len(mute.waiting) != 0 {
-		t.Errorf("%v, %d wait", err, len(mute.waiting))
+	if _, err := mute.Metrics(ctx); !errors.Is(err, context.DeadlineExceeded) || len(mute.pending) != 0 {
+		t.Errorf("%v, %d wait", err, len(mute.pending))
 	}
 }
 
-// TestLinkAsks asks about a topic that the process answers, and one that it
-// does not.
-func TestLinkAsks(t *testing.T) {
+// TestQuery queries a topic with a handler and one without.
+func TestQuery(t *testing.T) {
 	theirs, _, _, _ := pair(t, nil)
-	Answer("echo", func(q map[string]string) []string { return []string{q["text"]} })
+	HandleQuery("echo", func(q map[string]string) []string { return []string{q["text"]} })
 	var got []string
 	const text = "two words & <a line>\nmore"
-	if err := theirs.Ask(t.Context(), "echo", map[string]string{"text": text}, &got); err != nil || len(got) != 1 || got[0] != text {
+	if err := theirs.Query(t.Context(), "echo", map[string]string{"text": text}, &got); err != nil || len(got) != 1 || got[0] != text {
 		t.Errorf("%q, %v", got, err)
 	}
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := theirs.Ask(short, "nothing", nil, &got); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("nobody knows about it, and the answer is %q, %v", got, err)
+	if err := theirs.Query(short, "nothing", nil, &got); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("expected no reply for a topic without a handler, got %q, %v", got, err)
 	}
-	if err := theirs.Ask(t.Context(), "echo", map[string]string{"text": strings.Repeat("x", maxTold)}, &got); err == nil || !strings.Contains(err.Error(), "too long") {
-		t.Errorf("a question that does not fit: %v", err)
+	if err := theirs.Query(t.Context(), "echo", map[string]string{"text": strings.Repeat("x", maxToDaemon)}, &got); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a query that is too long for a line: %v", err)
 	}
 }
 
-// TestLinkProposes: what a daemon asks reaches a person, and the answer it; what
-// it takes back, or does not live to hear, is told so.
-func TestLinkProposes(t *testing.T) {
+// TestPropose checks that decisions reach the daemon, and that the handler learns why a proposal was
+// withdrawn or its daemon ended.
+func TestPropose(t *testing.T) {
 	theirs, file, err := NewLink(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	answers, ends := make(chan Decision), make(chan error, 1)
 	var running sync.WaitGroup
-	theirs.Takes(func(ctx context.Context, question []byte, told func(string)) Decision {
+	theirs.OnPropose(func(ctx context.Context, question []byte, told func(string)) Decision {
 		told("p-" + string(question))
 		select {
 		case d := <-answers:
@@ -237,9 +236,9 @@ func TestLinkProposes(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		theirs.Listen(func(string, string) {})
+		theirs.Receive(func(string, string) {})
 	}()
-	ours := newLink(file, obey)
+	ours := newDaemonLink(file, handleCommand)
 	for _, want := range []Decision{{Approved: true}, {Answer: "two\nlines"}} {
 		p, err := ours.propose(t.Context(), 7)
 		if err != nil || p.ID != "p-7" {
@@ -267,18 +266,18 @@ func TestLinkProposes(t *testing.T) {
 		t.Errorf("%v", why)
 	}
 	running.Wait()
-	if n := len(theirs.proposals.open); n != 0 {
+	if n := len(theirs.proposals.cancels); n != 0 {
 		t.Errorf("%d are open", n)
 	}
 }
 
-// TestLinkTakesNoProposals of a daemon that has no business to ask.
-func TestLinkTakesNoProposals(t *testing.T) {
+// TestProposeIsRefusedWithoutAHandler has a daemon that may not propose.
+func TestProposeIsRefusedWithoutAHandler(t *testing.T) {
 	_, ours, _, _ := pair(t, nil)
 	if _, err := ours.propose(t.Context(), 1); err == nil {
-		t.Error("it was taken")
+		t.Error("expected the proposal to be refused")
 	}
-	if len(ours.asked) != 0 {
-		t.Error("it is remembered")
+	if len(ours.proposals) != 0 {
+		t.Error("expected no open proposal")
 	}
 }

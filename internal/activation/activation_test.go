@@ -1,4 +1,4 @@
-package handoff
+package activation
 
 import (
 	"net"
@@ -9,7 +9,7 @@ import (
 
 func TestBindUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.sock")
-	for range 2 { // the second time over a name that was left
+	for range 2 { // the second time over the name left by the first
 		l, err := Bind("unix:" + path)
 		if err != nil {
 			t.Fatal(err)
@@ -26,11 +26,11 @@ func TestBindUnix(t *testing.T) {
 	}
 	if l, err := Bind("unix:" + file); err == nil {
 		l.Close()
-		t.Error("a file that is no socket was replaced")
+		t.Error("a file that is not a socket was replaced")
 	}
 }
 
-func TestBindSaysWhere(t *testing.T) {
+func TestBindRefusesAnAddressInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestBindSaysWhere(t *testing.T) {
 	}
 }
 
-func TestEnvironment(t *testing.T) {
+func TestListenVariables(t *testing.T) {
 	for _, c := range []struct {
 		pid, count, names string
 		bad               bool

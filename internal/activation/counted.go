@@ -1,4 +1,4 @@
-package handoff
+package activation
 
 import (
 	"net"
@@ -13,24 +13,24 @@ var (
 	accepted  = metrics.NewCounter("airlock_connections_accepted_total", "Connections that were accepted.")
 )
 
-// count makes the connections of Listen stand in the metrics.
-func count() {
+// exposeMetrics adds the connections of Listen to the metrics.
+func exposeMetrics() {
 	metrics.Expose(accepted)
 	metrics.SetGauge("airlock_connections_open", "Connections that were accepted and not closed yet.", func() (float64, bool) {
 		return float64(openConns.Load()), true
 	})
 }
 
-// OpenConns is the number of connections that this process accepted from the
-// listeners of Listen and has not closed.
+// OpenConns returns the number of connections that this process accepted from listeners of Listen and
+// has not closed.
 func OpenConns() int { return int(openConns.Load()) }
 
-// counted is a listener whose connections are counted until they close. They
-// keep every method of theirs.
-type counted struct{ net.Listener }
+// countedListener counts its connections until they are closed. They keep the methods of their
+// type, such as CloseWrite and ReadFrom.
+type countedListener struct{ net.Listener }
 
 // Accept implements net.Listener.
-func (l counted) Accept() (net.Conn, error) {
+func (l countedListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -51,20 +51,20 @@ type tcpConn struct {
 	once sync.Once
 }
 
-func (c *tcpConn) Close() error { c.once.Do(forget); return c.TCPConn.Close() }
+func (c *tcpConn) Close() error { c.once.Do(connClosed); return c.TCPConn.Close() }
 
 type unixConn struct {
 	*net.UnixConn
 	once sync.Once
 }
 
-func (c *unixConn) Close() error { c.once.Do(forget); return c.UnixConn.Close() }
+func (c *unixConn) Close() error { c.once.Do(connClosed); return c.UnixConn.Close() }
 
 type otherConn struct {
 	net.Conn
 	once sync.Once
 }
 
-func (c *otherConn) Close() error { c.once.Do(forget); return c.Conn.Close() }
+func (c *otherConn) Close() error { c.once.Do(connClosed); return c.Conn.Close() }
 
-func forget() { openConns.Add(-1) }
+func connClosed() { openConns.Add(-1) }

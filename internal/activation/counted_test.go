@@ -1,4 +1,4 @@
-package handoff
+package activation
 
 import (
 	"io"
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestCountedConnections checks the count, and that a connection keeps what
-// those who serve it look for.
-func TestCountedConnections(t *testing.T) {
+// TestOpenConnsCountsConnections also checks that a connection keeps the optional methods that servers
+// look for.
+func TestOpenConnsCountsConnections(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "unix:" + filepath.Join(t.TempDir(), "s.sock")} {
 		l, err := Listen("none of that name", address)
 		if err != nil {
