@@ -90,9 +90,8 @@ func newDaemonLink(f *os.File, handle func(l *daemonLink, key, val string)) *dae
 	return l
 }
 
-// NoSuccessor is closed once it is known that nobody takes this process's sockets
-// over: the supervisor has said so, or there is none. A process that is
-// replaced keeps idle connections for a while, see httpd.Leave.
+// NoSuccessor returns a channel that is closed once it is known that no other process takes over this
+// process's sockets: the supervisor has said so, or there is none. See httpd.DrainOptions.
 func NoSuccessor() <-chan struct{} {
 	if l := ownLink(); l != nil && l.socket != nil {
 		return l.noSuccessor
