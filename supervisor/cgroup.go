@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups makes a memory cgroup for each process, where we may: in a folder of
+// cgroups makes a memory cgroup for each process, where we may: in a folder of
 // ours inside the cgroup that we are in. nil makes none.
-type groups struct {
-	dir    string // ours
-	lock   *os.File
-	v2     bool
-	parent string // v2: the cgroup that we were in, and are in a leaf of now
-	leaf   string
-	undo   string // what takes the controller back
+type cgroups struct {
+	dir         string // ours
+	lock        *os.File
+	v2          bool
+	parent      string // v2: the cgroup that we were in, and are in a leaf of now
+	leaf        string
+	undoControl string // what takes the controller back
 }
 
 const groupPrefix = "airlock-"
 
 // openGroups finds out whether we may make cgroups. Where not, it leaves
 // everything as it was.
-func openGroups() *groups {
+func openGroups() *cgroups {
 	table, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -44,9 +44,9 @@ func openGroups() *groups {
 	return openGroupsIn(own, v2, "memory")
 }
 
-func openGroupsIn(own string, v2 bool, controller string) *groups {
+func openGroupsIn(own string, v2 bool, controller string) *cgroups {
 	sweep(own)
-	g := &groups{dir: filepath.Join(own, groupPrefix+strconv.Itoa(os.Getpid())), v2: v2}
+	g := &cgroups{dir: filepath.Join(own, groupPrefix+strconv.Itoa(os.Getpid())), v2: v2}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil
 	}
@@ -109,7 +109,7 @@ func memoryGroup(table, mounts string) (dir string, v2 bool) {
 // delegate hands the controller on to our folder and to what will be in it.
 // The second version lets only a group without processes of its own do that:
 // when we are alone in ours, we go into a leaf of it, else there are no groups.
-func (g *groups) delegate(own, controller string) error {
+func (g *cgroups) delegate(own, controller string) error {
 	enabled, err := os.ReadFile(filepath.Join(own, "cgroup.subtree_control"))
 	if err != nil {
 		return err
@@ -119,18 +119,18 @@ func (g *groups) delegate(own, controller string) error {
 		if err != nil || strings.TrimSpace(string(members)) != strconv.Itoa(os.Getpid()) {
 			return errors.Join(err, errors.New("others are in this cgroup"))
 		}
-		g.parent, g.leaf, g.undo = own, g.dir+"-self", "-"+controller
+		g.parent, g.leaf, g.undoControl = own, g.dir+"-self", "-"+controller
 		if err := os.Mkdir(g.leaf, 0o755); err != nil {
 			return err
 		}
-		if err := put(g.leaf, "cgroup.procs", "0"); err != nil {
+		if err := writeControl(g.leaf, "cgroup.procs", "0"); err != nil {
 			return err
 		}
-		if err := put(own, "cgroup.subtree_control", "+"+controller); err != nil {
+		if err := writeControl(own, "cgroup.subtree_control", "+"+controller); err != nil {
 			return err
 		}
 	}
-	return put(g.dir, "cgroup.subtree_control", "+"+controller)
+	return writeControl(g.dir, "cgroup.subtree_control", "+"+controller)
 }
 
 // sweep removes what supervisors that were killed have left: their folders are
@@ -160,15 +160,15 @@ func removeTree(dir string) {
 }
 
 // close gives everything back.
-func (g *groups) close() {
+func (g *cgroups) close() {
 	if g == nil {
 		return
 	}
 	removeTree(g.dir)
 	if g.leaf != "" {
 		// In the order of delegate, backwards.
-		_ = put(g.parent, "cgroup.subtree_control", g.undo)
-		_ = put(g.parent, "cgroup.procs", "0")
+		_ = writeControl(g.parent, "cgroup.subtree_control", g.undoControl)
+		_ = writeControl(g.parent, "cgroup.procs", "0")
 		_ = unix.Rmdir(g.leaf)
 	}
 	if g.lock != nil {
@@ -176,18 +176,18 @@ func (g *groups) close() {
 	}
 }
 
-// group is the cgroup of one process.
-type group struct {
+// cgroup is the cgroup of one process.
+type cgroup struct {
 	dir string
 	v2  bool
 }
 
 // make puts a process into a group of its own; nil when that fails.
-func (g *groups) make(name string, limit int64, pid int) *group {
+func (g *cgroups) make(name string, limit int64, pid int) *cgroup {
 	if g == nil {
 		return nil
 	}
-	one := &group{filepath.Join(g.dir, name), g.v2}
+	one := &cgroup{filepath.Join(g.dir, name), g.v2}
 	if err := os.Mkdir(one.dir, 0o755); err != nil {
 		return nil
 	}
@@ -196,10 +196,10 @@ func (g *groups) make(name string, limit int64, pid int) *group {
 	if g.v2 {
 		file, noSwap, swap = "memory.max", "memory.swap.max", "0"
 	}
-	err := put(one.dir, file, strconv.FormatInt(limit, 10))
-	_ = put(one.dir, noSwap, swap) // where swap is counted
+	err := writeControl(one.dir, file, strconv.FormatInt(limit, 10))
+	_ = writeControl(one.dir, noSwap, swap) // where swap is counted
 	if err == nil {
-		err = put(one.dir, "cgroup.procs", strconv.Itoa(pid))
+		err = writeControl(one.dir, "cgroup.procs", strconv.Itoa(pid))
 	}
 	if err != nil {
 		one.remove()
@@ -208,8 +208,8 @@ func (g *groups) make(name string, limit int64, pid int) *group {
 	return one
 }
 
-// overran tells whether the kernel has killed something in the group.
-func (g *group) overran() bool {
+// oomKilled tells whether the kernel has killed something in the group.
+func (g *cgroup) oomKilled() bool {
 	file := "memory.oom_control"
 	if g.v2 {
 		file = "memory.events"
@@ -229,8 +229,8 @@ func (g *group) overran() bool {
 
 // remove takes the group away. One in which something is still ending stays
 // until close.
-func (g *group) remove() { _ = unix.Rmdir(g.dir) }
+func (g *cgroup) remove() { _ = unix.Rmdir(g.dir) }
 
-func put(dir, file, text string) error {
+func writeControl(dir, file, text string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(text), 0)
 }

@@ -35,8 +35,8 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.getStatus)
 	mux.HandleFunc("GET /metrics", s.getMetrics)
-	mux.HandleFunc("POST /restart", s.change(s.restart))
-	mux.HandleFunc("POST /reload", s.change(s.reread))
+	mux.HandleFunc("POST /restart", s.changeHandler(s.restart))
+	mux.HandleFunc("POST /reload", s.changeHandler(s.reloadConfig))
 	mux.HandleFunc("POST /log", s.postLevel)
 	mux.HandleFunc("GET /explain", s.getExplain)
 	mux.HandleFunc("GET /routes", s.getRoutes)
@@ -62,7 +62,7 @@ func (o ownUserOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p, err := peer(c.(*net.UnixConn)); err == nil && (p.Uid == 0 || int(p.Uid) == os.Getuid()) && !ours(p.Pid) {
+		if p, err := peer(c.(*net.UnixConn)); err == nil && (p.Uid == 0 || int(p.Uid) == os.Getuid()) && !isDescendant(p.Pid) {
 			return c, nil
 		}
 		c.Close()
@@ -88,14 +88,14 @@ func reply(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// change runs an action on the daemon that the request names and waits for
+// changeHandler runs an action on the daemon that the request names and waits for
 // its outcome.
-func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
+func (s *supervisor) changeHandler(act func(*daemon, chan<- error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("daemon")
 		outcome := make(chan error, 1)
 		var known bool
-		err := s.do(func() {
+		err := s.runInLoop(func() {
 			d := s.daemons[name]
 			if known = d != nil; known {
 				act(d, outcome)
@@ -105,20 +105,20 @@ func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case !known:
-			http.Error(w, s.unknown(name), http.StatusNotFound)
+			http.Error(w, s.unknownDaemon(name), http.StatusNotFound)
 		default:
-			s.await(w, r, outcome)
+			s.awaitOutcome(w, r, outcome)
 		}
 	}
 }
 
-func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-chan error) {
-	timeout := time.NewTimer(readyWithin + time.Second)
+func (s *supervisor) awaitOutcome(w http.ResponseWriter, r *http.Request, outcome <-chan error) {
+	timeout := time.NewTimer(readyTimeout + time.Second)
 	defer timeout.Stop()
 	select {
 	case err := <-outcome:
 		if err != nil {
-			http.Error(w, s.out.mask.text(err.Error()), http.StatusConflict)
+			http.Error(w, s.out.mask.maskString(err.Error()), http.StatusConflict)
 			return
 		}
 		s.getStatus(w, r)
@@ -138,7 +138,7 @@ func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	}
 	var known bool
 	var errs []error
-	err := s.do(func() {
+	err := s.runInLoop(func() {
 		for _, d := range s.daemons {
 			if name == "" || name == d.name {
 				known = true
@@ -150,7 +150,7 @@ func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	case !known:
-		http.Error(w, s.unknown(name), http.StatusNotFound)
+		http.Error(w, s.unknownDaemon(name), http.StatusNotFound)
 	case errors.Join(errs...) != nil:
 		http.Error(w, errors.Join(errs...).Error(), http.StatusConflict)
 	}
@@ -171,7 +171,7 @@ func (s *supervisor) setLevel(d *daemon, level string) error {
 	return errors.Join(errs...)
 }
 
-func (s *supervisor) unknown(name string) string {
+func (s *supervisor) unknownDaemon(name string) string {
 	return fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", "))
 }
 
@@ -208,12 +208,12 @@ func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := r.PathValue("id")
-	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.leaks.waits(id) {
+	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.heldRequests.isHeld(id) {
 		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // it was left by a process that died
 	}
 	p, err := store.Answer(id, body.State, body.Answer)
 	if err == nil {
-		s.leaks.decide(p)
+		s.heldRequests.decide(p)
 	}
 	switch {
 	case errors.Is(err, proposal.ErrAbsent):

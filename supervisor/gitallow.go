@@ -17,10 +17,10 @@ import (
 // bytes.
 const maxPlace = 2048
 
-// askToAllow keeps git-gate's question whether a value is no secret. The
+// proposeGitAllow keeps git-gate's question whether a value is no secret. The
 // answer is a change of git-gate's file, so nobody waits for it. What a person
 // has denied is not asked about again.
-func (s *supervisor) askToAllow(_ context.Context, question []byte, _ func(id string)) activation.Decision {
+func (s *supervisor) proposeGitAllow(_ context.Context, question []byte, _ func(id string)) activation.Decision {
 	var q policy.GitAllow
 	if err := json.Unmarshal(question, &q); err != nil {
 		return activation.Decision{Error: "a question that cannot be read"}
@@ -35,7 +35,7 @@ func (s *supervisor) askToAllow(_ context.Context, question []byte, _ func(id st
 	}
 	p := proposal.Proposal{
 		Kind: proposal.GitAllow, Daemon: bundle.GitGate, Repo: q.Repo, Rule: q.Rule, Digest: q.Digest,
-		Place: s.bounded(q.Place), Why: s.bounded(q.Says),
+		Place: s.foreignText(q.Place), Why: s.foreignText(q.Says),
 	}
 	if old, denied, err := store.Refused(p); err != nil || denied {
 		return activation.Decision{Error: strings.TrimSpace(fmt.Sprintf("the operator has said no (%s) %s", old.ID, old.Answer))}
@@ -46,8 +46,8 @@ func (s *supervisor) askToAllow(_ context.Context, question []byte, _ func(id st
 	return activation.Decision{Answer: p.ID}
 }
 
-// bounded is foreign text for a proposal.
-func (s *supervisor) bounded(text string) string {
-	text = s.out.mask.text(text)
+// foreignText is foreign text for a proposal.
+func (s *supervisor) foreignText(text string) string {
+	text = s.out.mask.maskString(text)
 	return strings.ToValidUTF8(text[:min(len(text), maxPlace)], "")
 }

@@ -60,7 +60,7 @@ func profile(daemon string, dirs bundle.Dirs) confine.Profile {
 // forEgress: the pair's authority, and a connection to pipelock, by a local
 // socket. Its own file, which is replaced while it runs, it opens through us.
 func forEgress(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.EgressFile](dirs, bundle.Egress)
+	f := loadOrZero[bundle.EgressFile](dirs, bundle.Egress)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	p.Unix = true
 	if f.Upstream == "direct" {
@@ -71,7 +71,7 @@ func forEgress(p *confine.Profile, dirs bundle.Dirs) {
 // forPipelock: the network, the operator's rules, what it proves itself with
 // to origins, and the pair's authority only where an agent is its client.
 func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.PipelockFile](dirs, bundle.Pipelock)
+	f := loadOrZero[bundle.PipelockFile](dirs, bundle.Pipelock)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	if f.UpstreamCA != "" {
 		p.Read = append(p.Read, dirs.Path(f.UpstreamCA))
@@ -92,7 +92,7 @@ func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
 // which it reads for each connection. Where they lie in the folder that is
 // theirs alone, the folder is allowed, so that a key can be replaced.
 func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.GitGateFile](dirs, bundle.GitGate)
+	f := loadOrZero[bundle.GitGateFile](dirs, bundle.GitGate)
 	own := filepath.Join(dirs.Etc, "git")
 	p.Read = append(p.Read, own)
 	for _, r := range f.Repos {
@@ -117,14 +117,14 @@ func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
 // forSupervise: the folder of the proposals, and no socket at all but those
 // that it is given.
 func forSupervise(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.SuperviseFile](dirs, bundle.Supervise)
+	f := loadOrZero[bundle.SuperviseFile](dirs, bundle.Supervise)
 	p.Change = append(p.Change, dirs.Path(cmp.Or(f.Store, "/var/lib/airlock/proposals")))
 }
 
-// lent lists the files that a daemon may open through us: they are replaced
+// brokeredFiles lists the files that a daemon may open through us: they are replaced
 // while it runs, and what it was allowed is the file of the time of its start.
 // supervise shows the agent the rules, none of which are secret.
-func lent(daemon string, dirs bundle.Dirs) []string {
+func brokeredFiles(daemon string, dirs bundle.Dirs) []string {
 	own := dirs.File(daemon)
 	if daemon == bundle.Supervise {
 		return []string{own, dirs.File(bundle.Egress), dirs.File(bundle.Pipelock)}
@@ -132,7 +132,7 @@ func lent(daemon string, dirs bundle.Dirs) []string {
 	return []string{own}
 }
 
-func loaded[T any](dirs bundle.Dirs, daemon string) T {
+func loadOrZero[T any](dirs bundle.Dirs, daemon string) T {
 	f, _, err := bundle.Load[T](dirs.File(daemon))
 	if err != nil {
 		var none T
@@ -160,9 +160,9 @@ func network(p *confine.Profile) {
 	}
 }
 
-// makeRoom creates what a profile allows to change, where it is not there:
+// createPaths creates what a profile allows to change, where it is not there:
 // Landlock knows files, not names. What cannot be made the daemon will report.
-func makeRoom(daemon string, p confine.Profile, dirs bundle.Dirs) {
+func createPaths(daemon string, p confine.Profile, dirs bundle.Dirs) {
 	for _, path := range p.Change {
 		dir := path
 		if path == dirs.Audit(daemon) {
@@ -193,10 +193,10 @@ var dynamic = sync.OnceValue(func() bool {
 	return false
 })
 
-// ours tells whether a process descends from this one: a daemon, or what one
+// isDescendant tells whether a process descends from this one: a daemon, or what one
 // has started. Nobody else who may ask the supervisor does. One that is gone
 // is taken for ours; 0 is a process of another namespace.
-func ours(pid int32) bool {
+func isDescendant(pid int32) bool {
 	for pid != 0 {
 		if int(pid) == os.Getpid() {
 			return true
@@ -216,8 +216,8 @@ func ours(pid int32) bool {
 	return false
 }
 
-// isolationOf says which layers are in force when some could not be put on.
-func isolationOf(missing []string, b *box) control.Isolation {
+// isolationStatus says which layers are in force when some could not be put on.
+func isolationStatus(missing []string, b *memLimit) control.Isolation {
 	in := slices.DeleteFunc(confine.Layers(), func(l string) bool { return slices.Contains(missing, l) })
 	if b.kind == "" {
 		return control.Isolation{Layers: in, Missing: append(missing, "memory")}

@@ -14,8 +14,8 @@ import (
 	"airlock/internal/metrics"
 )
 
-// scrapeWithin is how long a daemon may take to say what it counts.
-const scrapeWithin = time.Second
+// scrapeTimeout is how long a daemon may take to say what it counts.
+const scrapeTimeout = time.Second
 
 // scrapeFailed counts daemons that did not say it in time.
 var scrapeFailed = metrics.NewCounter("airlock_daemon_scrape_failed_total", "Times that a daemon did not tell its metrics in time.", "daemon")
@@ -31,7 +31,7 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	told := scrape(r.Context(), links)
+	scraped := scrape(r.Context(), links)
 	var t metrics.Table
 	t.Add(s.families(st), metrics.Label{})
 	for _, p := range processes(st) {
@@ -39,16 +39,16 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	t.Add(metrics.Gather(), metrics.Label{Name: "daemon", Value: "supervisor"})
 	for _, name := range s.order {
-		own := slices.DeleteFunc(told[name], func(f metrics.Family) bool { return !mayTell(name, f.Name) })
+		own := slices.DeleteFunc(scraped[name], func(f metrics.Family) bool { return !mayExport(name, f.Name) })
 		t.Add(own, metrics.Label{Name: "daemon", Value: name})
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = t.Write(w) // the client may be gone
 }
 
-// mayTell keeps a daemon that was taken over from spoiling the families of
+// mayExport keeps a daemon that was taken over from spoiling the families of
 // the others: it has its own, and those that the supervisor has named before.
-func mayTell(daemon, family string) bool {
+func mayExport(daemon, family string) bool {
 	prefix, _, _ := strings.Cut(daemon, "-") // git-gate counts what git does
 	return strings.HasPrefix(family, "airlock_"+prefix+"_") || strings.HasPrefix(family, "airlock_connections_") ||
 		strings.HasPrefix(family, "go_") || family == "process_open_fds"
@@ -56,7 +56,7 @@ func mayTell(daemon, family string) bool {
 
 // scrape asks all daemons at once. Those that do not answer are left out.
 func scrape(ctx context.Context, links map[string]*activation.Link) map[string][]metrics.Family {
-	ctx, cancel := context.WithTimeout(ctx, scrapeWithin)
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var group sync.WaitGroup
@@ -94,7 +94,7 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 	}
 	return []metrics.Family{
 		each("airlock_daemon_up", metrics.KindGauge, "1 while the daemon serves.", func(d control.Daemon) (float64, bool) {
-			return truth(serves(State(d.State))), true
+			return boolValue(serves(State(d.State))), true
 		}),
 		stateFamily(st),
 		each("airlock_daemon_restarts_total", metrics.KindCounter, "Starts after the first, replacements among them.", func(d control.Daemon) (float64, bool) {
@@ -113,9 +113,9 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 		// Of the daemons, which cannot make them something else.
 		{Name: "airlock_connections_open", Kind: metrics.KindGauge, Help: "Connections that were accepted and not closed yet."},
 		{Name: "airlock_connections_accepted_total", Kind: metrics.KindCounter, Help: "Connections that were accepted."},
-		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", truth(st.Ready)),
+		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", boolValue(st.Ready)),
 		one("airlock_output_dropped_lines_total", metrics.KindCounter, "Lines of output that nobody read in time.", float64(st.Dropped)),
-		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.doors.turned.Load())),
+		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.rejector.rejected.Load())),
 	}
 }
 
@@ -130,23 +130,23 @@ func stateFamily(st control.Status) metrics.Family {
 	f := metrics.Family{Name: "airlock_daemon_state", Kind: metrics.KindGauge, Help: "1 for the state in which the daemon is."}
 	for _, d := range st.Daemons {
 		for _, state := range states {
-			f.Samples = append(f.Samples, sample(truth(d.State == string(state)), "daemon", d.Name, "state", string(state)))
+			f.Samples = append(f.Samples, sample(boolValue(d.State == string(state)), "daemon", d.Name, "state", string(state)))
 		}
 	}
 	return f
 }
 
-// measured is a process and what the kernel says about it.
-type measured struct {
+// processMetrics is a process and what the kernel says about it.
+type processMetrics struct {
 	name     string
 	families []metrics.Family
 }
 
-func processes(st control.Status) []measured {
-	all := []measured{{"supervisor", processFamilies(os.Getpid())}}
+func processes(st control.Status) []processMetrics {
+	all := []processMetrics{{"supervisor", processFamilies(os.Getpid())}}
 	for _, d := range st.Daemons {
 		if d.PID != 0 {
-			all = append(all, measured{d.Name, processFamilies(d.PID)})
+			all = append(all, processMetrics{d.Name, processFamilies(d.PID)})
 		}
 	}
 	return all
@@ -177,7 +177,7 @@ func sample(v float64, labels ...string) metrics.Sample {
 	return s
 }
 
-func truth(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}

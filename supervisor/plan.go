@@ -46,8 +46,8 @@ var transitions = map[State]map[Event]State{
 	Stopped:   {},
 }
 
-// next is the state after the event, and whether the state has that event.
-func next(s State, e Event) (State, bool) {
+// nextState is the state after the event, and whether the state has that event.
+func nextState(s State, e Event) (State, bool) {
 	to, ok := transitions[s][e]
 	return to, ok
 }
@@ -55,29 +55,29 @@ func next(s State, e Event) (State, bool) {
 // serves tells whether a process answers in that state.
 func serves(s State) bool { return s == Ready || s == Replacing }
 
-// turnsAway tells whether callers are refused rather than kept waiting, when
+// rejectsConns tells whether callers are refused rather than kept waiting, when
 // nobody has served for that long. While a process starts they wait.
-func turnsAway(s State, down time.Duration) bool {
-	return s == Failed || s == Backoff && down >= patience
+func rejectsConns(s State, down time.Duration) bool {
+	return s == Failed || s == Backoff && down >= rejectAfter
 }
 
 // The restart policy.
 const (
-	patience  = 10 * time.Second // of a caller
-	firstWait = 50 * time.Millisecond
-	longest   = 30 * time.Second // a wait
-	stable    = 10 * time.Second // a run this long forgives what was before
-	flapLimit = 9                // ends in a row without a stable run: some 10 s of trying
+	rejectAfter  = 10 * time.Second // of a caller
+	minBackoff   = 50 * time.Millisecond
+	maxBackoff   = 30 * time.Second // a wait
+	stableUptime = 10 * time.Second // a run this long forgives what was before
+	flapLimit    = 9                // ends in a row without a stable run: some 10 s of trying
 )
 
-// wait is how long after the nth end in a row (from 1) the next start comes:
+// backoffDelay is how long after the nth end in a row (from 1) the next start comes:
 // it doubles up to a cap. jitter, from 0 to 1, takes off up to half, so that
 // daemons that ended together do not come back together.
-func wait(n int, jitter float64) time.Duration {
-	d := firstWait
+func backoffDelay(n int, jitter float64) time.Duration {
+	d := minBackoff
 	for range n - 1 {
-		if d *= 2; d >= longest {
-			d = longest
+		if d *= 2; d >= maxBackoff {
+			d = maxBackoff
 			break
 		}
 	}
@@ -87,7 +87,7 @@ func wait(n int, jitter float64) time.Duration {
 // afterExit decides what follows an end: the event, and the count of ends in
 // a row with this one.
 func afterExit(uptime time.Duration, endsBefore int) (Event, int) {
-	if uptime >= stable {
+	if uptime >= stableUptime {
 		endsBefore = 0
 	}
 	if endsBefore+1 >= flapLimit {

@@ -36,14 +36,14 @@ var slots = map[string][]string{
 	bundle.Pipelock: {digestPrefix, "PROXY_AUTH_"},
 }
 
-// gets tells whether a daemon is handed a slot.
-func gets(daemon, name string) bool {
+// receives tells whether a daemon is handed a slot.
+func receives(daemon, name string) bool {
 	return slices.ContainsFunc(slots[daemon], func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 func isSlot(name string) bool {
 	for daemon := range slots {
-		if gets(daemon, name) {
+		if receives(daemon, name) {
 			return true
 		}
 	}
@@ -79,25 +79,25 @@ func readSecrets(fromStdin bool, stdin io.Reader) (held *secretmem.Store, warnin
 // read is overwritten, the values are the caller's to wipe.
 func readObject(r io.Reader) (map[string]string, error) {
 	// The error of the library could quote a part of a value.
-	unfit := config.Usagef("supervisor: standard input: one JSON object of slots and their values was wanted")
+	errFormat := config.Usagef("supervisor: standard input: one JSON object of slots and their values was wanted")
 	text := make([]byte, 0, maxSecrets)
 	defer func() { clear(text) }() // text as it will be
 	for !json.Valid(text) {
 		n, err := r.Read(text[len(text):cap(text)])
 		text = text[:len(text)+n]
 		if err != nil && !json.Valid(text) || n == 0 && len(text) == cap(text) {
-			return nil, unfit
+			return nil, errFormat
 		}
 	}
 	var values map[string]string
 	if err := json.Unmarshal(text, &values); err != nil || values == nil {
-		return nil, unfit
+		return nil, errFormat
 	}
 	return values, nil
 }
 
-// digestsWithin bounds the making of digests.
-const digestsWithin = 10 * time.Second
+// digestsTimeout bounds the making of digests.
+const digestsTimeout = 10 * time.Second
 
 // addDigests makes a keyed digest of every value that egress holds, so that
 // pipelock and git-gate can look for the value without knowing it. A process of its own
@@ -118,15 +118,15 @@ func addDigests(held map[string]string) error {
 	if err != nil {
 		return err
 	}
-	purse, err := store.Share(func(string) bool { return true })
+	secretsFile, err := store.Share(func(string) bool { return true })
 	if err != nil {
 		return err
 	}
-	defer purse.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), digestsWithin)
+	defer secretsFile.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), digestsTimeout)
 	defer cancel()
 	maker := exec.CommandContext(ctx, "/proc/self/exe")
-	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{purse}
+	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{secretsFile}
 	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals for us are not for it
 	out, err := maker.Output()
 	if err != nil {

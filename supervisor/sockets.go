@@ -19,30 +19,30 @@ type socket struct {
 	file    *os.File
 }
 
-// want is a socket that a daemon's configuration asks for.
-type want struct{ name, address string }
+// socketSpec is a socket that a daemon's configuration asks for.
+type socketSpec struct{ name, address string }
 
-// wants reads the configuration of a daemon, with the daemon's own parser,
+// socketSpecs reads the configuration of a daemon, with the daemon's own parser,
 // for the sockets that it serves.
-func wants(daemon string, dirs bundle.Dirs) ([]want, error) {
+func socketSpecs(daemon string, dirs bundle.Dirs) ([]socketSpec, error) {
 	path := dirs.File(daemon)
 	switch daemon {
 	case bundle.Egress:
 		f, _, err := bundle.Load[bundle.EgressFile](path)
-		return []want{{bundle.FDEgress, cmp.Or(f.Listen, port(bundle.PortEgress))}}, err
+		return []socketSpec{{bundle.FDEgress, cmp.Or(f.Listen, port(bundle.PortEgress))}}, err
 	case bundle.Pipelock:
 		f, _, err := bundle.Load[bundle.PipelockFile](path)
-		all := []want{{bundle.FDPipelockSocket, dirs.Address("unix:" + cmp.Or(f.Socket, "/run/airlock/pipelock.sock"))}}
+		all := []socketSpec{{bundle.FDPipelockSocket, dirs.Address("unix:" + cmp.Or(f.Socket, "/run/airlock/pipelock.sock"))}}
 		if f.CA != (bundle.CA{}) {
-			all = append(all, want{bundle.FDPipelock, cmp.Or(f.Listen, port(bundle.PortPipelock))})
+			all = append(all, socketSpec{bundle.FDPipelock, cmp.Or(f.Listen, port(bundle.PortPipelock))})
 		}
 		return all, err
 	case bundle.GitGate:
 		f, _, err := bundle.Load[bundle.GitGateFile](path)
-		return []want{{bundle.FDGit, cmp.Or(f.Listen.Git, port(bundle.PortGit))}, {bundle.FDGitHTTP, cmp.Or(f.Listen.HTTP, port(bundle.PortGitHTTP))}}, err
+		return []socketSpec{{bundle.FDGit, cmp.Or(f.Listen.Git, port(bundle.PortGit))}, {bundle.FDGitHTTP, cmp.Or(f.Listen.HTTP, port(bundle.PortGitHTTP))}}, err
 	case bundle.Supervise:
 		f, _, err := bundle.Load[bundle.SuperviseFile](path)
-		return []want{{bundle.FDSupervise, cmp.Or(f.Listen, port(bundle.PortSupervise))}}, err
+		return []socketSpec{{bundle.FDSupervise, cmp.Or(f.Listen, port(bundle.PortSupervise))}}, err
 	}
 	return nil, fmt.Errorf("no daemon is named %q", daemon)
 }
@@ -59,7 +59,7 @@ func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error
 	all := map[string][]socket{}
 	var errs []error
 	for _, daemon := range daemons {
-		list, err := wants(daemon, dirs)
+		list, err := socketSpecs(daemon, dirs)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -78,7 +78,7 @@ func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error
 	return all, errors.Join(slices.DeleteFunc(errs, func(e error) bool { return e == nil })...)
 }
 
-func openSocket(w want, inherited map[string]net.Listener) (socket, error) {
+func openSocket(w socketSpec, inherited map[string]net.Listener) (socket, error) {
 	l, ok := inherited[w.name]
 	if !ok {
 		var err error

@@ -11,9 +11,9 @@ import (
 	"airlock/internal/activation"
 )
 
-// nobodyFollows tells a process that ends, or is about to, that there is no
+// announceNoSuccessor tells a process that ends, or is about to, that there is no
 // need to wait for callers: nobody takes over.
-func (p *process) nobodyFollows() {
+func (p *process) announceNoSuccessor() {
 	if p.link != nil {
 		_ = p.link.Send(activation.KeyNoSuccessor, "1") // else it ends a little later
 	}
@@ -22,26 +22,26 @@ func (p *process) nobodyFollows() {
 // stop ends everything, in the reverse order of the start. The second call
 // shortens the patience, the third ends it.
 func (t *table) stop() {
-	t.stopping++
-	switch t.stopping {
+	t.stopRequests++
+	switch t.stopRequests {
 	case 1:
-		t.cut = time.AfterFunc(grace, func() { t.post(t.killAll) })
-		t.rest = time.AfterFunc(grace/2, func() { t.post(t.stopRest) })
+		t.killTimer = time.AfterFunc(grace, func() { t.post(t.killAll) })
+		t.stopAllTimer = time.AfterFunc(grace/2, func() { t.post(t.stopRemaining) })
 	case 2:
-		t.cut.Reset(shortGrace)
+		t.killTimer.Reset(shortGrace)
 		return
 	default:
 		t.killAll()
 		return
 	}
 	for _, d := range t.daemons {
-		t.answer(d, math.MaxInt, errStopping)
+		t.notifyWaiters(d, math.MaxInt, errStopping)
 		if d.successor != nil {
-			d.successor.told = true
+			d.successor.stopRequested = true
 			d.successor.kill()
 		}
 		for _, p := range d.draining {
-			p.nobodyFollows()
+			p.announceNoSuccessor()
 		}
 	}
 	t.stopNext()
@@ -61,26 +61,26 @@ func (t *table) stopNext() {
 			t.move(d, Exits)
 			continue
 		}
-		t.tell(d)
+		t.stopDaemon(d)
 		return
 	}
 }
 
-// stopRest tells all who still run, when one takes long: its slowness must not
+// stopRemaining tells all who still run, when one takes long: its slowness must not
 // cost the others their own leave.
-func (t *table) stopRest() {
+func (t *table) stopRemaining() {
 	for _, name := range slices.Backward(t.order) {
 		if d := t.daemons[name]; d.state != Stopping && t.move(d, Stop) && d.current != nil {
-			t.tell(d)
+			t.stopDaemon(d)
 		}
 	}
 }
 
-// tell asks a daemon to end.
-func (t *table) tell(d *daemon) {
-	t.world.say("stopping %s", d.name)
-	d.current.told = true
-	d.current.nobodyFollows()
+// stopDaemon asks a daemon to end.
+func (t *table) stopDaemon(d *daemon) {
+	t.effects.logf("stopping %s", d.name)
+	d.current.stopRequested = true
+	d.current.announceNoSuccessor()
 	d.current.Signal(syscall.SIGTERM)
 }
 
@@ -88,7 +88,7 @@ func (t *table) killAll() {
 	for _, d := range t.daemons {
 		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
 			if p != nil {
-				p.told = true
+				p.stopRequested = true
 				p.kill()
 			}
 		}
@@ -97,7 +97,7 @@ func (t *table) killAll() {
 
 // finished tells whether everything has ended.
 func (t *table) finished() bool {
-	if t.stopping == 0 {
+	if t.stopRequests == 0 {
 		return false
 	}
 	for _, d := range t.daemons {
@@ -105,8 +105,8 @@ func (t *table) finished() bool {
 			return false
 		}
 	}
-	t.cut.Stop()
-	t.rest.Stop()
+	t.killTimer.Stop()
+	t.stopAllTimer.Stop()
 	return true
 }
 

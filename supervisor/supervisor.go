@@ -32,26 +32,26 @@ import (
 	"airlock/internal/secretmem"
 )
 
-const lastWords = time.Second // for what is still being written at the end
+const finalTimeout = time.Second // for what is still being written at the end
 
 // supervisor is the world in which the table of daemons acts: processes,
 // sockets, output.
 type supervisor struct {
 	*table
-	dirs    bundle.Dirs
-	pair    string
-	secrets *secretmem.Store
-	limits  map[string]int64
-	groups  *groups
-	sockets map[string][]socket
-	reaper  *reap.Reaper
-	out     *output
-	doors   doorman
-	board   *board
-	tracer  *tracer           // nil: nobody wants traces
-	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
-	readers sync.WaitGroup
-	leaks   leaks
+	dirs         bundle.Dirs
+	pair         string
+	secrets      *secretmem.Store
+	limits       map[string]int64
+	cgroups      *cgroups
+	sockets      map[string][]socket
+	reaper       *reap.Reaper
+	out          *output
+	rejector     rejector
+	statusHub    *statusHub
+	tracer       *tracer           // nil: nobody wants traces
+	levels       map[string]string // of each daemon's log, when it was changed; owned by the loop
+	readers      sync.WaitGroup
+	heldRequests heldRequests
 }
 
 // Main runs the supervisor as the applet of that name.
@@ -73,11 +73,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("keeping inherited files from the daemons: %w", err)
 	}
-	daemons, err := chosen(os.Getenv("SIDECAR_DAEMONS"))
+	daemons, err := parseDaemons(os.Getenv("SIDECAR_DAEMONS"))
 	if err != nil {
 		return err
 	}
-	limits, err := memoryLimits(os.Getenv("SIDECAR_MEMORY"))
+	limits, err := parseMemoryLimits(os.Getenv("SIDECAR_MEMORY"))
 	if err != nil {
 		return err
 	}
@@ -114,8 +114,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 }
 
-// chosen reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
-func chosen(list string) ([]string, error) {
+// parseDaemons reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
+func parseDaemons(list string) ([]string, error) {
 	if list == "" {
 		return bundle.Daemons(), nil
 	}
@@ -153,7 +153,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dirs.Run, 0o700); err != nil {
 		return fmt.Errorf("making the folder of the sockets: %w", err)
 	}
-	lock, err := alone(c.Dirs.Run)
+	lock, err := lockSockets(c.Dirs.Run)
 	if err != nil {
 		return err
 	}
@@ -163,13 +163,13 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := &supervisor{
-		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, limits: c.Memory, groups: openGroups(), sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
+		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, limits: c.Memory, cgroups: openGroups(), sockets: sockets,
+		reaper: reap.New(), out: newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))), levels: map[string]string{}, statusHub: newStatusHub(), rejector: rejector{listening: map[string]func(){}},
 	}
-	defer s.groups.close()
+	defer s.cgroups.close()
 	s.table = newTable(c.Daemons, s)
 	if c.Warning != nil {
-		s.say("warning: %v", c.Warning)
+		s.logf("warning: %v", c.Warning)
 	}
 	go s.reaper.Run() // for as long as the process lives: nothing else may wait
 	written := make(chan struct{})
@@ -179,17 +179,17 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	stopTraces := s.exportTraces(c.Traces)
-	err = s.loop(ctx, listen())
+	err = s.loop(ctx, notifySignals())
 	stopTraces()
 	stopControl()
-	within(lastWords, s.readers.Wait) // what still writes a proposal may wait for a lock
+	waitTimeout(finalTimeout, s.readers.Wait) // what still writes a proposal may wait for a lock
 	s.out.close()
-	within(lastWords, func() { <-written }) // perhaps nobody reads our output any more
+	waitTimeout(finalTimeout, func() { <-written }) // perhaps nobody reads our output any more
 	return err
 }
 
-// within waits for f, but not for ever. It ends with the process.
-func within(limit time.Duration, f func()) {
+// waitTimeout waits for f, but not for ever. It ends with the process.
+func waitTimeout(limit time.Duration, f func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
 	select {
@@ -198,10 +198,10 @@ func within(limit time.Duration, f func()) {
 	}
 }
 
-// alone takes the lock of the folder of the sockets: a second supervisor would
+// lockSockets takes the lock of the folder of the sockets: a second supervisor would
 // take the first one's sockets away. The lock lies on the file until it is
 // closed.
-func alone(dir string) (io.Closer, error) {
+func lockSockets(dir string) (io.Closer, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "supervisor.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the folder of the sockets: %w", err)
@@ -213,11 +213,11 @@ func alone(dir string) (io.Closer, error) {
 	return lock, nil
 }
 
-// listen takes the signals that mean something. A reload or a replacement that
+// notifySignals takes the signals that mean something. A reload or a replacement that
 // is asked for twice before the loop looks is one. All others that would end
 // this process are taken and mean nothing, except for the runtime's own
 // (SIGURG, SIGPROF), faults, and what nobody can take.
-func listen() signals {
+func notifySignals() signals {
 	s := signals{stop: make(chan os.Signal, 3), reload: make(chan os.Signal, 1), replace: make(chan os.Signal, 1)}
 	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	signal.Notify(s.reload, syscall.SIGHUP)
@@ -226,9 +226,9 @@ func listen() signals {
 	return s
 }
 
-// say writes a line of our own.
-func (s *supervisor) say(format string, args ...any) {
-	s.out.put("supervisor", "stdout", fmt.Appendf(nil, format, args...), false)
+// logf writes a line of our own.
+func (s *supervisor) logf(format string, args ...any) {
+	s.out.add("supervisor", "stdout", fmt.Appendf(nil, format, args...), false)
 }
 
 // allReady tells our own parent that all daemons serve.

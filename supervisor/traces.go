@@ -25,15 +25,15 @@ type row struct {
 // tracer turns what it sees of the table into spans: each start, replacement,
 // drain and stop of a daemon, and the bundle's own start and stop.
 type tracer struct {
-	put  func(otlp.Span)
-	rows map[string]row        // as they were
-	open map[string]*otlp.Span // what has begun
+	put   func(otlp.Span)
+	rows  map[string]row        // as they were
+	spans map[string]*otlp.Span // what has begun
 
 	served, ending bool
 }
 
 func newTracer(put func(otlp.Span)) *tracer {
-	return &tracer{put: put, rows: map[string]row{}, open: map[string]*otlp.Span{}}
+	return &tracer{put: put, rows: map[string]row{}, spans: map[string]*otlp.Span{}}
 }
 
 // observe looks at the table after something happened.
@@ -47,7 +47,7 @@ func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 		t.begin(now, "bundle.stop", "", nil)
 	}
 	for _, r := range rows {
-		t.life(now, t.rows[r.daemon], r)
+		t.compare(now, t.rows[r.daemon], r)
 		t.rows[r.daemon] = r
 	}
 	if ready && !t.served {
@@ -59,8 +59,8 @@ func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 	}
 }
 
-// life compares a daemon with what it was.
-func (t *tracer) life(now time.Time, was, is row) {
+// compare compares a daemon with what it was.
+func (t *tracer) compare(now time.Time, was, is row) {
 	name := func(what string, generation int) string { return fmt.Sprintf("%s %s %d", what, is.daemon, generation) }
 	about := func(generation int) map[string]any {
 		return map[string]any{"airlock.daemon": is.daemon, "airlock.generation": generation}
@@ -110,19 +110,19 @@ func (t *tracer) begin(now time.Time, key, parent string, attributes map[string]
 	fmt.Sscan(key, &what)
 	s := &otlp.Span{Trace: otlp.NewTrace(), ID: otlp.NewID(), Name: what, Start: now, Attributes: map[string]any{}}
 	maps.Copy(s.Attributes, attributes)
-	if p := t.open[parent]; p != nil {
+	if p := t.spans[parent]; p != nil {
 		s.Trace, s.Parent = p.Trace, p.ID
 	}
-	t.open[key] = s
+	t.spans[key] = s
 }
 
 // end closes a span, if it is open.
 func (t *tracer) end(now time.Time, key, outcome string, failed bool, attributes map[string]any) {
-	s := t.open[key]
+	s := t.spans[key]
 	if s == nil {
 		return
 	}
-	delete(t.open, key)
+	delete(t.spans, key)
 	s.End, s.Failed = now, failed
 	s.Attributes["airlock.outcome"] = outcome
 	maps.Copy(s.Attributes, attributes)
@@ -140,7 +140,7 @@ func (s *supervisor) exportTraces(e *otlp.Exporter) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		e.Run(ctx, func(err error) { s.say("traces are lost: %v", err) })
+		e.Run(ctx, func(err error) { s.logf("traces are lost: %v", err) })
 	}()
 	return func() { cancel(); <-ended }
 }
@@ -159,5 +159,5 @@ func (s *supervisor) trace() {
 		}
 		rows[i] = r
 	}
-	s.tracer.observe(time.Now(), rows, s.ready(), s.stopping > 0)
+	s.tracer.observe(time.Now(), rows, s.ready(), s.stopRequests > 0)
 }

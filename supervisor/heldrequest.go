@@ -20,51 +20,51 @@ const defaultOpen = 50
 // must fit the link.
 const maxAnswer = 512
 
-// leaks are the requests that wait for a person, by their proposals. What is
+// heldRequests are the requests that wait for a person, by their proposals. What is
 // decided comes over the control socket and from nowhere else: the folder of
 // the proposals belongs to a daemon that the agent speaks to.
-type leaks struct {
-	mu      sync.Mutex
-	waiting map[string]chan proposal.Proposal
+type heldRequests struct {
+	mu        sync.Mutex
+	decisions map[string]chan proposal.Proposal
 }
 
-func (l *leaks) wait(id string) <-chan proposal.Proposal {
+func (l *heldRequests) add(id string) <-chan proposal.Proposal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.waiting == nil {
-		l.waiting = map[string]chan proposal.Proposal{}
+	if l.decisions == nil {
+		l.decisions = map[string]chan proposal.Proposal{}
 	}
 	c := make(chan proposal.Proposal, 1)
-	l.waiting[id] = c
+	l.decisions[id] = c
 	return c
 }
 
 // decide passes an answer on to who waits for it.
-func (l *leaks) decide(p proposal.Proposal) {
+func (l *heldRequests) decide(p proposal.Proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c := l.waiting[p.ID]; c != nil {
-		delete(l.waiting, p.ID)
+	if c := l.decisions[p.ID]; c != nil {
+		delete(l.decisions, p.ID)
 		c <- p // it has room for one
 	}
 }
 
-// waits tells whether somebody waits for an answer.
-func (l *leaks) waits(id string) bool {
+// isHeld tells whether somebody waits for an answer.
+func (l *heldRequests) isHeld(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.waiting[id] != nil
+	return l.decisions[id] != nil
 }
 
-func (l *leaks) forget(id string) {
+func (l *heldRequests) remove(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.waiting, id)
+	delete(l.decisions, id)
 }
 
-// askAbout asks a person about a request that a daemon holds.
-func (s *supervisor) askAbout(daemon string) activation.ProposeFunc {
-	return func(ctx context.Context, question []byte, told func(id string)) activation.Decision {
+// proposeHeld asks a person about a request that a daemon holds.
+func (s *supervisor) proposeHeld(daemon string) activation.ProposeFunc {
+	return func(ctx context.Context, question []byte, stored func(id string)) activation.Decision {
 		var q policy.Leak
 		if err := json.Unmarshal(question, &q); err != nil {
 			return activation.Decision{Error: "a question that cannot be read"}
@@ -81,31 +81,31 @@ func (s *supervisor) askAbout(daemon string) activation.ProposeFunc {
 		if q.Overwritten {
 			kind = proposal.Overwritten
 		}
-		p := proposal.Proposal{Kind: kind, Rule: s.out.mask.text(q.Rule), Daemon: daemon, URL: s.out.mask.text(q.URL), Methods: []string{s.out.mask.text(q.Method)}, Why: s.out.mask.text(q.Rule + ": " + q.Why)}
+		p := proposal.Proposal{Kind: kind, Rule: s.out.mask.maskString(q.Rule), Daemon: daemon, URL: s.out.mask.maskString(q.URL), Methods: []string{s.out.mask.maskString(q.Method)}, Why: s.out.mask.maskString(q.Rule + ": " + q.Why)}
 		if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
 			return activation.Decision{Error: err.Error()}
 		}
 		if q.Overwritten {
-			told(p.ID)
+			stored(p.ID)
 			return activation.Decision{Approved: true}
 		}
-		defer s.leaks.forget(p.ID)
-		return s.decision(ctx, store, p, told)
+		defer s.heldRequests.remove(p.ID)
+		return s.awaitDecision(ctx, store, p, stored)
 	}
 }
 
-// decision waits for the answer. A proposal that was taken back is closed, so
+// awaitDecision waits for the answer. A proposal that was taken back is closed, so
 // that nobody answers what waits no more.
-func (s *supervisor) decision(ctx context.Context, store *proposal.Store, p proposal.Proposal, told func(id string)) activation.Decision {
-	decided := s.leaks.wait(p.ID)
-	told(p.ID)
+func (s *supervisor) awaitDecision(ctx context.Context, store *proposal.Store, p proposal.Proposal, stored func(id string)) activation.Decision {
+	decided := s.heldRequests.add(p.ID)
+	stored(p.ID)
 	select {
 	case answer := <-decided:
 		return activation.Decision{Approved: answer.State == proposal.Approved, Answer: answer.Answer[:min(len(answer.Answer), maxAnswer)]}
 	case <-ctx.Done():
 		why := context.Cause(ctx).Error()
 		if _, err := store.Answer(p.ID, proposal.Denied, "withdrawn: "+why); err != nil {
-			s.say("proposal %s stays open: %v", p.ID, err)
+			s.logf("proposal %s stays open: %v", p.ID, err)
 		}
 		return activation.Decision{Error: why}
 	}

@@ -16,31 +16,31 @@ import (
 
 func TestMemoryLimits(t *testing.T) {
 	want := maps.Clone(memoryDefaults)
-	if got, err := memoryLimits(""); err != nil || !maps.Equal(got, want) {
+	if got, err := parseMemoryLimits(""); err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}
 	want[bundle.Egress], want[bundle.GitGate] = 256<<20, 2<<30
-	if got, err := memoryLimits("egress=256MiB, git-gate=2GiB"); err != nil || !maps.Equal(got, want) {
+	if got, err := parseMemoryLimits("egress=256MiB, git-gate=2GiB"); err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, bad := range []string{"egress", "egress=", "egress=many", "egress=-1", "egress=1MiB", "egres=1GiB", "egress=1GiB,", "egress=1GiB,egress=1GiB", "512MiB"} {
-		if _, err := memoryLimits(bad); err == nil || !strings.HasPrefix(err.Error(), "SIDECAR_MEMORY: ") || !strings.Contains(err.Error(), "was wanted") {
+		if _, err := parseMemoryLimits(bad); err == nil || !strings.HasPrefix(err.Error(), "SIDECAR_MEMORY: ") || !strings.Contains(err.Error(), "was wanted") {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }
 
-func TestWhatTheRuntimeSays(t *testing.T) {
+func TestRuntimeMessagesOfOOM(t *testing.T) {
 	for text, want := range map[string]bool{
 		"fatal error: runtime: out of memory\n": true, "fatal error: runtime: cannot allocate memory\n\nruntime stack:\n": true,
 		"level=ERROR msg=\"out of memory\"\n": false, "": false,
 	} {
-		l := &oomListener{}
+		l := &oomDetector{}
 		for _, b := range []byte(text) { // as small as writes can be
 			_, _ = l.Write([]byte{b})
 		}
-		if l.heard != want {
-			t.Errorf("%q: %v", text, l.heard)
+		if l.found != want {
+			t.Errorf("%q: %v", text, l.found)
 		}
 	}
 }
@@ -71,8 +71,8 @@ func TestMemoryGroup(t *testing.T) {
 	}
 }
 
-// TestGroupsAreSwept leaves a folder as a supervisor does that was killed.
-func TestGroupsAreSwept(t *testing.T) {
+// TestAbandonedCgroupsAreRemoved leaves a folder as a supervisor does that was killed.
+func TestAbandonedCgroupsAreRemoved(t *testing.T) {
 	left := openGroups()
 	if left == nil {
 		t.Skip("no cgroups can be made here")
@@ -86,7 +86,7 @@ func TestGroupsAreSwept(t *testing.T) {
 	if _, err := os.Stat(one.dir); err != nil {
 		t.Errorf("a folder that is in use was swept: %v", err)
 	}
-	if err := put(filepath.Dir(dir), "cgroup.procs", "0"); err != nil {
+	if err := writeControl(filepath.Dir(dir), "cgroup.procs", "0"); err != nil {
 		t.Fatal(err)
 	}
 	left.lock.Close()
@@ -116,10 +116,10 @@ func init() {
 	}
 }
 
-// TestDelegation is what happens in the second version, where only groups
+// TestDelegationInCgroupV2 is what happens in the second version, where only groups
 // without processes hand controllers on. Memory may belong to the first
 // version here, so it is done with another controller.
-func TestDelegation(t *testing.T) {
+func TestDelegationInCgroupV2(t *testing.T) {
 	own := ""
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		list, err := os.ReadFile(mount + "/cgroup.controllers")
@@ -132,9 +132,9 @@ func TestDelegation(t *testing.T) {
 	}
 	defer os.Remove(own)
 	if before, err := os.ReadFile(filepath.Join(filepath.Dir(own), "cgroup.subtree_control")); err == nil && !strings.Contains(string(before), "hugetlb") {
-		defer put(filepath.Dir(own), "cgroup.subtree_control", "-hugetlb")
+		defer writeControl(filepath.Dir(own), "cgroup.subtree_control", "-hugetlb")
 	}
-	if put(filepath.Dir(own), "cgroup.subtree_control", "+hugetlb") != nil {
+	if writeControl(filepath.Dir(own), "cgroup.subtree_control", "+hugetlb") != nil {
 		t.Skip("the group above hands nothing on")
 	}
 	dir, err := os.Open(own)

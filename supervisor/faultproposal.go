@@ -16,20 +16,20 @@ func (s *supervisor) failed(daemon, why string) {
 			_, err = store.Create(proposal.Proposal{Kind: proposal.Fault, Daemon: daemon, Why: why}, maxFaults)
 		}
 		if err != nil {
-			s.say("the operator could not be asked about %s: %v", daemon, err)
+			s.logf("the operator could not be asked about %s: %v", daemon, err)
 		}
 	})
 }
 
-// mended closes the question.
-func (s *supervisor) mended(daemon string) {
+// recovered closes the question.
+func (s *supervisor) recovered(daemon string) {
 	s.readers.Go(func() {
 		store, err := s.proposals()
 		if err == nil {
 			err = store.Close(proposal.Proposal{Kind: proposal.Fault, Daemon: daemon}, proposal.Approved, daemon+" serves again")
 		}
 		if err != nil {
-			s.say("the question about %s stays open: %v", daemon, err)
+			s.logf("the question about %s stays open: %v", daemon, err)
 		}
 	})
 }

@@ -18,8 +18,8 @@ type usage struct {
 	resident float64 // bytes
 }
 
-// ticks is USER_HZ, which is 100 on every Linux.
-const ticks = 100
+// userHZ is USER_HZ, which is 100 on every Linux.
+const userHZ = 100
 
 // usageOf reads /proc/PID/stat (proc_pid_stat(5)).
 func usageOf(pid int) (usage, error) {
@@ -38,7 +38,7 @@ func usageOf(pid int) (usage, error) {
 		return v
 	}
 	return usage{
-		cpu: (n(14) + n(15)) / ticks, threads: n(20), started: bootTime() + n(22)/ticks,
+		cpu: (n(14) + n(15)) / userHZ, threads: n(20), started: bootTime() + n(22)/userHZ,
 		virtual: n(23), resident: n(24) * float64(os.Getpagesize()),
 	}, nil
 }

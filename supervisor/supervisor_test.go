@@ -34,7 +34,7 @@ import (
 // the first line of its own configuration, a comment.
 func init() {
 	for _, name := range bundle.Daemons() {
-		roles[name] = func() { os.Exit(behave(name)) }
+		roles[name] = func() { os.Exit(runTestDaemon(name)) }
 	}
 	roles["digest"] = func() {
 		if err := Digest(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
@@ -55,8 +55,8 @@ func init() {
 	}
 }
 
-// behave is a daemon that answers every caller with its pid.
-func behave(name string) int {
+// runTestDaemon is a daemon that answers every caller with its pid.
+func runTestDaemon(name string) int {
 	f, err := activation.Open(bundle.DirsFromEnv().File(name))
 	if err != nil {
 		fmt.Println(err)
@@ -76,7 +76,7 @@ func behave(name string) int {
 	for i := 0; i < len(how); i++ {
 		switch how[i] {
 		case "slow":
-			time.Sleep(length(how[i+1])) // what this daemon is for
+			time.Sleep(parseDuration(how[i+1])) // what this daemon is for
 		case "fails":
 			code, _ = strconv.Atoi(how[i+1])
 			return code
@@ -86,7 +86,7 @@ func behave(name string) int {
 			end = nil
 			signal.Ignore(syscall.SIGTERM)
 		case "lives":
-			life = time.After(length(how[i+1]))
+			life = time.After(parseDuration(how[i+1]))
 		case "says":
 			fmt.Println(how[i+1])
 		}
@@ -97,7 +97,7 @@ func behave(name string) int {
 		return 1
 	}
 	for _, l := range all {
-		go greet(l)
+		go serveGreeting(l)
 	}
 	activation.Ready("digest-of-" + strings.Join(how, "-"))
 	again := make(chan os.Signal, 1)
@@ -119,7 +119,7 @@ func behave(name string) int {
 	}
 }
 
-func length(text string) time.Duration {
+func parseDuration(text string) time.Duration {
 	d, err := time.ParseDuration(text)
 	if err != nil {
 		panic(err)
@@ -127,7 +127,7 @@ func length(text string) time.Duration {
 	return d
 }
 
-func greet(l net.Listener) {
+func serveGreeting(l net.Listener) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -145,8 +145,8 @@ var configurations = map[string]string{
 	bundle.Supervise: "version: 1\nlisten: 127.0.0.1:0\n",
 }
 
-// house is a supervisor with daemons that behave as they are told.
-type house struct {
+// testSupervisor is a supervisor with daemons that behave as they are told.
+type testSupervisor struct {
 	t     *testing.T
 	dirs  bundle.Dirs
 	cmd   *exec.Cmd
@@ -155,17 +155,17 @@ type house struct {
 	ended chan struct{}
 }
 
-func build(t *testing.T, daemons ...string) *house {
+func newTestSupervisor(t *testing.T, daemons ...string) *testSupervisor {
 	t.Helper()
 	dir := t.TempDir()
-	h := &house{t: t, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}, out: &bytes.Buffer{}, ended: make(chan struct{})}
+	h := &testSupervisor{t: t, dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}, out: &bytes.Buffer{}, ended: make(chan struct{})}
 	for _, d := range []string{h.dirs.Etc + "/ca", h.dirs.Run, h.dirs.State} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, name := range bundle.Daemons() {
-		h.tell(name, "")
+		h.setBehaviour(name, "")
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -180,7 +180,7 @@ func build(t *testing.T, daemons ...string) *house {
 	return h
 }
 
-func (h *house) start() {
+func (h *testSupervisor) start() {
 	h.t.Helper()
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
@@ -193,14 +193,14 @@ func (h *house) start() {
 			h.t.Logf("the supervisor printed:\n%s", h.out)
 		}
 	})
-	h.until("everything serves", func() bool {
+	h.waitUntil("everything serves", func() bool {
 		st, err := h.ctl.Status(context.Background())
 		return err == nil && st.Ready
 	})
 }
 
-// tell says how a daemon is to behave from its next start on.
-func (h *house) tell(name, how string) {
+// setBehaviour says how a daemon is to behave from its next start on.
+func (h *testSupervisor) setBehaviour(name, how string) {
 	h.t.Helper()
 	file := h.dirs.File(name)
 	err := os.WriteFile(file+".new", []byte("# "+how+"\n"+configurations[name]), 0o600)
@@ -212,7 +212,7 @@ func (h *house) tell(name, how string) {
 	}
 }
 
-func (h *house) until(what string, yes func() bool) {
+func (h *testSupervisor) waitUntil(what string, yes func() bool) {
 	h.t.Helper()
 	deadline := time.After(40 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -228,7 +228,7 @@ func (h *house) until(what string, yes func() bool) {
 	}
 }
 
-func (h *house) status(name string) control.Daemon {
+func (h *testSupervisor) status(name string) control.Daemon {
 	h.t.Helper()
 	st, err := h.ctl.Status(context.Background())
 	if err != nil {
@@ -241,23 +241,23 @@ func (h *house) status(name string) control.Daemon {
 	return d
 }
 
-func (h *house) restart(name string) error {
+func (h *testSupervisor) restart(name string) error {
 	return h.ctl.Do(context.Background(), http.MethodPost, "/restart", url.Values{"daemon": {name}}, nil, nil)
 }
 
-func (h *house) reload(name string) error {
+func (h *testSupervisor) reload(name string) error {
 	return h.ctl.Do(context.Background(), http.MethodPost, "/reload", url.Values{"daemon": {name}}, nil, nil)
 }
 
-func (h *house) signal(sig syscall.Signal) {
+func (h *testSupervisor) signal(sig syscall.Signal) {
 	h.t.Helper()
 	if err := h.cmd.Process.Signal(sig); err != nil {
 		h.t.Fatal(err)
 	}
 }
 
-// end waits for the supervisor's own end and returns its code.
-func (h *house) end() int {
+// waitExit waits for the supervisor's own end and returns its code.
+func (h *testSupervisor) waitExit() int {
 	h.t.Helper()
 	select {
 	case <-h.ended:
@@ -267,8 +267,8 @@ func (h *house) end() int {
 	return h.cmd.ProcessState.ExitCode()
 }
 
-// call asks a daemon for its pid.
-func (h *house) call(address string) (int, error) {
+// callPID asks a daemon for its pid.
+func (h *testSupervisor) callPID(address string) (int, error) {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return 0, err
@@ -281,16 +281,16 @@ func (h *house) call(address string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-func TestExitCode(t *testing.T) {
+func TestExitCodeIsTheWorstOfTheDaemons(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress, bundle.Supervise)
-	h.tell(bundle.Supervise, "deaf")
+	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
+	h.setBehaviour(bundle.Supervise, "deaf")
 	h.start()
 	began := time.Now()
 	h.signal(syscall.SIGTERM)
-	h.until("it stops", func() bool { return h.status(bundle.Supervise).State == string(Stopping) })
+	h.waitUntil("it stops", func() bool { return h.status(bundle.Supervise).State == string(Stopping) })
 	h.signal(syscall.SIGTERM) // a second one that comes before the first is seen would be the same
-	if code := h.end(); code != 0 {
+	if code := h.waitExit(); code != 0 {
 		t.Errorf("code %d: a signal that we sent is no fault", code)
 	}
 	if took := time.Since(began); took > grace {
@@ -301,14 +301,14 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
-func TestDeafDaemonIsKilledAfterItsGrace(t *testing.T) {
+func TestDaemonThatIgnoresTERMIsKilled(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
-	h.tell(bundle.Egress, "deaf")
+	h := newTestSupervisor(t, bundle.Egress)
+	h.setBehaviour(bundle.Egress, "deaf")
 	h.start()
 	began := time.Now()
 	h.signal(syscall.SIGTERM)
-	h.end()
+	h.waitExit()
 	if took := time.Since(began); took < grace || took > grace+5*time.Second {
 		t.Errorf("killed after %v", took)
 	}
@@ -319,7 +319,7 @@ func TestDeafDaemonIsKilledAfterItsGrace(t *testing.T) {
 
 // leftovers are processes with this house in their environment. A daemon
 // cannot hide: its environment is read by its parent's user.
-func leftovers(t *testing.T, h *house) (all []string) {
+func leftovers(t *testing.T, h *testSupervisor) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
@@ -334,23 +334,23 @@ func leftovers(t *testing.T, h *house) (all []string) {
 	return all
 }
 
-// TestFlapping: a daemon that does not stay up becomes failed; its neighbours
+// TestFlappingDaemonFails: a daemon that does not stay up becomes failed; its neighbours
 // are not touched; callers are reset; health is bad; the operator is asked;
 // a restart mends it all.
-func TestFlapping(t *testing.T) {
+func TestFlappingDaemonFails(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress, bundle.Supervise)
+	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
 	h.start()
 	neighbour, address := h.status(bundle.Supervise).PID, h.status(bundle.Egress).Listen[bundle.FDEgress]
-	h.tell(bundle.Egress, "lives 1ms")
+	h.setBehaviour(bundle.Egress, "lives 1ms")
 	if err := h.restart(bundle.Egress); err != nil {
 		t.Fatal(err)
 	}
-	h.until("egress has failed", func() bool { return h.status(bundle.Egress).State == string(Failed) })
+	h.waitUntil("egress has failed", func() bool { return h.status(bundle.Egress).State == string(Failed) })
 	if h.status(bundle.Supervise).PID != neighbour {
 		t.Error("a neighbour was touched")
 	}
-	if _, err := h.call(address); !errors.Is(err, syscall.ECONNRESET) {
+	if _, err := h.callPID(address); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a caller heard %v", err)
 	}
 	st, err := h.ctl.Status(context.Background())
@@ -364,47 +364,47 @@ func TestFlapping(t *testing.T) {
 		}
 		return slices.DeleteFunc(all, func(p proposal.Proposal) bool { return p.State != proposal.Pending })
 	}
-	h.until("the operator is asked", func() bool { return len(asked()) == 1 })
+	h.waitUntil("the operator is asked", func() bool { return len(asked()) == 1 })
 	if p := asked()[0]; p.Kind != proposal.Fault || p.Daemon != bundle.Egress || !strings.Contains(p.Why, "9 times") {
 		t.Errorf("%+v", p)
 	}
-	h.tell(bundle.Egress, "")
+	h.setBehaviour(bundle.Egress, "")
 	if err := h.restart(bundle.Egress); err != nil {
 		t.Fatal(err)
 	}
-	if pid, err := h.call(address); err != nil || pid != h.status(bundle.Egress).PID {
+	if pid, err := h.callPID(address); err != nil || pid != h.status(bundle.Egress).PID {
 		t.Errorf("after the restart: %d, %v", pid, err)
 	}
-	h.until("the question is closed", func() bool { return len(asked()) == 0 })
+	h.waitUntil("the question is closed", func() bool { return len(asked()) == 0 })
 }
 
-// TestCallersWait: while a daemon is down its socket stays bound, and who
+// TestCallersWaitForTheNextProcess: while a daemon is down its socket stays bound, and who
 // calls is served by the next process.
-func TestCallersWait(t *testing.T) {
+func TestCallersWaitForTheNextProcess(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	h.start()
 	d := h.status(bundle.Egress)
-	h.tell(bundle.Egress, "slow 300ms")
+	h.setBehaviour(bundle.Egress, "slow 300ms")
 	if err := syscall.Kill(d.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	h.until("egress is down", func() bool { return h.status(bundle.Egress).PID != d.PID })
-	pid, err := h.call(d.Listen[bundle.FDEgress])
+	h.waitUntil("egress is down", func() bool { return h.status(bundle.Egress).PID != d.PID })
+	pid, err := h.callPID(d.Listen[bundle.FDEgress])
 	if err != nil || pid == d.PID {
 		t.Errorf("the caller got %d (the old one was %d), %v", pid, d.PID, err)
 	}
 }
 
-// TestBadReplacements: one that fails, one that hangs; the old one serves on.
-func TestBadReplacements(t *testing.T) {
+// TestFailedReplacementKeepsTheOldProcess: one that fails, one that hangs; the old one serves on.
+func TestFailedReplacementKeepsTheOldProcess(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
-	h.tell(bundle.Egress, "good")
+	h := newTestSupervisor(t, bundle.Egress)
+	h.setBehaviour(bundle.Egress, "good")
 	h.start()
 	before := h.status(bundle.Egress)
 	for _, bad := range []struct{ how, want string }{{"fails 2", "before it was ready (code 2)"}, {"hangs", "not ready within"}} {
-		h.tell(bundle.Egress, bad.how)
+		h.setBehaviour(bundle.Egress, bad.how)
 		err := h.restart(bundle.Egress)
 		if err == nil || !strings.Contains(err.Error(), "config rejected") || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("%s: %v", bad.how, err)
@@ -413,21 +413,21 @@ func TestBadReplacements(t *testing.T) {
 		if after.PID != before.PID || after.Digest != "digest-of-good" || !strings.Contains(after.Error, bad.want) {
 			t.Errorf("%s: %+v", bad.how, after)
 		}
-		if pid, err := h.call(before.Listen[bundle.FDEgress]); err != nil || pid != before.PID {
+		if pid, err := h.callPID(before.Listen[bundle.FDEgress]); err != nil || pid != before.PID {
 			t.Errorf("%s: served by %d, %v", bad.how, pid, err)
 		}
 	}
 }
 
-// TestSignalsAreDirtyFlags: many that arrive during a replacement cause
+// TestRepeatedSignalsCauseOneReplacement: many that arrive during a replacement cause
 // exactly one more.
-func TestSignalsAreDirtyFlags(t *testing.T) {
+func TestRepeatedSignalsCauseOneReplacement(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Pipelock)
-	h.tell(bundle.Pipelock, "slow 500ms")
+	h := newTestSupervisor(t, bundle.Pipelock)
+	h.setBehaviour(bundle.Pipelock, "slow 500ms")
 	h.start()
 	h.signal(syscall.SIGUSR1)
-	h.until("the replacement has begun", func() bool { return h.status(bundle.Pipelock).State == string(Replacing) })
+	h.waitUntil("the replacement has begun", func() bool { return h.status(bundle.Pipelock).State == string(Replacing) })
 	for range 30 {
 		h.signal(syscall.SIGUSR1)
 	}
@@ -439,9 +439,9 @@ func TestSignalsAreDirtyFlags(t *testing.T) {
 	}
 }
 
-// TestSocketFromAParent: a socket that is handed over as systemd does is
+// TestInheritedSocketIsServed: a socket that is handed over as systemd does is
 // served, and kept through a restart; none is bound beside it.
-func TestSocketFromAParent(t *testing.T) {
+func TestInheritedSocketIsServed(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -452,7 +452,7 @@ func TestSocketFromAParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := l.Addr().String()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	h.cmd.ExtraFiles = []*os.File{file}
 	h.cmd.Env = append(h.cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+bundle.FDEgress)
 	h.start()
@@ -463,7 +463,7 @@ func TestSocketFromAParent(t *testing.T) {
 		if got := d.Listen[bundle.FDEgress]; got != address {
 			t.Errorf("egress serves %s, not %s", got, address)
 		}
-		if pid, err := h.call(address); err != nil || pid != d.PID {
+		if pid, err := h.callPID(address); err != nil || pid != d.PID {
 			t.Errorf("served by %d, %v", pid, err)
 		}
 		if err := h.restart(bundle.Egress); err != nil {
@@ -472,10 +472,10 @@ func TestSocketFromAParent(t *testing.T) {
 	}
 }
 
-// TestSecondSupervisor: it must not take the first one's sockets away.
-func TestSecondSupervisor(t *testing.T) {
+// TestSecondSupervisorIsRefused: it must not take the first one's sockets away.
+func TestSecondSupervisorIsRefused(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	h.start()
 	second := exec.Command(h.cmd.Path)
 	second.Args, second.Env = h.cmd.Args, h.cmd.Env
@@ -488,10 +488,10 @@ func TestSecondSupervisor(t *testing.T) {
 	}
 }
 
-// TestPipeInPlaceOfAFile: nobody waits for its other end.
-func TestPipeInPlaceOfAFile(t *testing.T) {
+// TestPipeInPlaceOfAFileDoesNotBlock: nobody waits for its other end.
+func TestPipeInPlaceOfAFileDoesNotBlock(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	h.start()
 	file := h.dirs.File(bundle.Egress)
 	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
@@ -502,20 +502,20 @@ func TestPipeInPlaceOfAFile(t *testing.T) {
 		t.Error(err)
 	}
 	go func() { _ = h.restart(bundle.Egress) }() // it is answered by the end
-	h.until("the replacement has begun", func() bool { return h.status(bundle.Egress).State == string(Replacing) })
+	h.waitUntil("the replacement has begun", func() bool { return h.status(bundle.Egress).State == string(Replacing) })
 	h.signal(syscall.SIGTERM)
-	if code := h.end(); code != 0 {
+	if code := h.waitExit(); code != 0 {
 		t.Errorf("code %d", code)
 	}
 }
 
-// TestReload: egress gets the signal, also after a replacement that was
+// TestReloadSignalsEgressAndReplacesOthers: egress gets the signal, also after a replacement that was
 // rejected; the others are replaced.
-func TestReload(t *testing.T) {
+func TestReloadSignalsEgressAndReplacesOthers(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress, bundle.Supervise)
+	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
 	h.start()
-	h.tell(bundle.Egress, "fails 1")
+	h.setBehaviour(bundle.Egress, "fails 1")
 	if err := h.restart(bundle.Egress); err == nil {
 		t.Error("not rejected")
 	}
@@ -532,10 +532,10 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestOpenFilesStay: what the supervisor's parent left open reaches no daemon.
-func TestOpenFilesStay(t *testing.T) {
+// TestInheritedFilesDoNotReachDaemons: what the supervisor's parent left open reaches no daemon.
+func TestInheritedFilesDoNotReachDaemons(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	secret, err := os.Create(filepath.Join(t.TempDir(), "of-the-parent"))
 	if err != nil {
 		t.Fatal(err)
@@ -555,24 +555,24 @@ func TestOpenFilesStay(t *testing.T) {
 	}
 }
 
-// TestSlowEndCostsNobodyElse: the others get their own leave.
-func TestSlowEndCostsNobodyElse(t *testing.T) {
+// TestSlowDaemonDoesNotDelayOthersStop: the others get their own leave.
+func TestSlowDaemonDoesNotDelayOthersStop(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress, bundle.Supervise)
-	h.tell(bundle.Supervise, "deaf")
+	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
+	h.setBehaviour(bundle.Supervise, "deaf")
 	h.start()
 	pid := h.status(bundle.Egress).PID
 	h.signal(syscall.SIGTERM)
-	h.until("egress has ended before the grace is over", func() bool { return syscall.Kill(pid, 0) != nil })
-	if code := h.end(); code != 0 {
+	h.waitUntil("egress has ended before the grace is over", func() bool { return syscall.Kill(pid, 0) != nil })
+	if code := h.waitExit(); code != 0 {
 		t.Errorf("code %d", code)
 	}
 }
 
-// TestSignalsThatMeanNothing change nothing.
-func TestSignalsThatMeanNothing(t *testing.T) {
+// TestOtherSignalsAreIgnored change nothing.
+func TestOtherSignalsAreIgnored(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Egress)
+	h := newTestSupervisor(t, bundle.Egress)
 	h.start()
 	before := h.status(bundle.Egress)
 	for _, sig := range []syscall.Signal{syscall.SIGUSR2, syscall.SIGURG, syscall.SIGPROF, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGALRM, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGIO, syscall.SIGVTALRM, syscall.SIGPWR} {
@@ -582,7 +582,7 @@ func TestSignalsThatMeanNothing(t *testing.T) {
 		t.Errorf("%+v", after)
 	}
 	h.signal(syscall.SIGQUIT)
-	if code := h.end(); code != 0 {
+	if code := h.waitExit(); code != 0 {
 		t.Errorf("code %d", code)
 	}
 }
@@ -591,14 +591,14 @@ func TestSignalsThatMeanNothing(t *testing.T) {
 // throws at the table. At the end all must serve, and nothing may be left.
 func TestRealProcessesUnderRandomEvents(t *testing.T) {
 	t.Parallel()
-	h := build(t, bundle.Daemons()...)
+	h := newTestSupervisor(t, bundle.Daemons()...)
 	h.start()
 	dice := rand.New(rand.NewPCG(7, 7))
 	hows := []string{"", "", "slow 30ms", "slow 200ms", "deaf", "lives 20ms", "lives 300ms", "fails 1", "fails 255"}
 	var asked sync.WaitGroup
 	for range 150 {
 		name := bundle.Daemons()[dice.IntN(4)]
-		h.tell(name, hows[dice.IntN(len(hows))])
+		h.setBehaviour(name, hows[dice.IntN(len(hows))])
 		switch dice.IntN(5) {
 		case 0:
 			h.signal(syscall.SIGUSR1)
@@ -615,12 +615,12 @@ func TestRealProcessesUnderRandomEvents(t *testing.T) {
 	}
 	asked.Wait()
 	for _, name := range bundle.Daemons() {
-		h.tell(name, "")
+		h.setBehaviour(name, "")
 	}
 	for _, name := range bundle.Daemons() {
-		h.until(name+" is restarted", func() bool { return h.restart(name) == nil })
+		h.waitUntil(name+" is restarted", func() bool { return h.restart(name) == nil })
 	}
-	h.until("nothing drains", func() bool {
+	h.waitUntil("nothing drains", func() bool {
 		st, err := h.ctl.Status(context.Background())
 		return err == nil && st.Ready && !slices.ContainsFunc(st.Daemons, func(d control.Daemon) bool { return d.Draining > 0 || d.State != string(Ready) })
 	})
@@ -628,7 +628,7 @@ func TestRealProcessesUnderRandomEvents(t *testing.T) {
 		t.Errorf("%d children", n)
 	}
 	h.signal(syscall.SIGTERM)
-	if code := h.end(); code != 0 {
+	if code := h.waitExit(); code != 0 {
 		t.Errorf("code %d", code)
 	}
 	if left := leftovers(t, h); len(left) > 0 {
