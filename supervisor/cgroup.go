@@ -13,21 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroups makes a memory cgroup for each process, where we may: in a folder of
-// ours inside the cgroup that we are in. nil makes none.
+// cgroups makes a memory cgroup for each process, in a folder inside the supervisor's own cgroup. A
+// nil *cgroups makes none: the supervisor may not.
 type cgroups struct {
-	dir         string // ours
+	dir         string // holds the cgroups of the processes
 	lock        *os.File
 	v2          bool
-	parent      string // v2: the cgroup that we were in, and are in a leaf of now
+	parent      string // v2: the original cgroup of the supervisor, which is now in leaf
 	leaf        string
-	undoControl string // what takes the controller back
+	undoControl string // removes the controller from parent
 }
 
 const groupPrefix = "airlock-"
 
-// openGroups finds out whether we may make cgroups. Where not, it leaves
-// everything as it was.
+// openGroups returns nil, and changes nothing, if the supervisor may not make memory cgroups.
 func openGroups() *cgroups {
 	table, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -64,11 +63,10 @@ func openGroupsIn(own string, v2 bool, controller string) *cgroups {
 	return g
 }
 
-// memoryGroup is the folder of the cgroup that we are in, by what
-// /proc/self/cgroup and /proc/self/mountinfo say; empty when no controller of
-// memory is mounted.
+// memoryGroup returns the folder of this process's cgroup, from the contents of /proc/self/cgroup and
+// /proc/self/mountinfo; empty if no memory controller is mounted.
 func memoryGroup(table, mounts string) (dir string, v2 bool) {
-	paths := map[string]string{} // "memory" and "", the second version
+	paths := map[string]string{} // by controller: "memory", and "" for version 2
 	for line := range strings.Lines(table) {
 		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
 			for controller := range strings.SplitSeq(f[1], ",") {
@@ -106,9 +104,9 @@ func memoryGroup(table, mounts string) (dir string, v2 bool) {
 	return dir, v2
 }
 
-// delegate hands the controller on to our folder and to what will be in it.
-// The second version lets only a group without processes of its own do that:
-// when we are alone in ours, we go into a leaf of it, else there are no groups.
+// delegate enables the controller for g.dir and the groups in it. In version 2, only a cgroup without
+// processes of its own can do that: if the supervisor is alone in its cgroup, it moves into a leaf,
+// and else delegate fails.
 func (g *cgroups) delegate(own, controller string) error {
 	enabled, err := os.ReadFile(filepath.Join(own, "cgroup.subtree_control"))
 	if err != nil {
@@ -133,8 +131,7 @@ func (g *cgroups) delegate(own, controller string) error {
 	return writeControl(g.dir, "cgroup.subtree_control", "+"+controller)
 }
 
-// sweep removes what supervisors that were killed have left: their folders are
-// locked by nobody.
+// sweep removes the folders of supervisors that were killed: no process holds their locks.
 func sweep(own string) {
 	left, _ := filepath.Glob(filepath.Join(own, groupPrefix+"*")) // the pattern is well formed
 	for _, dir := range left {
@@ -149,24 +146,24 @@ func sweep(own string) {
 	}
 }
 
-// removeTree removes a folder and those in it. One that still has processes
-// stays, and so does what is above it.
+// removeTree removes a folder and those in it. A cgroup that still has processes stays, and so do
+// those above it.
 func removeTree(dir string) {
 	inside, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 	for _, f := range inside {
-		_ = unix.Rmdir(filepath.Dir(f)) // another supervisor's start tries again
+		_ = unix.Rmdir(filepath.Dir(f)) // the sweep of a later supervisor tries again
 	}
 	_ = unix.Rmdir(dir)
 }
 
-// close gives everything back.
+// close removes the cgroups and undoes delegate.
 func (g *cgroups) close() {
 	if g == nil {
 		return
 	}
 	removeTree(g.dir)
 	if g.leaf != "" {
-		// In the order of delegate, backwards.
+		// In the reverse order of delegate.
 		_ = writeControl(g.parent, "cgroup.subtree_control", g.undoControl)
 		_ = writeControl(g.parent, "cgroup.procs", "0")
 		_ = unix.Rmdir(g.leaf)
@@ -182,7 +179,7 @@ type cgroup struct {
 	v2  bool
 }
 
-// make puts a process into a group of its own; nil when that fails.
+// make puts a process into a cgroup of its own with that limit. It returns nil if that fails.
 func (g *cgroups) make(name string, limit int64, pid int) *cgroup {
 	if g == nil {
 		return nil
@@ -197,7 +194,7 @@ func (g *cgroups) make(name string, limit int64, pid int) *cgroup {
 		file, noSwap, swap = "memory.max", "memory.swap.max", "0"
 	}
 	err := writeControl(one.dir, file, strconv.FormatInt(limit, 10))
-	_ = writeControl(one.dir, noSwap, swap) // where swap is counted
+	_ = writeControl(one.dir, noSwap, swap) // fails where swap is not counted
 	if err == nil {
 		err = writeControl(one.dir, "cgroup.procs", strconv.Itoa(pid))
 	}
@@ -208,7 +205,7 @@ func (g *cgroups) make(name string, limit int64, pid int) *cgroup {
 	return one
 }
 
-// oomKilled tells whether the kernel has killed something in the group.
+// oomKilled reports whether the kernel has killed a process of the cgroup for lack of memory.
 func (g *cgroup) oomKilled() bool {
 	file := "memory.oom_control"
 	if g.v2 {
@@ -227,8 +224,7 @@ func (g *cgroup) oomKilled() bool {
 	return false
 }
 
-// remove takes the group away. One in which something is still ending stays
-// until close.
+// remove removes the cgroup. It stays until close if a process in it is still exiting.
 func (g *cgroup) remove() { _ = unix.Rmdir(g.dir) }
 
 func writeControl(dir, file, text string) error {

@@ -25,8 +25,7 @@ import (
 	"airlock/internal/proposal"
 )
 
-// serveControl opens the control socket. The function that it returns closes
-// it and waits for its end.
+// serveControl serves the control socket. stop closes it and waits until its requests have ended.
 func (s *supervisor) serveControl() (stop func(), err error) {
 	l, err := activation.Bind("unix:" + s.dirs.Control())
 	if err != nil {
@@ -52,8 +51,8 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	return func() { cancel(); <-ended }, nil
 }
 
-// ownUserOnly hangs up on every peer that is neither us nor root, and on the
-// daemons, which are us.
+// ownUserOnly closes connections of peers that are neither the supervisor's user nor root, and of the
+// daemons, which have the same user.
 type ownUserOnly struct{ net.Listener }
 
 func (o ownUserOnly) Accept() (net.Conn, error) {
@@ -69,6 +68,7 @@ func (o ownUserOnly) Accept() (net.Conn, error) {
 	}
 }
 
+// peer returns the credentials of the client.
 func peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -88,8 +88,8 @@ func reply(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// changeHandler runs an action on the daemon that the request names and waits for
-// its outcome.
+// changeHandler returns a handler that runs act on the daemon that the request names and waits for its
+// outcome.
 func (s *supervisor) changeHandler(act func(*daemon, chan<- error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("daemon")
@@ -128,8 +128,7 @@ func (s *supervisor) awaitOutcome(w http.ResponseWriter, r *http.Request, outcom
 	}
 }
 
-// postLevel changes what one daemon, or every one, writes to its log: now, and
-// in every process of it that starts later.
+// postLevel sets the log level of one daemon, or of all, in running and in later processes.
 func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	level, name := r.URL.Query().Get("level"), r.URL.Query().Get("daemon")
 	if err := logs.Check(level); err != nil {
@@ -163,7 +162,7 @@ func (s *supervisor) setLevel(d *daemon, level string) error {
 		if p == nil {
 			continue
 		}
-		// A link that is closed is that of a process that has just ended.
+		// A process that has just exited has a closed link.
 		if err := p.link.Send(activation.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%s (process %d) does not listen: %w", d.name, p.pid, err))
 		}
@@ -175,7 +174,7 @@ func (s *supervisor) unknownDaemon(name string) string {
 	return fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", "))
 }
 
-// proposals opens the folder that supervise writes to.
+// proposals opens the store of proposals, which supervise writes to.
 func (s *supervisor) proposals() (*proposal.Store, error) {
 	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
 	if err != nil {
@@ -199,7 +198,7 @@ func (s *supervisor) getProposals(w http.ResponseWriter, _ *http.Request) {
 func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 	var body struct{ State, Answer string }
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&body); err != nil {
-		http.Error(w, "a JSON object with State and Answer was wanted", http.StatusBadRequest)
+		http.Error(w, "expected a JSON object with State and Answer", http.StatusBadRequest)
 		return
 	}
 	store, err := s.proposals()
@@ -209,7 +208,7 @@ func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 	}
 	id := r.PathValue("id")
 	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.heldRequests.isHeld(id) {
-		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // it was left by a process that died
+		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // its process ended without withdrawing it
 	}
 	p, err := store.Answer(id, body.State, body.Answer)
 	if err == nil {

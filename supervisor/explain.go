@@ -14,11 +14,11 @@ import (
 	"airlock/internal/policy"
 )
 
-// queryTimeout is how long a daemon may take to answer a question.
+// queryTimeout is how long a daemon may take to reply to a query.
 const queryTimeout = 2 * time.Second
 
-// getExplain asks those that a request would pass, one after the other, and
-// stops where it would go no further.
+// getExplain queries the daemons that a request would pass, in their order, up to the first that would
+// not forward it.
 func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 	q, err := control.CheckQuestion(r.FormValue("method"), r.FormValue("url"))
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 	reply(w, answer)
 }
 
-// masked is a daemon's word without what must not be repeated.
+// masked returns x without secrets.
 func (s *supervisor) masked(x policy.Explanation) policy.Explanation {
 	for _, text := range []*string{&x.Rule, &x.At, &x.Why, &x.Nearest, &x.NearestAt, &x.Line, &x.Auth} {
 		*text = s.out.mask.maskString(*text)
@@ -53,7 +53,7 @@ func (s *supervisor) masked(x policy.Explanation) policy.Explanation {
 	return x
 }
 
-// getRoutes tells the routes that are in force.
+// getRoutes returns the routes in force.
 func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
 	var routes json.RawMessage
 	if err := s.query(r.Context(), bundle.Egress, activation.TopicRoutes, nil, &routes); err != nil {
@@ -63,7 +63,7 @@ func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
 	reply(w, routes)
 }
 
-// query asks the process of a daemon that serves.
+// query sends a query to the current process of a daemon, which must be ready.
 func (s *supervisor) query(ctx context.Context, name, topic string, question, answer any) error {
 	var link *activation.Link
 	if err := s.runInLoop(func() {

@@ -4,11 +4,11 @@ import (
 	"airlock/internal/proposal"
 )
 
-// maxFaults is how many proposals there may be before a fault is not added to
-// them any more. The agent's own limit lies below.
+// maxFaults is how many open proposals there may be for a fault to be added. The limit for the agent's
+// proposals is lower.
 const maxFaults = 1000
 
-// failed asks the operator for a restart, where proposals are kept.
+// failed creates a proposal to restart the daemon, if there is a store of proposals.
 func (s *supervisor) failed(daemon, why string) {
 	s.readers.Go(func() {
 		store, err := s.proposals()
@@ -21,7 +21,7 @@ func (s *supervisor) failed(daemon, why string) {
 	})
 }
 
-// recovered closes the question.
+// recovered closes that proposal.
 func (s *supervisor) recovered(daemon string) {
 	s.readers.Go(func() {
 		store, err := s.proposals()

@@ -13,13 +13,12 @@ import (
 	"airlock/internal/proposal"
 )
 
-// maxPlace bounds what a proposal says of a place, and the agent's words, in
-// bytes.
+// maxPlace bounds the place and the agent's reason in a proposal, in bytes each.
 const maxPlace = 2048
 
-// proposeGitAllow keeps git-gate's question whether a value is no secret. The
-// answer is a change of git-gate's file, so nobody waits for it. What a person
-// has denied is not asked about again.
+// proposeGitAllow stores git-gate's proposal to accept a value as no secret. Approval changes
+// git-gate's configuration, so git-gate does not wait for it. A proposal that the operator has denied
+// is not stored again.
 func (s *supervisor) proposeGitAllow(_ context.Context, question []byte, _ func(id string)) activation.Decision {
 	var q policy.GitAllow
 	if err := json.Unmarshal(question, &q); err != nil {
@@ -46,7 +45,7 @@ func (s *supervisor) proposeGitAllow(_ context.Context, question []byte, _ func(
 	return activation.Decision{Answer: p.ID}
 }
 
-// foreignText is foreign text for a proposal.
+// foreignText returns foreign text for a proposal: masked, bounded and valid UTF-8.
 func (s *supervisor) foreignText(text string) string {
 	text = s.out.mask.maskString(text)
 	return strings.ToValidUTF8(text[:min(len(text), maxPlace)], "")

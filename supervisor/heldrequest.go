@@ -12,22 +12,21 @@ import (
 	"airlock/internal/proposal"
 )
 
-// defaultOpen is how many proposals may be open: what supervise.yaml says
-// where it says nothing.
+// defaultOpen is how many proposals may be open if supervise.yaml does not say.
 const defaultOpen = 50
 
-// maxAnswer bounds the operator's words to the one who waits, in bytes: they
-// must fit the link.
+// maxAnswer bounds the operator's answer to a daemon, in bytes: it must fit into a line of the link.
 const maxAnswer = 512
 
-// heldRequests are the requests that wait for a person, by their proposals. What is
-// decided comes over the control socket and from nowhere else: the folder of
-// the proposals belongs to a daemon that the agent speaks to.
+// heldRequests are the requests that wait for the operator, by the IDs of their proposals. Decisions
+// come only over the control socket, never from the store: its folder belongs to a daemon that the
+// agent can talk to. Its methods may be called concurrently.
 type heldRequests struct {
 	mu        sync.Mutex
 	decisions map[string]chan proposal.Proposal
 }
 
+// add registers a request and returns the channel of its decision.
 func (l *heldRequests) add(id string) <-chan proposal.Proposal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -39,17 +38,17 @@ func (l *heldRequests) add(id string) <-chan proposal.Proposal {
 	return c
 }
 
-// decide passes an answer on to who waits for it.
+// decide passes a decision to the request that waits for it, if any.
 func (l *heldRequests) decide(p proposal.Proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c := l.decisions[p.ID]; c != nil {
 		delete(l.decisions, p.ID)
-		c <- p // it has room for one
+		c <- p // buffered
 	}
 }
 
-// isHeld tells whether somebody waits for an answer.
+// isHeld reports whether a request waits for a decision.
 func (l *heldRequests) isHeld(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +61,8 @@ func (l *heldRequests) remove(id string) {
 	delete(l.decisions, id)
 }
 
-// proposeHeld asks a person about a request that a daemon holds.
+// proposeHeld returns a function that proposes to the operator to release a request that the daemon
+// holds.
 func (s *supervisor) proposeHeld(daemon string) activation.ProposeFunc {
 	return func(ctx context.Context, question []byte, stored func(id string)) activation.Decision {
 		var q policy.Leak
@@ -94,8 +94,8 @@ func (s *supervisor) proposeHeld(daemon string) activation.ProposeFunc {
 	}
 }
 
-// awaitDecision waits for the answer. A proposal that was taken back is closed, so
-// that nobody answers what waits no more.
+// awaitDecision waits for the decision. If the proposal is withdrawn, it is closed in the store, so
+// that the operator is not asked any more.
 func (s *supervisor) awaitDecision(ctx context.Context, store *proposal.Store, p proposal.Proposal, stored func(id string)) activation.Decision {
 	decided := s.heldRequests.add(p.ID)
 	stored(p.ID)

@@ -37,7 +37,7 @@ type target struct {
 	Parent  int // pid of who started both
 }
 
-// attempts are what a daemon that was taken over would try.
+// attempts are what a compromised daemon could try.
 func (g target) attempts() map[string]func() error {
 	try := map[string]func() error{
 		"create in /etc/airlock": func() error { return writeFile(filepath.Join(g.Dirs.Etc, "new.yaml")) },
@@ -100,8 +100,7 @@ func (g target) attempts() map[string]func() error {
 	return try
 }
 
-// permitted says who may do what of it: the daemons whose attempt succeeds.
-// All others must be refused.
+// permitted lists the daemons whose attempt succeeds. All others must be refused.
 var permitted = map[string]string{
 	"read egress.yaml":             "egress",
 	"read pipelock.yaml":           "pipelock",
@@ -129,7 +128,7 @@ func init() {
 	}
 }
 
-// refusals are the answers that count as a refusal; "no such file" does not.
+// refusals are the errors that count as a refusal; "no such file" does not.
 var refusals = []error{unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOSYS, unix.EXDEV}
 
 const ptraceSeize = 0x4206
@@ -165,8 +164,8 @@ func TestWhatEachDaemonMay(t *testing.T) {
 	}
 }
 
-// TestAttemptsWorkUnconfined keeps the table above from being true because
-// the attempts are wrong.
+// TestAttemptsWorkUnconfined checks that the attempts succeed without a profile, so that a refusal in
+// the table above is due to the profile.
 func TestAttemptsWorkUnconfined(t *testing.T) {
 	g := newTarget(t)
 	for _, name := range bundle.Daemons() {
@@ -223,14 +222,14 @@ func newTarget(t *testing.T) target {
 	return g
 }
 
-// helper is a process in one of this test's roles.
+// helper is a process in one of the roles of this test binary.
 type helper struct {
 	pid int
 	out *os.File
 }
 
-// startConfined starts a role as the supervisor starts a daemon: from a thread that
-// the profile has restricted.
+// startConfined starts a role as the supervisor starts a daemon: from a thread that is restricted to
+// the profile.
 func startConfined(t *testing.T, p confine.Profile, role, env string) helper {
 	t.Helper()
 	return startRole(t, role, env, func() error {
@@ -314,7 +313,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// runAttempts is the daemon that was taken over. It prints what came of each
+// runAttempts is the daemon that was taken over. It prints the result of each
 // attempt: nothing for success, and a "!" before an error that is no refusal.
 func runAttempts() {
 	var g target
@@ -395,8 +394,8 @@ func readMemory(pid int) error {
 	return err
 }
 
-// TestControlIsNotForDaemons: egress can make local sockets and has the uid
-// that the control socket asks for.
+// TestControlIsNotForDaemons tries from egress, which can make local sockets and has the uid that the
+// control socket requires.
 func TestControlIsNotForDaemons(t *testing.T) {
 	h := startUnconfined(t, "sits", "")
 	for pid, want := range map[int]bool{os.Getpid(): true, h.pid: true, os.Getppid(): false, 0: false, 1 << 22: true} {
@@ -420,8 +419,7 @@ func TestRestrictionsAreInherited(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is the start of a process and its end, plain and from a
-// thread that is restricted first.
+// BenchmarkStart starts a process and waits for it, with and without a profile.
 func BenchmarkStart(b *testing.B) {
 	dir := b.TempDir()
 	dirs := bundle.Dirs{Etc: dir, Run: dir, State: dir}

@@ -16,26 +16,25 @@ import (
 	"airlock/internal/confine"
 )
 
-// memoryDefaults bound each process of a daemon, in bytes.
+// memoryDefaults are the memory limits of one process of each daemon, in bytes.
 var memoryDefaults = map[string]int64{
 	bundle.Egress: 512 << 20, bundle.Pipelock: 512 << 20, bundle.GitGate: 1 << 30, bundle.Supervise: 256 << 20,
 }
 
 const (
-	// mappedUnused is what a Go program has mapped beyond what it uses: for
-	// RLIMIT_DATA both count (measured: 71 to 76 MiB in an idle daemon).
+	// mappedUnused is the memory that a Go program maps beyond what it uses, which RLIMIT_DATA counts
+	// too (measured: 71 to 76 MiB in an idle daemon).
 	mappedUnused = 76 << 20
 
-	minMemory = 8 << 20 // below it no daemon starts
+	minMemory = 8 << 20 // no daemon starts with less
 
-	// daemonGOGC is GOGC of the daemons, in percent. What lives in them is a few
-	// MB: at the usual 100 a busy one collects a hundred times a second, which
-	// costs a quarter of its requests. What a burst leaves goes back
-	// (internal/memtrim); above the soft limit it does not count.
+	// daemonGOGC is GOGC of the daemons, in percent. Their live heap is a few MB: at the default of
+	// 100 a busy daemon collects a hundred times a second, which costs a quarter of its throughput.
+	// internal/memtrim returns the garbage of a burst; above the soft limit GOGC has no effect.
 	daemonGOGC = "800"
 )
 
-// parseMemoryLimits reads SIDECAR_MEMORY: what differs from the defaults.
+// parseMemoryLimits parses SIDECAR_MEMORY, which overrides memoryDefaults.
 func parseMemoryLimits(list string) (map[string]int64, error) {
 	limits := maps.Clone(memoryDefaults)
 	if list == "" {
@@ -45,38 +44,38 @@ func parseMemoryLimits(list string) (map[string]int64, error) {
 	for part := range strings.SplitSeq(list, ",") {
 		name, text, ok := strings.Cut(strings.TrimSpace(part), "=")
 		if _, known := limits[name]; !ok || !known || seen[name] {
-			return nil, config.Usagef("SIDECAR_MEMORY: %q: NAME=SIZE was wanted, as in egress=256MiB,git-gate=2GiB, once for any of %s", part, strings.Join(bundle.Daemons(), ", "))
+			return nil, config.Usagef("SIDECAR_MEMORY: %q: expected NAME=SIZE, as in egress=256MiB,git-gate=2GiB, at most once for each of %s", part, strings.Join(bundle.Daemons(), ", "))
 		}
 		var size config.Bytes
 		if err := size.UnmarshalText([]byte(text)); err != nil {
 			return nil, config.Usagef("SIDECAR_MEMORY: %s: %v", name, err)
 		}
 		if size < minMemory {
-			return nil, config.Usagef("SIDECAR_MEMORY: %s: %q: at least 8MiB was wanted", name, text)
+			return nil, config.Usagef("SIDECAR_MEMORY: %s: %q: expected at least 8MiB", name, text)
 		}
 		limits[name], seen[name] = int64(size), true
 	}
 	return limits, nil
 }
 
-// softLimit is GOMEMLIMIT: from there on the collector works harder.
+// softLimit returns GOMEMLIMIT for a limit; the collector runs more often above it.
 func softLimit(limit int64) string { return fmt.Sprint(limit / 100 * 85) }
 
-// memLimit is the memory of one process.
+// memLimit is the memory limit of one process, and detects whether the process exceeded it.
 type memLimit struct {
 	limit      int64
-	group      *cgroup       // nil: by RLIMIT_DATA, or not at all
-	kind       string        // cgroup or rlimit; empty: not bounded
-	stderr     *oomDetector  // what the runtime says before it ends
-	stderrDone chan struct{} // closed when its standard error has been read
-	oomKilled  bool          // out of memory; set before the exit is told
+	group      *cgroup       // nil: limited by RLIMIT_DATA, or not at all
+	kind       string        // "cgroup" or "rlimit"; empty: not limited
+	stderr     *oomDetector  // looks for the last messages of the runtime
+	stderrDone chan struct{} // closed when the standard error has been read to its end
+	oomKilled  bool          // set before the exit is reported
 }
 
-// applyMemLimit bounds a process that has just been started.
+// applyMemLimit limits the memory of a process that has just been started.
 func (s *supervisor) applyMemLimit(pid int, daemon string, generation int) *memLimit {
 	b := &memLimit{limit: s.limits[daemon], stderr: &oomDetector{}, stderrDone: make(chan struct{})}
 	if confine.Race {
-		return b // its shadow memory would count
+		return b // the shadow memory of the race detector would count
 	}
 	if b.group = s.cgroups.make(fmt.Sprintf("%s-%d", daemon, generation), b.limit, pid); b.group != nil {
 		b.kind = "cgroup"
@@ -92,7 +91,8 @@ func (s *supervisor) applyMemLimit(pid int, daemon string, generation int) *memL
 	return b
 }
 
-// onExit is called once, when the process has ended, and calls told.
+// onExit is called once when the process has ended. It sets oomKilled and then calls done, perhaps from
+// another goroutine.
 func (b *memLimit) onExit(status syscall.WaitStatus, done func()) {
 	if b.group != nil {
 		b.oomKilled = b.group.oomKilled()
@@ -102,14 +102,15 @@ func (b *memLimit) onExit(status syscall.WaitStatus, done func()) {
 		done()
 		return
 	}
-	go func() { // ends with its output, which ends with the process group
+	go func() { // ends when standard error is closed, that is, with the process group
 		<-b.stderrDone
 		b.oomKilled = b.stderr.found
 		done()
 	}()
 }
 
-// exitNote is what is added to the description of the process's end.
+// exitNote returns what is added to the description of the process's exit: empty, or that it ran out
+// of memory.
 func (b *memLimit) exitNote() string {
 	if b == nil || !b.oomKilled {
 		return ""
@@ -121,8 +122,8 @@ func (b *memLimit) exitNote() string {
 	return ", out of memory: its limit is " + string(size)
 }
 
-// oomDetector listens to the standard error of a Go program for the words with
-// which the runtime ends when the system gives it no memory.
+// oomDetector looks in the standard error of a Go program for the messages with which the runtime
+// exits when the system refuses it memory. It implements io.Writer.
 type oomDetector struct {
 	tail  []byte
 	found bool
@@ -138,8 +139,7 @@ func (l *oomDetector) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// oomTee is r, with what is read from it told to w; read is closed at its
-// end.
+// oomTee copies what is read from the ReadCloser to w, and closes done at its end.
 type oomTee struct {
 	io.ReadCloser
 	w    io.Writer
@@ -148,9 +148,9 @@ type oomTee struct {
 
 func (o oomTee) Read(p []byte) (int, error) {
 	n, err := o.ReadCloser.Read(p)
-	_, _ = o.w.Write(p[:n]) // it takes everything
+	_, _ = o.w.Write(p[:n]) // an oomDetector does not fail
 	if err != nil && !errors.Is(err, syscall.EINTR) {
-		close(o.done) // nobody reads behind the end
+		close(o.done) // no Read follows the end
 	}
 	return n, err
 }

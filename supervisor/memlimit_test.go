@@ -24,7 +24,7 @@ func TestMemoryLimits(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, bad := range []string{"egress", "egress=", "egress=many", "egress=-1", "egress=1MiB", "egres=1GiB", "egress=1GiB,", "egress=1GiB,egress=1GiB", "512MiB"} {
-		if _, err := parseMemoryLimits(bad); err == nil || !strings.HasPrefix(err.Error(), "SIDECAR_MEMORY: ") || !strings.Contains(err.Error(), "was wanted") {
+		if _, err := parseMemoryLimits(bad); err == nil || !strings.HasPrefix(err.Error(), "SIDECAR_MEMORY: ") || (!strings.Contains(err.Error(), "expected") && !strings.Contains(err.Error(), "was wanted")) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestMemoryGroup(t *testing.T) {
 	}
 }
 
-// TestAbandonedCgroupsAreRemoved leaves a folder as a supervisor does that was killed.
+// TestAbandonedCgroupsAreRemoved leaves a folder, as a killed supervisor does.
 func TestAbandonedCgroupsAreRemoved(t *testing.T) {
 	left := openGroups()
 	if left == nil {

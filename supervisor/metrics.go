@@ -14,17 +14,17 @@ import (
 	"airlock/internal/metrics"
 )
 
-// scrapeTimeout is how long a daemon may take to say what it counts.
+// scrapeTimeout is how long a daemon may take to return its metrics.
 const scrapeTimeout = time.Second
 
-// scrapeFailed counts daemons that did not say it in time.
+// scrapeFailed counts daemons that did not return them in time.
 var scrapeFailed = metrics.NewCounter("airlock_daemon_scrape_failed_total", "Times that a daemon did not tell its metrics in time.", "daemon")
 
-// states are all that there are, in the order of a life.
+// states are all states, in the order in which a daemon passes them.
 var states = []State{Down, Starting, Ready, Replacing, Backoff, Failed, Stopping, Stopped}
 
-// getMetrics answers in the Prometheus text format with what the supervisor,
-// the kernel and the daemons themselves know.
+// getMetrics returns the metrics of the supervisor, of the processes and of the daemons in the
+// Prometheus text format.
 func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	st, links, err := s.snapshot()
 	if err != nil {
@@ -46,15 +46,15 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	_ = t.Write(w) // the client may be gone
 }
 
-// mayExport keeps a daemon that was taken over from spoiling the families of
-// the others: it has its own, and those that the supervisor has named before.
+// mayExport reports whether a daemon may export a family. A compromised daemon must not change the
+// families of others, so each has its own prefix, and those whose help and type the supervisor sets.
 func mayExport(daemon, family string) bool {
 	prefix, _, _ := strings.Cut(daemon, "-") // git-gate counts what git does
 	return strings.HasPrefix(family, "airlock_"+prefix+"_") || strings.HasPrefix(family, "airlock_connections_") ||
 		strings.HasPrefix(family, "go_") || family == "process_open_fds"
 }
 
-// scrape asks all daemons at once. Those that do not answer are left out.
+// scrape queries all daemons at once. The result lacks those that do not reply in time.
 func scrape(ctx context.Context, links map[string]*activation.Link) map[string][]metrics.Family {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
@@ -77,8 +77,8 @@ func scrape(ctx context.Context, links map[string]*activation.Link) map[string][
 	return all
 }
 
-// families are the supervisor's own. They come first, so that no daemon can
-// put a value into them.
+// families returns the supervisor's own families. They are added first, so that no daemon can add a
+// value to them.
 func (s *supervisor) families(st control.Status) []metrics.Family {
 	each := func(name, kind, help string, value func(control.Daemon) (float64, bool)) metrics.Family {
 		f := metrics.Family{Name: name, Kind: kind, Help: help}
@@ -110,7 +110,7 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 			return float64(d.Draining), true
 		}),
 		failedScrapes(st),
-		// Of the daemons, which cannot make them something else.
+		// Exported by the daemons; defined here so that no daemon can redefine them.
 		{Name: "airlock_connections_open", Kind: metrics.KindGauge, Help: "Connections that were accepted and not closed yet."},
 		{Name: "airlock_connections_accepted_total", Kind: metrics.KindCounter, Help: "Connections that were accepted."},
 		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", boolValue(st.Ready)),
@@ -121,7 +121,7 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 
 func failedScrapes(st control.Status) metrics.Family {
 	for _, d := range st.Daemons {
-		scrapeFailed.Add(0, d.Name) // a zero is told too
+		scrapeFailed.Add(0, d.Name) // exports a zero, too
 	}
 	return scrapeFailed.Family()
 }
@@ -136,7 +136,7 @@ func stateFamily(st control.Status) metrics.Family {
 	return f
 }
 
-// processMetrics is a process and what the kernel says about it.
+// processMetrics are the metrics of a process from the kernel.
 type processMetrics struct {
 	name     string
 	families []metrics.Family

@@ -16,21 +16,21 @@ import (
 	"airlock/internal/bundle"
 )
 
-// simWorld is a world of actors that behave well or badly, as the dice say. It
-// watches the table and notes what must never be.
+// simWorld simulates the effects of the table: its processes are actors that behave well or badly at
+// random. It checks invariants of the table.
 type simWorld struct {
 	t             *testing.T
-	actorRand     *rand.Rand // of the actors: the loop's
-	eventRand     *rand.Rand // of the player
+	actorRand     *rand.Rand // of the actors; used by the loop
+	eventRand     *rand.Rand // of the events
 	table         *table
-	wellBehaved   bool // all who start now behave well
+	wellBehaved   bool // all actors that start from now on behave well
 	actors        map[string][]*actor
 	rejecting     map[string]bool
-	failedDaemons map[string]bool // the operator was told
-	restarts      sync.WaitGroup  // who wait for the outcome of a restart
+	failedDaemons map[string]bool // reported to the operator as failed
+	restarts      sync.WaitGroup  // that wait for their outcome
 }
 
-// actor is a process of the stage.
+// actor is a simulated process.
 type actor struct {
 	world       *simWorld
 	name        string
@@ -112,7 +112,7 @@ func (s *simWorld) allReady()                        {}
 func (s *simWorld) tableChanged()                    {}
 func (s *simWorld) logf(string, ...any)              {}
 
-// check runs in the loop.
+// check checks the invariants; it runs in the loop.
 func (s *simWorld) check() {
 	for name, d := range s.table.daemons {
 		wrong := func(what string) {
@@ -128,13 +128,13 @@ func (s *simWorld) check() {
 			wrong("there is a process")
 		}
 		if s.rejecting[name] && (d.state == Starting || serves(d.state)) {
-			wrong("callers are turned away")
+			wrong("connections are rejected")
 		}
 		if d.state == Failed && (!s.rejecting[name] || !s.failedDaemons[name]) {
-			wrong("callers wait, or the operator does not know")
+			wrong("connections wait, or the operator was not informed")
 		}
 		if s.failedDaemons[name] && serves(d.state) {
-			wrong("the operator thinks that it is down")
+			wrong("expected the failure to be reported as recovered")
 		}
 		living := 0
 		for _, a := range s.actors[name] {
@@ -156,8 +156,8 @@ func (s *simWorld) check() {
 	}
 }
 
-// TestTableUnderRandomEvents throws random events at the table, in a time
-// that runs by itself, and looks after each of them.
+// TestTableUnderRandomEvents runs random events against the table, in the fake time of synctest, and
+// checks the invariants after each.
 func TestTableUnderRandomEvents(t *testing.T) {
 	seen := map[State]bool{}
 	for seed := range uint64(400) {
@@ -218,7 +218,7 @@ func simulate(t *testing.T, seed uint64, seen map[State]bool) {
 	time.Sleep(time.Hour) // timers that are left find nobody
 }
 
-// event lets something happen.
+// event causes a random event.
 func (s *simWorld) event(sig signals) {
 	name := s.table.order[s.eventRand.IntN(len(s.table.order))]
 	send := func(c chan os.Signal) {
@@ -245,8 +245,8 @@ func (s *simWorld) event(sig signals) {
 	}
 }
 
-// restart asks for a new process. One that was said to serve must have begun
-// after it was asked for.
+// restart requests a new process. On success, the process that serves must have started after the
+// request.
 func (s *simWorld) restart(name string) {
 	asked, outcome := time.Now(), make(chan error, 1)
 	if s.table.runInLoop(func() { s.table.restart(s.table.daemons[name], outcome) }) != nil {
@@ -264,9 +264,8 @@ func (s *simWorld) restart(name string) {
 	})
 }
 
-// checkRecovery lets every new process behave well: all must serve again, those that
-// failed after the operator's restart, and nothing that was asked for may be
-// forgotten.
+// checkRecovery makes every new process behave well: all daemons must serve again, failed ones after a
+// restart by the operator, and no requested replacement may be lost.
 func (s *simWorld) checkRecovery() {
 	_ = s.table.runInLoop(func() { s.wellBehaved = true })
 	time.Sleep(10 * time.Minute) // a process from before may still fail

@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	maxLine   = 64 << 10 // bytes of a child's line; the rest is dropped, and the line marked
-	ringLines = 4096     // lines that may wait for whoever reads our output …
-	ringBytes = 4 << 20  // … and their bytes, as they are written
-	maxWrite  = 64 << 10 // bytes that are written at once
+	maxLine   = 64 << 10 // bytes of a child's line; the rest is dropped and the line is marked
+	ringLines = 4096     // lines that may wait for the reader of the output …
+	ringBytes = 4 << 20  // … and their bytes
+	maxWrite  = 64 << 10 // bytes of one write
 )
 
-// output writes the lines of all daemons to one stream, marked with where they
-// come from. It never waits for that stream's reader: what does not fit into
-// the ring is counted and lost, and a line says so where the lost ones were.
+// output writes the lines of all daemons to one stream, each marked with its daemon. It never blocks
+// on the reader of that stream: lines that do not fit into the ring are dropped and counted, and a
+// notice takes their place. Its methods may be called concurrently.
 type output struct {
 	json bool
 	mask masker
 	now  func() time.Time
 
 	mu         sync.Mutex
-	ready      sync.Cond // signalled when something is in the ring, or it closed
+	ready      sync.Cond // signalled when the ring is not empty, or closed is set
 	ring       [][]byte
 	bytes      int
 	closed     bool
-	unreported uint64 // since the last line that fitted
-	dropped    uint64 // in all
+	unreported uint64 // lines dropped since the last notice
+	dropped    uint64 // lines dropped in all
 }
 
 func newOutput(json bool, mask masker) *output {
@@ -44,14 +44,14 @@ func newOutput(json bool, mask masker) *output {
 	return o
 }
 
-// write copies lines to w until close, and what is left then.
+// write writes lines to w until close, and then what is left.
 func (o *output) write(w io.Writer) {
 	for {
 		text, ok := o.next()
 		if !ok {
 			return
 		}
-		if _, err := w.Write(text); err != nil { // nobody is left to tell
+		if _, err := w.Write(text); err != nil { // the error cannot be reported anywhere else
 			o.mu.Lock()
 			o.dropped += uint64(bytes.Count(text, []byte("\n")))
 			o.mu.Unlock()
@@ -59,7 +59,7 @@ func (o *output) write(w io.Writer) {
 	}
 }
 
-// next waits for lines, and takes them out of the ring.
+// next waits for lines and removes them from the ring. It returns false after close.
 func (o *output) next() (text []byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,13 +73,13 @@ func (o *output) next() (text []byte, ok bool) {
 	}
 	o.ring, o.bytes = slices.Delete(o.ring, 0, n), o.bytes-len(text)
 	if len(o.ring) == 0 {
-		o.ring = nil // a burst's memory does not stay
+		o.ring = nil // frees the memory of a burst
 		text = append(text, o.droppedNotice()...)
 	}
 	return text, len(text) > 0
 }
 
-// droppedNotice is the line about those that were lost here, if any.
+// droppedNotice returns a line with the number of lines that were dropped here, or nil.
 func (o *output) droppedNotice() []byte {
 	if o.unreported == 0 {
 		return nil
@@ -89,7 +89,7 @@ func (o *output) droppedNotice() []byte {
 	return line
 }
 
-// close ends write when all that waits is written.
+// close ends write once all waiting lines are written.
 func (o *output) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -97,14 +97,14 @@ func (o *output) close() {
 	o.ready.Broadcast()
 }
 
-// droppedLines is how many lines were lost.
+// droppedLines returns how many lines were dropped.
 func (o *output) droppedLines() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.dropped
 }
 
-// add queues one line of a daemon. One that was cut is marked.
+// add queues one line of a daemon. cut reports whether the line was truncated.
 func (o *output) add(daemon, stream string, line []byte, cut bool) {
 	full := o.format(daemon, stream, o.mask.mask(line, cut), cut)
 	o.mu.Lock()
@@ -159,7 +159,7 @@ func (o *output) copy(daemon, stream string, r io.ReadCloser) {
 
 const cutMark = "… (cut)"
 
-// format makes a line of the output, its end included.
+// format returns a line of the output with its line end.
 func (o *output) format(daemon, stream string, line []byte, cut bool) []byte {
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	if o.json {
@@ -173,9 +173,8 @@ func (o *output) format(daemon, stream string, line []byte, cut bool) []byte {
 	return append(full, '\n')
 }
 
-// appendPrintable appends text without what would steer a terminal: control
-// characters, marks that turn the direction of writing, and bytes that are no
-// UTF-8 are written as Go writes them.
+// appendPrintable appends text with control characters, direction marks and invalid UTF-8 escaped as
+// in Go, so that it cannot control a terminal.
 func appendPrintable(to, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -193,8 +192,8 @@ func appendPrintable(to, text []byte) []byte {
 	return to
 }
 
-// formatJSON makes one JSON object of a line. The fields of a line that is an
-// object itself stand beside ours, which no child can overrule.
+// formatJSON returns a line as one JSON object. If the line is an object itself, its fields are added
+// to the supervisor's own, which they cannot replace.
 func (o *output) formatJSON(daemon, stream string, line []byte, cut bool) []byte {
 	line = bytes.ToValidUTF8(line, []byte("\uFFFD"))
 	fields := map[string]json.RawMessage{}
@@ -207,7 +206,7 @@ func (o *output) formatJSON(daemon, stream string, line []byte, cut bool) []byte
 	}
 	level := "INFO"
 	if stream == "stderr" {
-		level = "WARN" // somebody complains who has no logger, as a crash does
+		level = "WARN" // standard error is not a logger's output, but for example a crash
 	}
 	own := []field{
 		{"time", orElse(fields["time"], quote(o.now().UTC().Format(time.RFC3339Nano)))},
@@ -235,8 +234,8 @@ type field struct {
 	value json.RawMessage
 }
 
-// keys are the names of a child's own fields, sorted. A name that is one of
-// ours in other letters is none: many readers of JSON would take it for ours.
+// keys returns the names of a child's own fields, sorted. Names that equal one of the supervisor's in
+// another case are left out: many JSON parsers do not distinguish them.
 func keys(fields map[string]json.RawMessage) []string {
 	var names []string
 	for name := range fields {

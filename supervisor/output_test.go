@@ -17,7 +17,7 @@ import (
 
 const secret = `to"ken/with\odd` + "\tch<ars>é-0123456789"
 
-// printThrough sends what a child prints through the output, and returns the lines.
+// printThrough writes what a child prints through the output and returns the lines.
 func printThrough(t *testing.T, o *output, printed string) []string {
 	t.Helper()
 	o.now = func() time.Time { return time.Unix(0, 0) }
@@ -118,7 +118,7 @@ func TestOutputAsJSON(t *testing.T) {
 	}
 }
 
-// TestStalledReaderDropsLines fills a pipe that nobody reads, reads it, and adds up.
+// TestStalledReaderDropsLines fills a pipe that is not read, then reads it and counts the lines.
 func TestStalledReaderDropsLines(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -180,7 +180,7 @@ func FuzzOutput(f *testing.F) {
 	})
 }
 
-// BenchmarkOutput is one line of a daemon's log, with a dozen secrets to hide.
+// BenchmarkOutput writes one line of a daemon's log, with a dozen secrets to mask.
 func BenchmarkOutput(b *testing.B) {
 	line := `time=2026-01-02T03:04:05.678Z level=INFO msg=refused host=evil.test:443 method=GET rule=allow why="no line of the allowlist names it"`
 	object := `{"time":"2026-01-02T03:04:05.678Z","level":"INFO","msg":"refused","host":"evil.test:443","method":"GET","rule":"allow","why":"no line names it"}`

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// picture draws the transitions as a Mermaid diagram.
+// picture returns the transitions as a Mermaid diagram.
 func picture() string {
 	var b strings.Builder
 	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> down\n")

@@ -20,21 +20,22 @@ import (
 	"airlock/internal/secretmem"
 )
 
-// linkDrainTime is how long after a process's end its link is read: it is empty
-// much earlier, unless another process got hold of the other end.
+// linkDrainTime is how long the link of a process is read after the process has ended. The link is
+// empty much earlier, unless another process holds the other end.
 const linkDrainTime = 100 * time.Millisecond
 
-// childFiles is what a process starts with, and our ends of it.
+// childFiles are the descriptors and the environment of a child, and the supervisor's ends of its pipes
+// and its link.
 type childFiles struct {
-	files      []*os.File // in the order of their numbers
-	ownedFiles []*os.File // those of theirs that are closed once it runs
+	files      []*os.File // in the order of the numbers in the child
+	ownedFiles []*os.File // those of files that are closed once the child runs
 	env        []string
 	output     [2]*os.File // stdout, stderr
 	link       *activation.Link
 }
 
-// prepareFiles collects a process's sockets, a link, pipes for its output, and its
-// secrets. What was opened is in the gear on an error, too.
+// prepareFiles collects the sockets, a link, pipes for the output, and the secrets of a child. On an
+// error, g has what was opened until then.
 func (s *supervisor) prepareFiles(daemon string) (g childFiles, err error) {
 	add := func(f *os.File, err error) error {
 		if f != nil {
@@ -76,7 +77,7 @@ func (s *supervisor) prepareFiles(daemon string) (g childFiles, err error) {
 	return g, add(secretsFD, err)
 }
 
-// closeAll closes our ends, of what will not be started.
+// closeAll closes the supervisor's ends, for a child that is not started.
 func (g childFiles) closeAll() {
 	for _, f := range g.output {
 		if f != nil {
@@ -113,7 +114,7 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 		Exited: func(status syscall.WaitStatus) {
 			(<-limited).onExit(status, func() {
 				ended <- status
-				time.AfterFunc(linkDrainTime, func() { g.link.Close() }) // somebody else holds its end
+				time.AfterFunc(linkDrainTime, func() { g.link.Close() }) // another process may hold the other end
 			})
 		},
 	})
@@ -127,12 +128,13 @@ func (s *supervisor) launch(daemon string, generation int) (*process, error) {
 	s.readers.Go(func() { s.out.copy(daemon, "stderr", oomTee{g.output[1], b.stderr, b.stderrDone}) })
 	s.readers.Go(func() {
 		g.link.Receive(func(key, val string) { s.post(func() { s.onNotify(daemon, generation, key, val) }) })
-		status := <-ended // what it said comes before its end
+		status := <-ended // its notifications come before its exit
 		s.post(func() { s.onExit(daemon, generation, status) })
 	})
 	return &process{child: c, pid: c.PID, link: g.link, memory: b, isolation: isolationStatus(missing, b)}, nil
 }
 
+// fdsOf returns the descriptors of files.
 func fdsOf(files []*os.File) (fds []uintptr) {
 	for _, f := range files {
 		fds = append(fds, f.Fd())
@@ -140,14 +142,13 @@ func fdsOf(files []*os.File) (fds []uintptr) {
 	return fds
 }
 
-// opener opens what a daemon that cannot open it itself may still read, and
-// nothing else.
+// opener returns a function that opens the brokered files of a daemon and refuses all others.
 func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	return func(path string) (*os.File, error) {
 		if !slices.Contains(brokeredFiles(daemon, s.dirs), path) {
 			return nil, fs.ErrPermission
 		}
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe in its place keeps nobody waiting
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // does not block if the path is a FIFO
 		if err != nil {
 			return nil, err
 		}
@@ -159,11 +160,11 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	}
 }
 
-// inherited are the variables that every daemon gets, when they are set.
+// inheritedVars are the environment variables that every daemon gets if they are set.
 var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
-// environment is what a daemon needs, and not what we have. Proxy variables
-// reach nobody: the daemons dial for themselves.
+// environment returns the environment of a daemon: only what it needs. Proxy variables are not passed
+// on, because the daemons dial directly.
 func (s *supervisor) environment(daemon string) []string {
 	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
 	for _, name := range inheritedVars {

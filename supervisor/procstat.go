@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// usage is what the kernel says about a process, to everybody.
+// usage is the resource usage of a process.
 type usage struct {
 	cpu      float64 // seconds, user and system
 	threads  float64
@@ -27,7 +27,7 @@ func usageOf(pid int) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	// The name stands in parentheses and may hold anything, ")" too.
+	// The command name is in parentheses and may contain any byte, ")" too.
 	end := bytes.LastIndexByte(data, ')')
 	fields := strings.Fields(string(data[end+1:]))
 	if end < 0 || len(fields) < 22 {
@@ -43,8 +43,7 @@ func usageOf(pid int) (usage, error) {
 	}, nil
 }
 
-// bootTime is when the machine started, in seconds since 1970; 0 when that is
-// not told.
+// bootTime returns when the machine started, in seconds since 1970; 0: unknown.
 var bootTime = sync.OnceValue(func() float64 {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -52,11 +51,11 @@ var bootTime = sync.OnceValue(func() float64 {
 	}
 	_, rest, _ := strings.Cut(string(data), "\nbtime ")
 	line, _, _ := strings.Cut(rest, "\n")
-	seconds, _ := strconv.ParseFloat(line, 64) // 0, as said
+	seconds, _ := strconv.ParseFloat(line, 64) // 0 on an error
 	return seconds
 })
 
-// rss is the resident memory of a process, in bytes; 0 when it is unknown.
+// rss returns the resident memory of a process in bytes; 0: unknown.
 func rss(pid int) int64 {
 	u, err := usageOf(pid)
 	if err != nil {

@@ -5,16 +5,15 @@ import (
 	"sync/atomic"
 )
 
-// rejector stands in for daemons that are down for too long: their sockets stay
-// bound, and whoever calls is refused at once instead of waiting for nobody.
-// Nothing is ever sent elsewhere.
+// rejector accepts and resets connections on the sockets of a daemon that has been down for too long.
+// The sockets stay bound, so clients fail fast instead of hanging. No data is read or sent.
 type rejector struct {
-	listening map[string]func() // ends the refusing, by daemon; owned by the loop
-	rejected  atomic.Uint64     // callers
+	listening map[string]func() // by daemon: stops the rejection; owned by the loop
+	rejected  atomic.Uint64     // connections
 }
 
-// rejectConns resets all who wait at a daemon's sockets, and all who come, until
-// it is called with false.
+// rejectConns resets the connections that wait on a daemon's sockets, and all later ones, until it is
+// called with false.
 func (s *supervisor) rejectConns(daemon string, on bool) {
 	stop, active := s.rejector.listening[daemon]
 	if on == active {
@@ -25,12 +24,12 @@ func (s *supervisor) rejectConns(daemon string, on bool) {
 		stop()
 		return
 	}
-	s.logf("nobody serves at the sockets of %s: callers are turned away", daemon)
+	s.logf("no process serves the sockets of %s: connections are rejected", daemon)
 	var listeners []net.Listener
 	for _, sock := range s.sockets[daemon] {
 		l, err := net.FileListener(sock.file)
 		if err != nil {
-			s.logf("%s: callers have to wait: %v", sock.name, err)
+			s.logf("%s: clients have to wait: %v", sock.name, err)
 			continue
 		}
 		listeners = append(listeners, l)
@@ -38,12 +37,12 @@ func (s *supervisor) rejectConns(daemon string, on bool) {
 	}
 	s.rejector.listening[daemon] = func() {
 		for _, l := range listeners {
-			_ = l.Close() // our descriptor alone; the socket stays
+			_ = l.Close() // closes this descriptor alone; the socket stays bound
 		}
 	}
 }
 
-// rejectAll resets callers until the listener is closed.
+// rejectAll resets connections until the listener is closed.
 func (d *rejector) rejectAll(l net.Listener) {
 	for {
 		c, err := l.Accept()

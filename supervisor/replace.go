@@ -9,10 +9,10 @@ import (
 	"airlock/internal/bundle"
 )
 
-// waiter wants to know what became of a change.
+// waiter waits for the outcome of a change.
 type waiter struct {
-	outcome    chan<- error // has room
-	generation int          // of the process that will show it, or a later one
+	outcome    chan<- error // buffered
+	generation int          // of the process whose start decides; a later one does, too
 }
 
 func (t *table) onSuccessorNotify(d *daemon, key, val string) {
@@ -26,7 +26,7 @@ func (t *table) onSuccessorNotify(d *daemon, key, val string) {
 	}
 }
 
-// promoteSuccessor puts the successor, which serves, in the place of the old process.
+// promoteSuccessor makes the successor, which has become ready, the current process.
 func (t *table) promoteSuccessor(d *daemon) {
 	if !t.move(d, SuccessorReady) {
 		return
@@ -42,7 +42,7 @@ func (t *table) promoteSuccessor(d *daemon) {
 	t.replaceIfRequested(d)
 }
 
-// drain lets a process finish what it has begun.
+// drain asks a replaced process to finish its requests and exit.
 func (t *table) drain(d *daemon, p *process) {
 	p.stopRequested = true
 	d.draining[p.generation] = p
@@ -50,7 +50,7 @@ func (t *table) drain(d *daemon, p *process) {
 	p.Signal(syscall.SIGTERM)
 }
 
-// onReplacementFailed keeps the old process.
+// onReplacementFailed handles a successor that did not become ready: the old process stays.
 func (t *table) onReplacementFailed(d *daemon, why string) {
 	generation := d.successor.generation
 	d.successor = nil
@@ -64,7 +64,7 @@ func (t *table) onReplacementFailed(d *daemon, why string) {
 	t.replaceIfRequested(d)
 }
 
-// replaceIfRequested replaces again when that was asked for in the meantime.
+// replaceIfRequested replaces the daemon again if that was requested in the meantime.
 func (t *table) replaceIfRequested(d *daemon) {
 	if d.replaceAgain {
 		d.replaceAgain = false
@@ -72,8 +72,8 @@ func (t *table) replaceIfRequested(d *daemon) {
 	}
 }
 
-// replace starts a successor, or the daemon itself where it is down. During a
-// start or a replacement it is remembered, once, however often it is asked for.
+// replace starts a successor, or the daemon itself if it is down. During a start or a replacement it
+// only sets replaceAgain, so any number of requests causes one more replacement.
 func (t *table) replace(d *daemon) {
 	if d == nil || t.stopRequests > 0 {
 		return
@@ -96,26 +96,24 @@ func (t *table) replace(d *daemon) {
 	}
 }
 
-// reload passes SIGHUP on to a daemon that serves. One that is just starting
-// reads the new file anyway.
+// reload sends SIGHUP to the current process. A process that is starting may get it, too, and reads the
+// new file anyway.
 func (t *table) reload(d *daemon) {
 	if d != nil && d.current != nil && t.stopRequests == 0 {
 		d.current.Signal(syscall.SIGHUP)
 	}
 }
 
-// restart replaces a daemon for somebody who wants to know the outcome: that
-// of a process which starts after this call.
+// restart replaces a daemon. outcome gets the result of a process that starts after this call.
 func (t *table) restart(d *daemon, outcome chan<- error) {
 	t.addWaiter(d, outcome, d.generation+1)
 	t.replace(d)
 }
 
-// reloadConfig makes a daemon read its configuration again for somebody who wants
-// to know the outcome.
+// reloadConfig makes a daemon read its configuration again. outcome gets the result.
 func (t *table) reloadConfig(d *daemon, outcome chan<- error) {
 	switch {
-	case d.name != bundle.Egress: // the others read it when they start
+	case d.name != bundle.Egress: // the others read their configuration only at a start
 		t.restart(d, outcome)
 		return
 	case d.current == nil:
@@ -128,6 +126,7 @@ func (t *table) reloadConfig(d *daemon, outcome chan<- error) {
 	t.reload(d)
 }
 
+// addWaiter registers outcome for the process of that generation.
 func (t *table) addWaiter(d *daemon, outcome chan<- error, generation int) {
 	if t.stopRequests > 0 {
 		outcome <- errStopping
@@ -136,7 +135,7 @@ func (t *table) addWaiter(d *daemon, outcome chan<- error, generation int) {
 	d.waiters = append(d.waiters, waiter{outcome, generation})
 }
 
-// notifyWaiters tells those who wait for this generation or an older one.
+// notifyWaiters sends the outcome to the waiters for this generation or an older one.
 func (t *table) notifyWaiters(d *daemon, generation int, err error) {
 	var rest []waiter
 	for _, w := range d.waiters {

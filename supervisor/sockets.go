@@ -12,18 +12,17 @@ import (
 	"airlock/internal/bundle"
 )
 
-// socket is a listening socket that the supervisor keeps for a daemon.
+// socket is a listening socket that the supervisor keeps open for a daemon.
 type socket struct {
 	name    string
 	address string
 	file    *os.File
 }
 
-// socketSpec is a socket that a daemon's configuration asks for.
+// socketSpec is a socket that the configuration of a daemon requires.
 type socketSpec struct{ name, address string }
 
-// socketSpecs reads the configuration of a daemon, with the daemon's own parser,
-// for the sockets that it serves.
+// socketSpecs returns the sockets of a daemon, from its configuration.
 func socketSpecs(daemon string, dirs bundle.Dirs) ([]socketSpec, error) {
 	path := dirs.File(daemon)
 	switch daemon {
@@ -49,8 +48,8 @@ func socketSpecs(daemon string, dirs bundle.Dirs) ([]socketSpec, error) {
 
 func port(n int) string { return fmt.Sprintf("0.0.0.0:%d", n) }
 
-// openSockets binds what the daemons want, once, unless our own parent handed
-// it over. Every fault is reported, not just the first.
+// openSockets binds the sockets of the daemons, except for those inherited from the supervisor's own
+// parent. It reports all errors, not just the first.
 func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error) {
 	inherited, err := activation.Inherited()
 	if err != nil {
@@ -71,7 +70,7 @@ func openSockets(daemons []string, dirs bundle.Dirs) (map[string][]socket, error
 			delete(inherited, w.name)
 		}
 	}
-	// A socket that nobody serves must refuse, not keep its callers waiting.
+	// An inherited socket that no daemon serves is closed, so that clients do not wait.
 	for _, l := range inherited {
 		errs = append(errs, l.Close())
 	}
@@ -86,7 +85,7 @@ func openSocket(w socketSpec, inherited map[string]net.Listener) (socket, error)
 			return socket{}, fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
-	defer l.Close() // the file below is a descriptor of its own
+	defer l.Close() // File returns a duplicate
 	f, err := l.(interface{ File() (*os.File, error) }).File()
 	if err != nil {
 		return socket{}, fmt.Errorf("keeping socket %s: %w", w.name, err)

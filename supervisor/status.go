@@ -15,35 +15,36 @@ import (
 	"airlock/internal/control"
 )
 
-// connsTimeout is how long a daemon may take to say how many connections it
-// has. A status must not wait for one that hangs.
+// connsTimeout is how long a daemon may take to report its number of connections. A status must not
+// wait for a daemon that hangs.
 const connsTimeout = 200 * time.Millisecond
 
-// longPollTimeout is how long a request for a newer status waits for one.
+// longPollTimeout is how long a request for a newer status waits for a change.
 const longPollTimeout = 30 * time.Second
 
-// statusHub knows whether the table has changed since somebody looked.
+// statusHub versions the status, so that a client can wait for a change. Its methods may be called
+// concurrently.
 type statusHub struct {
-	runID string // no other supervisor's
+	runID string // distinguishes the versions of this supervisor from those of another
 
 	mu        sync.Mutex
 	lastTable string // the table as text
 	revision  int
-	changed   chan struct{} // closed with the next change
+	changed   chan struct{} // closed at the next change
 }
 
 func newStatusHub() *statusHub {
 	return &statusHub{runID: rand.Text()[:8], changed: make(chan struct{})}
 }
 
-// version names the table as it is, and tells when it is so no more.
+// version returns the current version, and a channel that is closed when it changes.
 func (b *statusHub) version() (string, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.runID + "-" + strconv.Itoa(b.revision), b.changed
 }
 
-// publish puts up the table.
+// publish starts a new version if the table differs from the last one.
 func (b *statusHub) publish(table string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -56,8 +57,8 @@ func (b *statusHub) publish(table string) {
 	b.changed = make(chan struct{})
 }
 
-// tableChanged puts up what a status shows, apart from memory and connections,
-// which change all the time.
+// tableChanged publishes what a status shows, apart from memory and connections, which change all the
+// time.
 func (s *supervisor) tableChanged() {
 	var table strings.Builder
 	for _, name := range s.order {
@@ -74,7 +75,7 @@ func (s *supervisor) tableChanged() {
 	}
 }
 
-// snapshot is the table as it is now, and the links to those who serve.
+// snapshot returns the status without connections, and the links of the daemons that serve.
 func (s *supervisor) snapshot() (st control.Status, links map[string]*activation.Link, err error) {
 	links = map[string]*activation.Link{}
 	err = s.runInLoop(func() {
@@ -83,7 +84,7 @@ func (s *supervisor) snapshot() (st control.Status, links map[string]*activation
 		for _, name := range s.order {
 			row := s.daemons[name]
 			d := row.status()
-			d.Error, d.Mode, d.Trouble = s.out.mask.maskString(d.Error), s.out.mask.maskString(d.Mode), s.out.mask.maskString(d.Trouble) // a daemon's words
+			d.Error, d.Mode, d.Trouble = s.out.mask.maskString(d.Error), s.out.mask.maskString(d.Mode), s.out.mask.maskString(d.Trouble) // text of a daemon
 			for _, sock := range s.sockets[name] {
 				d.Listen[sock.name] = sock.address
 			}
@@ -96,6 +97,7 @@ func (s *supervisor) snapshot() (st control.Status, links map[string]*activation
 	return st, links, err
 }
 
+// status returns the row of the daemon for the control socket.
 func (d *daemon) status() control.Daemon {
 	st := control.Daemon{
 		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1),
@@ -108,7 +110,7 @@ func (d *daemon) status() control.Daemon {
 	return st
 }
 
-// status is the snapshot with what the daemons know about their connections.
+// status returns the snapshot with the numbers of connections that the daemons report.
 func (s *supervisor) status(ctx context.Context) (control.Status, error) {
 	st, links, err := s.snapshot()
 	if err != nil {
@@ -131,8 +133,7 @@ func (s *supervisor) status(ctx context.Context) (control.Status, error) {
 	return st, nil
 }
 
-// getStatus answers at once, or, when asked for one after the version that
-// there is, with the next change.
+// getStatus answers at once, or, if the parameter "after" is the current version, at the next change.
 func (s *supervisor) getStatus(w http.ResponseWriter, r *http.Request) {
 	if version, changed := s.statusHub.version(); r.FormValue("after") == version {
 		held := time.NewTimer(longPollTimeout)

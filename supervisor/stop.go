@@ -11,16 +11,16 @@ import (
 	"airlock/internal/activation"
 )
 
-// announceNoSuccessor tells a process that ends, or is about to, that there is no
-// need to wait for callers: nobody takes over.
+// announceNoSuccessor informs a process that no other takes over its sockets, so that it closes idle
+// connections at once when it stops.
 func (p *process) announceNoSuccessor() {
 	if p.link != nil {
-		_ = p.link.Send(activation.KeyNoSuccessor, "1") // else it ends a little later
+		_ = p.link.Send(activation.KeyNoSuccessor, "1") // if this fails, the process ends a little later
 	}
 }
 
-// stop ends everything, in the reverse order of the start. The second call
-// shortens the patience, the third ends it.
+// stop stops the daemons in the reverse order of their start. The second call shortens the grace
+// period, the third kills all processes.
 func (t *table) stop() {
 	t.stopRequests++
 	switch t.stopRequests {
@@ -47,7 +47,7 @@ func (t *table) stop() {
 	t.stopNext()
 }
 
-// stopNext tells the last daemon that still runs.
+// stopNext stops the last daemon of the order that still runs, unless one is stopping already.
 func (t *table) stopNext() {
 	for _, name := range slices.Backward(t.order) {
 		d := t.daemons[name]
@@ -66,8 +66,8 @@ func (t *table) stopNext() {
 	}
 }
 
-// stopRemaining tells all who still run, when one takes long: its slowness must not
-// cost the others their own leave.
+// stopRemaining stops all daemons that still run. It is called when one takes long to stop, so that
+// the others get the rest of the grace period.
 func (t *table) stopRemaining() {
 	for _, name := range slices.Backward(t.order) {
 		if d := t.daemons[name]; d.state != Stopping && t.move(d, Stop) && d.current != nil {
@@ -76,7 +76,7 @@ func (t *table) stopRemaining() {
 	}
 }
 
-// stopDaemon asks a daemon to end.
+// stopDaemon asks the current process of a daemon to exit.
 func (t *table) stopDaemon(d *daemon) {
 	t.effects.logf("stopping %s", d.name)
 	d.current.stopRequested = true
@@ -84,6 +84,7 @@ func (t *table) stopDaemon(d *daemon) {
 	d.current.Signal(syscall.SIGTERM)
 }
 
+// killAll kills all processes.
 func (t *table) killAll() {
 	for _, d := range t.daemons {
 		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
@@ -95,7 +96,7 @@ func (t *table) killAll() {
 	}
 }
 
-// finished tells whether everything has ended.
+// finished reports whether a stop was requested and all processes have exited.
 func (t *table) finished() bool {
 	if t.stopRequests == 0 {
 		return false
@@ -110,7 +111,7 @@ func (t *table) finished() bool {
 	return true
 }
 
-// exitError carries the exit code of the worst child.
+// exitError carries the highest exit code of the daemons.
 type exitError struct {
 	daemon string
 	code   int
@@ -118,9 +119,10 @@ type exitError struct {
 
 func (e *exitError) Error() string { return fmt.Sprintf("%s ended with code %d", e.daemon, e.code) }
 
-// ExitCode is the highest code among the daemons'.
+// ExitCode returns that code.
 func (e *exitError) ExitCode() int { return e.code }
 
+// result returns an exitError if a daemon ended with a code other than 0.
 func (t *table) result() error {
 	worst := &exitError{}
 	for _, d := range t.daemons {

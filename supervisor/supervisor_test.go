@@ -30,8 +30,8 @@ import (
 	"airlock/internal/proposal"
 )
 
-// The daemons of these tests are this binary. Each reads how to behave from
-// the first line of its own configuration, a comment.
+// The daemons of these tests are this test binary. Each reads its behaviour from the first line of its
+// configuration, a comment.
 func init() {
 	for _, name := range bundle.Daemons() {
 		roles[name] = func() { os.Exit(runTestDaemon(name)) }
@@ -55,7 +55,7 @@ func init() {
 	}
 }
 
-// runTestDaemon is a daemon that answers every caller with its pid.
+// runTestDaemon is a daemon that answers every connection with its pid.
 func runTestDaemon(name string) int {
 	f, err := activation.Open(bundle.DirsFromEnv().File(name))
 	if err != nil {
@@ -145,7 +145,7 @@ var configurations = map[string]string{
 	bundle.Supervise: "version: 1\nlisten: 127.0.0.1:0\n",
 }
 
-// testSupervisor is a supervisor with daemons that behave as they are told.
+// testSupervisor is a supervisor whose daemons behave as setBehaviour says.
 type testSupervisor struct {
 	t     *testing.T
 	dirs  bundle.Dirs
@@ -199,7 +199,7 @@ func (h *testSupervisor) start() {
 	})
 }
 
-// setBehaviour says how a daemon is to behave from its next start on.
+// setBehaviour sets how a daemon behaves from its next start on.
 func (h *testSupervisor) setBehaviour(name, how string) {
 	h.t.Helper()
 	file := h.dirs.File(name)
@@ -256,7 +256,7 @@ func (h *testSupervisor) signal(sig syscall.Signal) {
 	}
 }
 
-// waitExit waits for the supervisor's own end and returns its code.
+// waitExit waits until the supervisor exits and returns its exit code.
 func (h *testSupervisor) waitExit() int {
 	h.t.Helper()
 	select {
@@ -317,8 +317,7 @@ func TestDaemonThatIgnoresTERMIsKilled(t *testing.T) {
 	}
 }
 
-// leftovers are processes with this house in their environment. A daemon
-// cannot hide: its environment is read by its parent's user.
+// leftovers returns the processes that have the folder of this supervisor in their environment.
 func leftovers(t *testing.T, h *testSupervisor) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -334,9 +333,9 @@ func leftovers(t *testing.T, h *testSupervisor) (all []string) {
 	return all
 }
 
-// TestFlappingDaemonFails: a daemon that does not stay up becomes failed; its neighbours
-// are not touched; callers are reset; health is bad; the operator is asked;
-// a restart mends it all.
+// TestFlappingDaemonFails has a daemon that crashes again and again: it becomes failed, its connections
+// are reset, health reports it, the operator gets a proposal, and a restart recovers it. The other
+// daemons are not affected.
 func TestFlappingDaemonFails(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
@@ -378,8 +377,7 @@ func TestFlappingDaemonFails(t *testing.T) {
 	h.waitUntil("the question is closed", func() bool { return len(asked()) == 0 })
 }
 
-// TestCallersWaitForTheNextProcess: while a daemon is down its socket stays bound, and who
-// calls is served by the next process.
+// TestCallersWaitForTheNextProcess connects while a daemon is down for a short time.
 func TestCallersWaitForTheNextProcess(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -396,7 +394,7 @@ func TestCallersWaitForTheNextProcess(t *testing.T) {
 	}
 }
 
-// TestFailedReplacementKeepsTheOldProcess: one that fails, one that hangs; the old one serves on.
+// TestFailedReplacementKeepsTheOldProcess has a successor that exits and one that hangs.
 func TestFailedReplacementKeepsTheOldProcess(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -419,8 +417,8 @@ func TestFailedReplacementKeepsTheOldProcess(t *testing.T) {
 	}
 }
 
-// TestRepeatedSignalsCauseOneReplacement: many that arrive during a replacement cause
-// exactly one more.
+// TestRepeatedSignalsCauseOneReplacement sends many signals during a replacement: they cause exactly one
+// more.
 func TestRepeatedSignalsCauseOneReplacement(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Pipelock)
@@ -439,8 +437,8 @@ func TestRepeatedSignalsCauseOneReplacement(t *testing.T) {
 	}
 }
 
-// TestInheritedSocketIsServed: a socket that is handed over as systemd does is
-// served, and kept through a restart; none is bound beside it.
+// TestInheritedSocketIsServed passes a socket as systemd does: it is served, also after a restart, and
+// no other is bound.
 func TestInheritedSocketIsServed(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -472,7 +470,7 @@ func TestInheritedSocketIsServed(t *testing.T) {
 	}
 }
 
-// TestSecondSupervisorIsRefused: it must not take the first one's sockets away.
+// TestSecondSupervisorIsRefused starts a second supervisor on the same folder.
 func TestSecondSupervisorIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -488,7 +486,7 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 	}
 }
 
-// TestPipeInPlaceOfAFileDoesNotBlock: nobody waits for its other end.
+// TestPipeInPlaceOfAFileDoesNotBlock has a FIFO in place of a configuration.
 func TestPipeInPlaceOfAFileDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -509,8 +507,7 @@ func TestPipeInPlaceOfAFileDoesNotBlock(t *testing.T) {
 	}
 }
 
-// TestReloadSignalsEgressAndReplacesOthers: egress gets the signal, also after a replacement that was
-// rejected; the others are replaced.
+// TestReloadSignalsEgressAndReplacesOthers also reloads egress after a failed replacement.
 func TestReloadSignalsEgressAndReplacesOthers(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
@@ -532,7 +529,7 @@ func TestReloadSignalsEgressAndReplacesOthers(t *testing.T) {
 	}
 }
 
-// TestInheritedFilesDoNotReachDaemons: what the supervisor's parent left open reaches no daemon.
+// TestInheritedFilesDoNotReachDaemons has a parent that leaves a descriptor open.
 func TestInheritedFilesDoNotReachDaemons(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -555,7 +552,7 @@ func TestInheritedFilesDoNotReachDaemons(t *testing.T) {
 	}
 }
 
-// TestSlowDaemonDoesNotDelayOthersStop: the others get their own leave.
+// TestSlowDaemonDoesNotDelayOthersStop checks that the others still get time to drain.
 func TestSlowDaemonDoesNotDelayOthersStop(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress, bundle.Supervise)
@@ -569,7 +566,7 @@ func TestSlowDaemonDoesNotDelayOthersStop(t *testing.T) {
 	}
 }
 
-// TestOtherSignalsAreIgnored change nothing.
+// TestOtherSignalsAreIgnored sends signals that the supervisor does not handle.
 func TestOtherSignalsAreIgnored(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Egress)
@@ -587,8 +584,8 @@ func TestOtherSignalsAreIgnored(t *testing.T) {
 	}
 }
 
-// TestRealProcessesUnderRandomEvents throws at real processes what the model
-// throws at the table. At the end all must serve, and nothing may be left.
+// TestRealProcessesUnderRandomEvents runs the events of the model against real processes. At the end all
+// daemons must serve, and no process may be left after the stop.
 func TestRealProcessesUnderRandomEvents(t *testing.T) {
 	t.Parallel()
 	h := newTestSupervisor(t, bundle.Daemons()...)

@@ -18,7 +18,7 @@ import (
 	"airlock/internal/reap"
 )
 
-// Times of the table.
+// Time limits.
 const (
 	grace        = 8 * time.Second  // for all daemons together, after SIGTERM
 	shortGrace   = time.Second      // after a second SIGTERM
@@ -30,18 +30,18 @@ var (
 	errStopping       = errors.New("the supervisor is stopping")
 )
 
-// effects is what the table acts on. None of its functions waits.
+// effects are the side effects of the table. The loop calls them, so none may block.
 type effects interface {
-	// launch starts a process. What becomes of it is told by heard and exited.
+	// launch starts a process. It reports what happens to it with onNotify and onExit.
 	launch(daemon string, generation int) (*process, error)
-	// rejectConns makes the callers of a daemon be refused, or lets them wait.
+	// rejectConns makes connections to a daemon be reset, or lets them wait.
 	rejectConns(daemon string, on bool)
-	// failed and mended tell the operator.
+	// failed and recovered inform the operator.
 	failed(daemon, why string)
 	recovered(daemon string)
 	// allReady is called once, when every daemon serves.
 	allReady()
-	// tableChanged is called by the loop after everything that happened.
+	// tableChanged is called after each event.
 	tableChanged()
 	logf(format string, args ...any)
 }
@@ -59,41 +59,41 @@ type process struct {
 	generation    int
 	started       time.Time
 	ready         bool
-	stopRequested bool // that it should end: its exit is no fault
+	stopRequested bool // by the supervisor: its exit is no crash
 	timer         *time.Timer
 	link          *activation.Link
 	isolation     control.Isolation
 	memory        *memLimit
-	degraded      string // that it does less than it should
-	unavailable   string // why it refuses everything
+	degraded      string // what it cannot do; empty: nothing
+	unavailable   string // why it refuses all requests; empty: it does not
 }
 
-// kill ends a process and all that it started.
+// kill kills the process group.
 func (p *process) kill() { p.SignalGroup(syscall.SIGKILL) }
 
-// daemon is one row of the table.
+// daemon is one row of the table. The loop owns it.
 type daemon struct {
 	name            string
 	state           State
 	current         *process
 	successor       *process
 	draining        map[int]*process // by generation
-	replaceAgain    bool             // a replacement was asked for during one
-	crashes         int              // in a row
+	replaceAgain    bool             // a replacement was requested during a start or a replacement
+	crashes         int              // without a stable run in between
 	starts          int
 	generation      int       // of the newest process
-	downSince       time.Time // since when nobody serves; zero: somebody does
-	failureReported bool      // that it has failed
+	downSince       time.Time // since when no process serves; zero: one does
+	failureReported bool      // the failure was reported to the operator
 	lastExit        string
 	lastCode        int
 	digest          string
 	problem         string
-	nextDigest      string // digest that the successor reported
+	nextDigest      string // the digest that the successor reported
 	waiters         []waiter
 }
 
-// table is the daemons and what happens to them. One loop owns it; everybody
-// else posts to that loop.
+// table holds the state of the daemons. The goroutine of loop owns it; other goroutines use post and
+// runInLoop.
 type table struct {
 	effects effects
 	order   []string
@@ -101,13 +101,13 @@ type table struct {
 	tasks   chan func()
 	done    chan struct{} // closed when the loop ends
 
-	stopRequests  int // times that an end was asked for
+	stopRequests  int // how often a stop was requested
 	killTimer     *time.Timer
 	stopAllTimer  *time.Timer
-	readyReported bool // that everything is ready
+	readyReported bool // allReady was called
 }
 
-// signals are those that the loop obeys.
+// signals are the signals that the loop handles.
 type signals struct{ stop, reload, replace chan os.Signal }
 
 func newTable(order []string, w effects) *table {
@@ -118,7 +118,7 @@ func newTable(order []string, w effects) *table {
 	return t
 }
 
-// post lets the loop run f, some time.
+// post lets the loop run f later.
 func (t *table) post(f func()) {
 	select {
 	case t.tasks <- f:
@@ -126,7 +126,7 @@ func (t *table) post(f func()) {
 	}
 }
 
-// runInLoop lets the loop run f and waits for it.
+// runInLoop lets the loop run f and waits until it has.
 func (t *table) runInLoop(f func()) error {
 	done := make(chan struct{})
 	t.post(func() { f(); close(done) })
@@ -138,7 +138,7 @@ func (t *table) runInLoop(f func()) error {
 	}
 }
 
-// loop is the only place that changes the table.
+// loop handles events until all daemons have stopped.
 func (t *table) loop(ctx context.Context, sig signals) error {
 	defer close(t.done)
 	for _, name := range t.order {
@@ -165,7 +165,7 @@ func (t *table) loop(ctx context.Context, sig signals) error {
 	return t.result()
 }
 
-// move changes a state by the plan. It tells whether there was a change.
+// move applies an event to the state of a daemon and reports whether the state has that event.
 func (t *table) move(d *daemon, e Event) bool {
 	to, ok := nextState(d.state, e)
 	if !ok {
@@ -182,7 +182,7 @@ func (t *table) move(d *daemon, e Event) bool {
 	return true
 }
 
-// startDaemon starts a process because of the event.
+// startDaemon starts a process of the daemon if its state has the event.
 func (t *table) startDaemon(d *daemon, e Event) {
 	if t.stopRequests > 0 || !t.move(d, e) {
 		return
@@ -195,7 +195,7 @@ func (t *table) startDaemon(d *daemon, e Event) {
 	d.current = p
 }
 
-// launch starts a process of the daemon that must become ready in time.
+// launch starts a process of the daemon, which is killed unless it becomes ready within readyTimeout.
 func (t *table) launch(d *daemon) *process {
 	d.generation++
 	p, err := t.effects.launch(d.name, d.generation)
@@ -210,7 +210,7 @@ func (t *table) launch(d *daemon) *process {
 	return p
 }
 
-// onStartTimeout is called when a process was not ready in time.
+// onStartTimeout is called readyTimeout after the start of a process, if it was not ready before.
 func (t *table) onStartTimeout(d *daemon, p *process) {
 	switch {
 	case d.successor == p:
@@ -222,14 +222,15 @@ func (t *table) onStartTimeout(d *daemon, p *process) {
 	}
 }
 
-// onCrash decides what follows when the serving process is gone by itself.
+// onCrash handles the exit of the current process that was not requested: it schedules the next start,
+// or gives up.
 func (t *table) onCrash(d *daemon, since time.Time) {
 	var e Event
 	e, d.crashes = afterExit(time.Since(since), d.crashes)
 	if !t.move(d, e) {
 		return
 	}
-	d.replaceAgain = false // the next start reads what is there then
+	d.replaceAgain = false // the next start reads the current configuration anyway
 	if d.state == Failed {
 		why := fmt.Sprintf("%s ended %d times in a row, last with %s; it stays down until it is restarted by hand (ctl restart %s)", d.name, d.crashes, d.lastExit, d.name)
 		t.effects.logf("%s", why)
@@ -257,7 +258,7 @@ func (t *table) onCrash(d *daemon, since time.Time) {
 	}
 }
 
-// onExit hears of the end of a process.
+// onExit handles the exit of a process.
 func (t *table) onExit(name string, generation int, status syscall.WaitStatus) {
 	d := t.daemons[name]
 	switch p := d.draining[generation]; {
@@ -279,12 +280,12 @@ func (t *table) onCurrentExit(d *daemon, status syscall.WaitStatus) {
 	p.timer.Stop()
 	d.lastExit, d.lastCode = describe(status)+p.memory.exitNote(), reap.ExitCode(status)
 	if p.stopRequested && status.Signaled() {
-		d.lastCode = 0 // a signal that we sent
+		d.lastCode = 0 // the supervisor's own signal
 	}
 	switch {
 	case d.state == Replacing:
 		d.current, d.successor = d.successor, nil
-		d.digest = d.nextDigest // said before, or about to be said
+		d.digest = d.nextDigest // a digest that comes later replaces it
 		t.move(d, Exits)
 	case t.stopRequests > 0:
 		t.move(d, Exits)
@@ -301,7 +302,7 @@ func describe(status syscall.WaitStatus) string {
 	return fmt.Sprintf("code %d", status.ExitStatus())
 }
 
-// onNotify takes a process's news.
+// onNotify handles a notification of a process.
 func (t *table) onNotify(name string, generation int, key, val string) {
 	d := t.daemons[name]
 	for _, p := range []*process{d.current, d.successor} {
@@ -342,6 +343,7 @@ func (t *table) onCurrentNotify(d *daemon, key, val string) {
 	}
 }
 
+// reportRecovered informs the operator that a daemon that had failed serves again.
 func (t *table) reportRecovered(d *daemon) {
 	if d.failureReported {
 		d.failureReported = false
@@ -349,7 +351,7 @@ func (t *table) reportRecovered(d *daemon) {
 	}
 }
 
-// reportReady says once that all daemons serve.
+// reportReady reports once that all daemons serve.
 func (t *table) reportReady() {
 	if t.readyReported || !t.ready() {
 		return

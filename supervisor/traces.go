@@ -10,24 +10,24 @@ import (
 	"airlock/internal/otlp"
 )
 
-// row is what a trace needs to know of a daemon, as it stands. It holds no
-// text that came from outside, so that no secret can get into a span.
+// row is the state of a daemon as far as traces need it. It holds no foreign text, so that no secret
+// can get into a span.
 type row struct {
 	daemon    string
 	state     State
-	current   int // generation of the process in that place; 0: nobody
+	current   int // generation of the process; 0: none
 	ready     bool
 	successor int
 	draining  []int
 	code      int // exit code of the process that ended last
 }
 
-// tracer turns what it sees of the table into spans: each start, replacement,
-// drain and stop of a daemon, and the bundle's own start and stop.
+// tracer turns changes of the table into spans: of each start, replacement, drain and stop of a
+// daemon, and of the start and stop of the bundle. It belongs to the loop.
 type tracer struct {
 	put   func(otlp.Span)
-	rows  map[string]row        // as they were
-	spans map[string]*otlp.Span // what has begun
+	rows  map[string]row        // by daemon, as last observed
+	spans map[string]*otlp.Span // open spans, by key
 
 	served, ending bool
 }
@@ -36,7 +36,7 @@ func newTracer(put func(otlp.Span)) *tracer {
 	return &tracer{put: put, rows: map[string]row{}, spans: map[string]*otlp.Span{}}
 }
 
-// observe looks at the table after something happened.
+// observe compares the table with its last state and begins and ends spans.
 func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 	if len(t.rows) == 0 {
 		t.begin(now, "bundle.start", "", nil)
@@ -59,7 +59,7 @@ func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 	}
 }
 
-// compare compares a daemon with what it was.
+// compare begins and ends the spans of one daemon.
 func (t *tracer) compare(now time.Time, was, is row) {
 	name := func(what string, generation int) string { return fmt.Sprintf("%s %s %d", what, is.daemon, generation) }
 	about := func(generation int) map[string]any {
@@ -103,8 +103,8 @@ func (t *tracer) compare(now time.Time, was, is row) {
 	}
 }
 
-// begin opens a span as a child of the parent, if that is open, or with a
-// trace of its own. Its name is the first word of the key.
+// begin begins a span as a child of the parent, if that is open, and else in a new trace. The name of
+// the span is the first word of the key.
 func (t *tracer) begin(now time.Time, key, parent string, attributes map[string]any) {
 	var what string
 	fmt.Sscan(key, &what)
@@ -116,7 +116,7 @@ func (t *tracer) begin(now time.Time, key, parent string, attributes map[string]
 	t.spans[key] = s
 }
 
-// end closes a span, if it is open.
+// end ends a span and sends it, if it is open.
 func (t *tracer) end(now time.Time, key, outcome string, failed bool, attributes map[string]any) {
 	s := t.spans[key]
 	if s == nil {
@@ -129,8 +129,7 @@ func (t *tracer) end(now time.Time, key, outcome string, failed bool, attributes
 	t.put(*s)
 }
 
-// exportTraces sends spans until the function that it returns is called, which
-// waits a moment for the last.
+// exportTraces exports spans until stop is called, which waits for the last export.
 func (s *supervisor) exportTraces(e *otlp.Exporter) (stop func()) {
 	if e == nil {
 		return func() {}
@@ -145,7 +144,7 @@ func (s *supervisor) exportTraces(e *otlp.Exporter) (stop func()) {
 	return func() { cancel(); <-ended }
 }
 
-// trace shows the tracer the table.
+// trace passes the table to the tracer.
 func (s *supervisor) trace() {
 	rows := make([]row, len(s.order))
 	for i, name := range s.order {

@@ -9,7 +9,7 @@ import (
 	"airlock/internal/otlp"
 )
 
-// TestTracerSpans tells a tracer one story after the other, a state a step.
+// TestTracerSpans passes sequences of states to a tracer.
 func TestTracerSpans(t *testing.T) {
 	starting := row{state: Starting, current: 1}
 	ready := row{state: Ready, current: 1, ready: true}
