@@ -16,18 +16,18 @@ import (
 	"airlock/internal/secrets"
 )
 
-// wallet holds the values of the slots. It never prints itself.
-type wallet map[string]string
+// credentials holds the values of the slots. It never prints itself.
+type credentials map[string]string
 
 // String keeps a wallet out of logs.
-func (wallet) String() string { return "[wallet]" }
+func (credentials) String() string { return "[credentials]" }
 
 // GoString keeps a wallet out of logs.
-func (wallet) GoString() string { return "[wallet]" }
+func (credentials) GoString() string { return "[credentials]" }
 
-// readWallet takes the values of the slots that the routes name.
-func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
-	w := wallet{}
+// readCredentials takes the values of the slots that the routes name.
+func readCredentials(routes []bundle.Route, getenv func(string) string) credentials {
+	w := credentials{}
 	for _, r := range routes {
 		for _, slot := range r.Auth.Slots() {
 			if value := getenv(slot); value != "" {
@@ -40,7 +40,7 @@ func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
 
 // redactable are the values that answers are searched for. The key of an app
 // is none: it signs, and is never sent to anybody who could tell it.
-func (w wallet) redactable(routes []bundle.Route) wallet {
+func (w credentials) redactable(routes []bundle.Route) credentials {
 	all := maps.Clone(w)
 	for _, r := range routes {
 		if r.Auth != nil {
@@ -62,7 +62,7 @@ func users(routes []bundle.Route) map[string][]string {
 }
 
 // missing is the verdict on a route whose credential is not there.
-func (w wallet) missing(a *bundle.Auth) policy.Verdict {
+func (w credentials) missing(a *bundle.Auth) policy.Verdict {
 	for _, slot := range a.Slots() {
 		switch value := w[slot]; {
 		case value == "":
@@ -100,17 +100,17 @@ var credentialParameters = []string{"access_token", "api_key", "apikey", "x_api_
 // It returns the names of what holds the credential now, for the hop's header:
 // a field's name, "query:" and a parameter's, or httpd.InjectedBody. An error
 // is a refusedError; the request must not go out then.
-func (l *live) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+func (l *activeConfig) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
 	l.watchTrailer(out, a)
 	if a != nil && a.Type == "replace" {
 		if injected, err = l.replace(ctx, out, a); err != nil {
 			return nil, err
 		}
-		if name := l.wires.inHead(out); name != "" {
-			return nil, strayed(name)
+		if name := l.canaries.findInHead(out); name != "" {
+			return nil, errMisplaced(name)
 		}
 	}
-	if err := l.wires.watch(ctx, out); err != nil {
+	if err := l.canaries.watchBody(ctx, out); err != nil {
 		return nil, err
 	}
 	if a == nil || a.Type == "replace" {
@@ -125,7 +125,7 @@ func strip(out *http.Request, a *bundle.Auth) {
 	removeCredentials(out.Header, a)
 	switch a.Type {
 	case "query":
-		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, folded(a.Name))...)
+		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, foldName(a.Name))...)
 	case "bearer", "oauth", "github_app":
 		// The other place of a bearer token (RFC 6750 §2.3).
 		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, "access_token")
@@ -133,8 +133,8 @@ func strip(out *http.Request, a *bundle.Auth) {
 }
 
 // put writes the credential into a request that has none.
-func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	value := l.wallet[a.Slot]
+func (l *activeConfig) put(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value := l.credentials[a.Slot]
 	switch a.Type {
 	case "bearer":
 		return setField(out, "Authorization", "Bearer "+value), nil
@@ -149,7 +149,7 @@ func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (inje
 	case "sigv4":
 		return l.sign(ctx, out, a)
 	case "oauth", "github_app":
-		token, err := l.minted(ctx, a)
+		token, err := l.token(ctx, a)
 		if err != nil {
 			return nil, err
 		}
@@ -209,7 +209,7 @@ func withoutParameters(raw string, names ...string) string {
 		// Some servers take a semicolon for an ampersand.
 		for one := range strings.SplitSeq(part, ";") {
 			key, _, _ := strings.Cut(one, "=")
-			if decoded, err := url.QueryUnescape(key); err == nil && slices.Contains(names, folded(decoded)) {
+			if decoded, err := url.QueryUnescape(key); err == nil && slices.Contains(names, foldName(decoded)) {
 				return true
 			}
 		}
@@ -218,10 +218,10 @@ func withoutParameters(raw string, names ...string) string {
 	return strings.Join(kept, "&")
 }
 
-// folded is a parameter's name as the most forgiving server reads it: without
+// foldName is a parameter's name as the most forgiving server reads it: without
 // case, with underscores for what some languages allow in no name, and without
 // an index or what follows a zero byte.
-func folded(name string) string {
+func foldName(name string) string {
 	name, _, _ = strings.Cut(name, "[")
 	name, _, _ = strings.Cut(name, "\x00")
 	return underscores.Replace(strings.ToLower(strings.TrimSpace(name)))

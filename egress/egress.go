@@ -74,22 +74,22 @@ func (c Config) Validate() error {
 }
 
 // load reads the file into the policy that is served.
-func (c Config) load() (bundle.EgressFile, *live, error) {
+func (c Config) load() (bundle.EgressFile, *activeConfig, error) {
 	file, digest, err := bundle.LoadBy[bundle.EgressFile](activation.Open, c.File)
 	if err != nil {
 		return file, nil, err
 	}
-	purse := readWallet(file.Routes, c.Getenv)
-	return file, &live{
-		digest: digest,
-		file:   c.File,
-		lines:  file.Lines,
-		rules:  file.Routes,
-		sends:  newMirrors(file.Mirrors),
-		learn:  file.Learn,
-		wallet: purse,
-		wires:  newTripwires(file.Routes),
-		looks:  formsOf(purse.redactable(file.Routes), users(file.Routes)),
+	creds := readCredentials(file.Routes, c.Getenv)
+	return file, &activeConfig{
+		digest:      digest,
+		file:        c.File,
+		lines:       file.Lines,
+		rules:       file.Routes,
+		mirrors:     newMirrors(file.Mirrors),
+		learn:       file.Learn,
+		credentials: creds,
+		canaries:    newCanaries(file.Routes),
+		patterns:    formsOf(creds.redactable(file.Routes), users(file.Routes)),
 	}, nil
 }
 
@@ -118,12 +118,12 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := newServer(c.Log, log, hop, minter)
-	first.mint = newMint(hop, log)
+	first.tokens = newTokenCache(hop, log)
 	first.redactor() // now, not with the first answer
-	s.live.Store(first)
+	s.active.Store(first)
 	first.warn(c.Log)
 	expose(s.tunnels)
-	s.tell()
+	s.registerQueries()
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })
@@ -158,74 +158,74 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 			activation.Notify(activation.KeyError, err.Error())
 			continue
 		}
-		next.mint = s.live.Load().mint
-		s.live.Store(next)
-		s.recall(next)
+		next.tokens = s.active.Load().tokens
+		s.active.Store(next)
+		s.revoke(next)
 		next.warn(c.Log)
 		next.announce()
 		c.Log.Info("reloaded", "routes", len(next.rules), "digest", next.digest[:12])
 	}
 }
 
-// live is one configuration, as it is served.
-type live struct {
-	digest string
-	file   string // that it was read from
-	lines  []int  // of each route in it
-	rules  rules
-	sends  mirrors          // git to git-gate
-	learn  []policy.Pattern // learn mode passes what goes there; none: it is off
-	wallet wallet
-	wires  tripwires
-	looks  []form // of the wallet
-	mint   *mint  // nil where nothing is served
+// activeConfig is one configuration, as it is served.
+type activeConfig struct {
+	digest      string
+	file        string // that it was read from
+	lines       []int  // of each route in it
+	rules       rules
+	mirrors     mirrors          // git to git-gate
+	learn       []policy.Pattern // learn mode passes what goes there; none: it is off
+	credentials credentials
+	canaries    canaries
+	patterns    []form      // of the wallet
+	tokens      *tokenCache // nil where nothing is served
 
-	current atomic.Pointer[lookout]
+	cachedRedactor atomic.Pointer[redactorCache]
 }
 
-// lookout is a redactor and the tokens that it was made for.
-type lookout struct {
+// redactorCache is a redactor and the tokens that it was made for.
+type redactorCache struct {
 	redactor *redactor
 	issued   *[]issuedToken
 }
 
 // redactor looks for everything that an answer must not tell, as of now.
-func (l *live) redactor() *redactor {
+func (l *activeConfig) redactor() *redactor {
 	var issued *[]issuedToken
-	if l.mint != nil {
-		issued = l.mint.issued.Load()
+	if l.tokens != nil {
+		issued = l.tokens.issued.Load()
 	}
-	if have := l.current.Load(); have != nil && have.issued == issued {
+	if have := l.cachedRedactor.Load(); have != nil && have.issued == issued {
 		return have.redactor
 	}
-	forms := slices.Clone(l.looks)
+	forms := slices.Clone(l.patterns)
 	if issued != nil {
 		for _, t := range *issued {
-			forms = append(forms, formsOf(wallet{t.slot: t.value}, nil)...)
+			forms = append(forms, formsOf(credentials{t.slot: t.value}, nil)...)
 		}
 	}
-	next := &lookout{newRedactor(forms), issued}
-	l.current.Store(next)
+	next := &redactorCache{newRedactor(forms), issued}
+	l.cachedRedactor.Store(next)
 	return next.redactor
 }
 
 // announce tells the supervisor what is served.
-func (l *live) announce() {
-	activation.Notify(activation.KeyDegraded, l.mode())
+func (l *activeConfig) announce() {
+	activation.Notify(activation.KeyDegraded, l.learnNotice())
 	activation.Ready(l.digest)
 }
 
 // warn says which routes will refuse for want of a credential, and that more
 // passes than the routes.
-func (l *live) warn(log *slog.Logger) {
-	if m := l.mode(); m != "" {
+func (l *activeConfig) warn(log *slog.Logger) {
+	if m := l.learnNotice(); m != "" {
 		log.Warn(m)
 	}
 	for i, r := range l.rules {
 		if r.Auth == nil {
 			continue
 		}
-		if v := l.wallet.missing(r.Auth); !v.Allow {
+		if v := l.credentials.missing(r.Auth); !v.Allow {
 			log.Warn("a route will refuse", "route", fmt.Sprintf("routes[%d] %s", i, r.Host), "why", v.Why)
 		}
 	}

@@ -41,7 +41,7 @@ var repositoryPlaces = []string{"/info/refs", "/info/lfs/"}
 
 // redirect is where a request for a repository of git-gate's is sent: by that, every
 // spelling of its URL is the same repository, and no other is.
-func (ms mirrors) redirect(a ask) (to string, v policy.Verdict) {
+func (ms mirrors) redirect(a requestInfo) (to string, v policy.Verdict) {
 	if len(ms) == 0 || !a.tls {
 		return "", policy.Verdict{}
 	}

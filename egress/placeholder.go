@@ -24,24 +24,24 @@ import (
 )
 
 const (
-	// wholeReplaced is up to which length a body gets its credential as a
+	// maxWholeReplace is up to which length a body gets its credential as a
 	// whole, so that its length can be told; a longer one goes on in chunks.
-	wholeReplaced = 1 << 20
-	// heldBytes bounds the bodies that are held as a whole at any time.
-	heldBytes = 64 << 20
-	// heldWait is how long a request waits for others to let go of theirs.
-	heldWait = 10 * time.Second
+	maxWholeReplace = 1 << 20
+	// maxBuffered bounds the bodies that are held as a whole at any time.
+	maxBuffered = 64 << 20
+	// bufferWait is how long a request waits for others to let go of theirs.
+	bufferWait = 10 * time.Second
 )
 
-// held is taken for every body that is held as a whole.
-var held = semaphore.NewWeighted(heldBytes)
+// bufferedBytes is taken for every body that is held as a whole.
+var bufferedBytes = semaphore.NewWeighted(maxBuffered)
 
 // replace puts the value where the agent wrote the placeholder, in the parts
 // of the request that the route names. What stands beside it is the agent's
 // and is scanned: httpd.Replaced says so, and which slot it was. The agent's
 // own credentials are removed: a field without the placeholder is one.
-func (l *live) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	value, mark := l.wallet[a.Slot], httpd.Replaced+a.Slot
+func (l *activeConfig) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value, mark := l.credentials[a.Slot], httpd.Replaced+a.Slot
 	filled := map[string]bool{}
 	if a.Places("headers") {
 		for name, values := range out.Header {
@@ -152,12 +152,12 @@ func encoded(h http.Header) bool {
 // it passes.
 func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	r := newAutomaton(forms, func() {})
-	if out.ContentLength < 0 || out.ContentLength > wholeReplaced {
+	if out.ContentLength < 0 || out.ContentLength > maxWholeReplace {
 		out.Body = newReader(out.Body, r, false)
 		setLength(out, -1)
 		return nil
 	}
-	text, err := hold(ctx, out, wholeReplaced)
+	text, err := bufferBody(ctx, out, maxWholeReplace)
 	if err != nil {
 		return err
 	}
@@ -165,10 +165,10 @@ func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	return nil
 }
 
-// hold reads the body as a whole, up to a limit. A long one counts as held
+// bufferBody reads the body as a whole, up to a limit. A long one counts as held
 // until it is closed or the request is over.
-func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
-	if b, ok := out.Body.(*heldBody); ok {
+func bufferBody(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
+	if b, ok := out.Body.(*bufferedBody); ok {
 		return b.text, nil
 	}
 	if out.ContentLength > limit {
@@ -189,19 +189,19 @@ func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 		done()
 		return nil, asRefused(err)
 	}
-	out.Body = &heldBody{Closer: out.Body, done: done}
+	out.Body = &bufferedBody{Closer: out.Body, done: done}
 	putBody(out, text)
 	return text, nil
 }
 
 // reserve waits until a body of that size may be held, too.
 func reserve(ctx context.Context, size int64) (done func(), err error) {
-	wait, cancel := context.WithTimeout(ctx, heldWait)
+	wait, cancel := context.WithTimeout(ctx, bufferWait)
 	defer cancel()
-	if err := held.Acquire(wait, size); err != nil {
+	if err := bufferedBytes.Acquire(wait, size); err != nil {
 		return func() {}, refused("credential", "too many long bodies at once; the request may be tried again")
 	}
-	done = sync.OnceFunc(func() { held.Release(size) })
+	done = sync.OnceFunc(func() { bufferedBytes.Release(size) })
 	context.AfterFunc(ctx, done) // whatever becomes of the request
 	return done, nil
 }
@@ -229,7 +229,7 @@ func asRefused(err error) error {
 
 // putBody puts another text in the place of a body that is held.
 func putBody(out *http.Request, text []byte) {
-	b := out.Body.(*heldBody)
+	b := out.Body.(*bufferedBody)
 	b.text, b.Reader = text, bytes.NewReader(text)
 	setLength(out, int64(len(text)))
 }
@@ -241,8 +241,8 @@ func setLength(out *http.Request, n int64) {
 	out.Header.Del("Content-Length")
 }
 
-// heldBody is a body that is held as a whole.
-type heldBody struct {
+// bufferedBody is a body that is held as a whole.
+type bufferedBody struct {
 	io.Reader
 	io.Closer
 	text []byte
@@ -250,17 +250,17 @@ type heldBody struct {
 }
 
 // Close implements io.Closer.
-func (b *heldBody) Close() error {
+func (b *bufferedBody) Close() error {
 	b.done()
 	return b.Closer.Close()
 }
 
-// tripwires are the placeholders of all routes, to be found where none may be.
-type tripwires struct{ forms *redactor }
+// canaries are the placeholders of all routes, to be found where none may be.
+type canaries struct{ forms *redactor }
 
-// newTripwires looks for each placeholder in every form that a secret is
+// newCanaries looks for each placeholder in every form that a secret is
 // looked for in.
-func newTripwires(routes []bundle.Route) tripwires {
+func newCanaries(routes []bundle.Route) canaries {
 	var forms []form
 	for _, r := range routes {
 		if r.Auth == nil || r.Auth.Placeholder == "" {
@@ -270,16 +270,16 @@ func newTripwires(routes []bundle.Route) tripwires {
 			forms = append(forms, form{text, []byte(r.Host.String())})
 		}
 	}
-	return tripwires{newAutomaton(forms, func() {})}
+	return canaries{newAutomaton(forms, func() {})}
 }
 
-func strayed(name string) error {
-	return refused("tripwire", "the placeholder of "+name+" was sent where it is not bound")
+func errMisplaced(host string) error {
+	return refused("tripwire", "the placeholder of "+host+" was sent where it is not bound")
 }
 
-// inHead is the host of the route whose placeholder stands somewhere in the
+// findInHead is the host of the route whose placeholder stands somewhere in the
 // target or the header, or nothing.
-func (t tripwires) inHead(r *http.Request) (name string) {
+func (t canaries) findInHead(r *http.Request) (name string) {
 	if t.forms.empty() {
 		return ""
 	}
@@ -300,60 +300,60 @@ func (t tripwires) inHead(r *http.Request) (name string) {
 			write(v)
 		}
 	}
-	return (&wire{forms: t.forms}).in(b.Bytes())
+	return (&matcher{forms: t.forms}).match(b.Bytes())
 }
 
-// watch refuses the request when a placeholder stands in its body: a short one
+// watchBody refuses the request when a placeholder stands in its body: a short one
 // before anything of it goes on, a longer one on the way.
-func (t tripwires) watch(ctx context.Context, out *http.Request) error {
+func (t canaries) watchBody(ctx context.Context, out *http.Request) error {
 	if t.forms.empty() || !hasBody(out) {
 		return nil
 	}
-	w := &wire{forms: t.forms}
+	w := &matcher{forms: t.forms}
 	if out.ContentLength < 0 || out.ContentLength > smallBody {
-		out.Body = &watched{ReadCloser: out.Body, wire: w}
+		out.Body = &canaryReader{ReadCloser: out.Body, matcher: w}
 		return nil
 	}
-	text, err := hold(ctx, out, smallBody)
+	text, err := bufferBody(ctx, out, smallBody)
 	if err != nil {
 		return err
 	}
-	if name := w.in(text); name != "" {
-		return strayed(name)
+	if name := w.match(text); name != "" {
+		return errMisplaced(name)
 	}
 	return nil
 }
 
 // watchTrailer has what follows a body judged like what came before it: some
 // servers make one of the two.
-func (l *live) watchTrailer(out *http.Request, a *bundle.Auth) {
+func (l *activeConfig) watchTrailer(out *http.Request, a *bundle.Auth) {
 	if !hasBody(out) || out.ContentLength >= 0 && out.Trailer == nil {
 		return
 	}
-	out.Body = &trailed{out.Body, func() error {
+	out.Body = &trailerChecker{out.Body, func() error {
 		if a != nil {
 			removeCredentials(out.Trailer, a)
 		}
-		w := &wire{forms: l.wires.forms}
+		w := &matcher{forms: l.canaries.forms}
 		for _, values := range out.Trailer {
-			if name := w.in([]byte(strings.Join(values, "\n") + "\n")); name != "" {
-				return strayed(name)
+			if name := w.match([]byte(strings.Join(values, "\n") + "\n")); name != "" {
+				return errMisplaced(name)
 			}
 		}
 		return nil
 	}}
 }
 
-// trailed looks at the trailer of a body before it lets go of its end.
-type trailed struct {
+// trailerChecker looks at the trailer of a body before it lets go of its end.
+type trailerChecker struct {
 	io.ReadCloser
-	look func() error
+	check func() error
 }
 
-func (t *trailed) Read(p []byte) (int, error) {
+func (t *trailerChecker) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	if err == io.EOF {
-		if refused := t.look(); refused != nil {
+		if refused := t.check(); refused != nil {
 			return n, refused
 		}
 	}
@@ -361,21 +361,21 @@ func (t *trailed) Read(p []byte) (int, error) {
 }
 
 // Buffered tells whether a Read would return at once.
-func (t *trailed) Buffered() bool { return buffered(t.ReadCloser) }
+func (t *trailerChecker) Buffered() bool { return buffered(t.ReadCloser) }
 
 func buffered(r io.Reader) bool {
 	b, ok := r.(interface{ Buffered() bool })
 	return ok && b.Buffered()
 }
 
-// wire looks for placeholders in one flow of bytes.
-type wire struct {
+// matcher looks for placeholders in one flow of bytes.
+type matcher struct {
 	forms *redactor
 	state int32
 }
 
-// in is the host of the route whose placeholder ends in p, or nothing.
-func (w *wire) in(p []byte) (name string) {
+// match is the host of the route whose placeholder ends in p, or nothing.
+func (w *matcher) match(p []byte) (name string) {
 	for _, c := range p {
 		w.state = w.forms.step(w.state, c)
 		if f := w.forms.nodes[w.state].form; f != nil {
@@ -385,19 +385,19 @@ func (w *wire) in(p []byte) (name string) {
 	return ""
 }
 
-// watched ends with an error before it gives on the end of a placeholder.
-type watched struct {
+// canaryReader ends with an error before it gives on the end of a placeholder.
+type canaryReader struct {
 	io.ReadCloser
-	wire *wire
+	matcher *matcher
 }
 
 // Buffered tells whether a Read would return at once.
-func (w *watched) Buffered() bool { return buffered(w.ReadCloser) }
+func (w *canaryReader) Buffered() bool { return buffered(w.ReadCloser) }
 
-func (w *watched) Read(p []byte) (int, error) {
+func (w *canaryReader) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if name := w.wire.in(p[:n]); name != "" {
-		return 0, strayed(name)
+	if name := w.matcher.match(p[:n]); name != "" {
+		return 0, errMisplaced(name)
 	}
 	return n, err
 }

@@ -26,8 +26,8 @@ var methodForm = regexp.MustCompile(`^[A-Z][A-Z-]{0,19}$`)
 // rules are the routes of one configuration.
 type rules []bundle.Route
 
-// ask is a request, reduced to what a decision depends on.
-type ask struct {
+// requestInfo is a request, reduced to what a decision depends on.
+type requestInfo struct {
 	tls       bool
 	authority policy.Authority
 	method    string
@@ -38,14 +38,14 @@ type ask struct {
 
 // decide finds the first route that lets the request pass. Where none does,
 // the verdict names the route that came nearest.
-func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+func (rs rules) decide(a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
 	path, v := admissible(a)
 	if !v.Allow {
 		return v, nil
 	}
 	nearest, best := policy.Verdict{}, 0
 	for i := range rs {
-		v, score := judge(&rs[i], a, path, now)
+		v, score := matchRoute(&rs[i], a, path, now)
 		if v.Rule == "" {
 			continue
 		}
@@ -58,13 +58,13 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		}
 	}
 	if best == 0 {
-		return rs.unnamed(a.authority), nil
+		return rs.noRouteVerdict(a.authority), nil
 	}
 	return nearest, nil
 }
 
 // admissible refuses what no route can allow. It returns the cleaned path.
-func admissible(a ask) (path string, v policy.Verdict) {
+func admissible(a requestInfo) (path string, v policy.Verdict) {
 	if !methodForm.MatchString(a.method) {
 		return "", policy.Denied("method", "a method is a word in upper case")
 	}
@@ -84,8 +84,8 @@ func admissible(a ask) (path string, v policy.Verdict) {
 // name is what a verdict calls a route.
 func (rs rules) name(i int) string { return "routes[" + strconv.Itoa(i) + "] " + rs[i].Host.String() }
 
-// unnamed refuses a host that no route names.
-func (rs rules) unnamed(a policy.Authority) policy.Verdict {
+// noRouteVerdict refuses a host that no route names.
+func (rs rules) noRouteVerdict(a policy.Authority) policy.Verdict {
 	why := "no route names " + a.Shown()
 	if a.Host.Addr().IsValid() {
 		why += ", an address: a client that looks up names itself has to leave that to the proxy (as with socks5h)"
@@ -114,10 +114,10 @@ func (rs rules) injectsFor(h policy.Host) bool {
 	return slices.ContainsFunc(rs, func(r bundle.Route) bool { return r.Auth != nil && r.Host.Matches(h) })
 }
 
-// judge tells whether one route lets the request pass, and if not, how far it
+// matchRoute tells whether one route lets the request pass, and if not, how far it
 // came: the later the check that failed, the higher the score. A route that
 // names another host gives a verdict without a rule.
-func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict, score int) {
+func matchRoute(r *bundle.Route, a requestInfo, path string, now time.Time) (v policy.Verdict, score int) {
 	if !r.Host.Matches(a.authority.Host) {
 		return policy.Verdict{}, 0
 	}

@@ -36,20 +36,20 @@ const localHost = "_egress.local"
 type server struct {
 	log     *slog.Logger
 	audit   *audit.Log
-	live    atomic.Pointer[live]
+	active  atomic.Pointer[activeConfig]
 	tunnels *tunnel.Server
-	// mayVouch tells whether the pair's authority may speak for a host.
-	mayVouch func(policy.Host) bool
-	outer    *goproxy.ProxyHttpServer
-	hop      *hop
-	streams  streams
-	older    older
+	// caPermits tells whether the pair's authority may speak for a host.
+	caPermits    func(policy.Host) bool
+	outer        *goproxy.ProxyHttpServer
+	hop          *hop
+	leases       leases
+	http1Origins http1Origins
 }
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
-	s := &server{log: log, audit: book, hop: hop, mayVouch: minter.Permits}
-	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
-	s.tunnels.H2 = func(a policy.Authority) bool { return !s.older.has(a) }
+	s := &server{log: log, audit: book, hop: hop, caPermits: minter.Permits}
+	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.serveTunnel), log, httpd.IdleTimeout)
+	s.tunnels.H2 = func(a policy.Authority) bool { return !s.http1Origins.has(a) }
 	// goproxy takes the CONNECT apart and answers what is no proxy request;
 	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
 	s.outer = goproxy.NewProxyHttpServer()
@@ -62,18 +62,18 @@ func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	s.outer.OnRequest().HandleConnectFunc(func(host string, _ *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
 		return &goproxy.ConnectAction{Action: goproxy.ConnectHijack, Hijack: func(r *http.Request, c net.Conn, _ *goproxy.ProxyCtx) {
-			s.open(r, c)
+			s.acceptConnect(r, c)
 		}}, host
 	})
-	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.outside), s.log)
-	outer.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
-	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
+	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.serveProxy), s.log)
+	outer.Context = func(c net.Conn) context.Context { return withConn(context.Background(), c) }
+	return s.tunnels.Behind(ctx, outer, sniffListener{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
-// outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
-func (s *server) outside(w http.ResponseWriter, r *http.Request) {
-	if a, ok := viaSocks(r.Context()); ok {
-		s.plain(w, r, a)
+// serveProxy serves the port itself: CONNECT, and plain-HTTP proxy requests.
+func (s *server) serveProxy(w http.ResponseWriter, r *http.Request) {
+	if a, ok := socksAuthority(r.Context()); ok {
+		s.serveSOCKS(w, r, a)
 		return
 	}
 	if r.Method == http.MethodConnect {
@@ -82,8 +82,8 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 			refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
 			return
 		}
-		if !s.mayVouch(authority.Host) {
-			s.refuseOpenly(w, authority, httpd.PrefersText(r))
+		if !s.caPermits(authority.Host) {
+			s.refuseConnect(w, authority, httpd.PrefersText(r))
 			return
 		}
 		s.outer.ServeHTTP(w, r)
@@ -98,17 +98,17 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 		refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "a proxy request is written http://host/path; https goes through CONNECT", r.URL.Redacted(), httpd.AskOperator)
 		return
 	}
-	s.judge(w, r, authority, false)
+	s.serveRequest(w, r, authority, false)
 }
 
 func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
 	refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
 }
 
-// open answers a CONNECT, always with yes: an authority that is refused is
+// acceptConnect answers a CONNECT, always with yes: an authority that is refused is
 // refused inside TLS, where ordinary clients show the reason. Nothing is
 // resolved or dialled for it.
-func (s *server) open(r *http.Request, c net.Conn) {
+func (s *server) acceptConnect(r *http.Request, c net.Conn) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err == nil {
 		_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
@@ -120,21 +120,21 @@ func (s *server) open(r *http.Request, c net.Conn) {
 	s.tunnels.Intercept(c, authority)
 }
 
-// inside serves the requests of a tunnel, whose authority has been checked.
-func (s *server) inside(w http.ResponseWriter, r *http.Request) {
-	s.judge(w, r, tunnel.Authority(r.Context()), true)
+// serveTunnel serves the requests of a tunnel, whose authority has been checked.
+func (s *server) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	s.serveRequest(w, r, tunnel.Authority(r.Context()), true)
 }
 
-// judge decides, writes down, and obeys.
-func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
+// serveRequest decides, writes down, and obeys.
+func (s *server) serveRequest(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
 	defer memtrim.ScheduleIdle()
-	l := s.live.Load()
+	l := s.active.Load()
 	if authority.Host.String() == localHost {
 		l.describe(w)
 		return
 	}
-	a := askOf(r, authority, tls)
-	if to, v := l.sends.redirect(a); v.Allow {
+	a := newRequestInfo(r, authority, tls)
+	if to, v := l.mirrors.redirect(a); v.Allow {
 		if err := s.record(a, v); err != nil {
 			s.log.Error("refusing: the audit cannot be written", "error", err)
 			refuse(w, httpd.PrefersText(r), http.StatusServiceUnavailable, "audit", "the verdict could not be written down", a.url(), httpd.AskOperator)
@@ -144,8 +144,8 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		sendTo(w, to)
 		return
 	}
-	v, route := l.decide(r, a, time.Now())
-	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a, text: httpd.PrefersText(r)}
+	v, route := l.decideRequest(r, a, time.Now())
+	p := &exchange{s: s, config: l, route: route, authority: authority, tls: tls, info: a, plainText: httpd.PrefersText(r)}
 	var out *http.Request
 	if v.Allow {
 		var err error
@@ -158,38 +158,38 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 			v = verdictOf(err)
 		}
 	}
-	if err := s.record(p.ask, v); err != nil {
+	if err := s.record(p.info, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
-		refuse(w, p.text, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.info.url(), httpd.AskOperator)
 		return
 	}
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.Shown(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
-		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.ask.url(), Ask: askFor(v), Text: p.text})
+		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.info.url(), Ask: askFor(v), Text: p.plainText})
 		return
 	}
 	if v.Rule == learnRule {
 		learned.Inc()
 	}
-	ctx := s.streams.begin(r.Context(), p)
-	defer s.streams.end(p)
-	if newer := s.live.Load(); newer != l {
-		s.recall(newer) // it came between the decision and here
+	ctx := s.leases.begin(r.Context(), p)
+	defer s.leases.end(p)
+	if newer := s.active.Load(); newer != l {
+		s.revoke(newer) // it came between the decision and here
 	}
 	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor()}
 	defer answer.count(0) // of one that came to no answer
-	forward.Send(s.hop.transport, answer, s.hop.aim(out.WithContext(ctx), p), p)
+	forward.Send(s.hop.transport, answer, s.hop.forPipelock(out.WithContext(ctx), p), p)
 }
 
-// askOf reduces a request to what a decision depends on.
-func askOf(r *http.Request, a policy.Authority, tls bool) ask {
-	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
+// newRequestInfo reduces a request to what a decision depends on.
+func newRequestInfo(r *http.Request, a policy.Authority, tls bool) requestInfo {
+	return requestInfo{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
 }
 
 // record writes a verdict down. That a name passes here says nothing of what
 // it carries: pipelock judges that, and writes the whole name.
-func (s *server) record(a ask, v policy.Verdict) error {
+func (s *server) record(a requestInfo, v policy.Verdict) error {
 	host := a.authority.Shown()
 	if v.Rule == learnRule {
 		host = a.authority.String() // a route is to be made of it
@@ -209,13 +209,13 @@ func verdictOf(err error) policy.Verdict {
 	return policy.Denied("credential", "the credential could not be put in")
 }
 
-// decide joins the policy's answer with what it cannot know: whether the
+// decideRequest joins the policy's answer with what it cannot know: whether the
 // credential is there, and whether a placeholder goes astray.
-func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *bundle.Route) {
-	v, route := l.ruling(a, now)
+func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
+	v, route := l.decideOrLearn(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
-		if stray := l.wires.inHead(r); stray != "" {
-			return verdictOf(strayed(stray)), nil
+		if stray := l.canaries.findInHead(r); stray != "" {
+			return verdictOf(errMisplaced(stray)), nil
 		}
 	}
 	if !v.Allow {
@@ -229,7 +229,7 @@ func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *b
 		return other, nil
 	}
 	if route.Auth != nil {
-		if missing := l.wallet.missing(route.Auth); !missing.Allow {
+		if missing := l.credentials.missing(route.Auth); !missing.Allow {
 			return missing, nil
 		}
 	}
@@ -265,7 +265,7 @@ func askFor(v policy.Verdict) string {
 }
 
 // url is what was asked for, without its query.
-func (a ask) url() string {
+func (a requestInfo) url() string {
 	if a.tls {
 		return "https://" + a.authority.HostFor(httpsPort) + a.path
 	}
@@ -277,7 +277,7 @@ func refuse(w http.ResponseWriter, text bool, status int, rule, why, url, ask st
 }
 
 // describe answers the magic host.
-func (l *live) describe(w http.ResponseWriter) {
+func (l *activeConfig) describe(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -293,7 +293,7 @@ type routeView struct {
 	Expires string   `json:"expires,omitempty"`
 }
 
-func (l *live) list() []routeView {
+func (l *activeConfig) list() []routeView {
 	all := []routeView{}
 	for _, r := range l.rules {
 		v := routeView{Host: r.Host.String(), Methods: r.Methods, Git: r.Git}
@@ -311,67 +311,67 @@ func (l *live) list() []routeView {
 	return all
 }
 
-// pass is a request that was let through, on its way to the origin.
-type pass struct {
+// exchange is a request that was let through, on its way to the origin.
+type exchange struct {
 	s         *server
-	live      *live
+	config    *activeConfig
 	route     *bundle.Route
 	authority policy.Authority
 	tls       bool
 	injected  []string // names of what holds the credential
-	ask       ask
-	text      bool // a refusal is told as plain text
+	info      requestInfo
+	plainText bool // a refusal is told as plain text
 	stop      context.CancelCauseFunc
 }
 
 // searched tells whether the answers of this host are read to their end.
-func (p *pass) searched() bool { return p.live.rules.injectsFor(p.authority.Host) }
+func (p *exchange) searched() bool { return p.config.rules.injectsFor(p.authority.Host) }
 
 // Answer implements forward.Hooks.
-func (p *pass) Answer(res *http.Response) error {
+func (p *exchange) Answer(res *http.Response) error {
 	if res.Header.Get(httpd.HeaderProto) == "h1" {
-		p.s.older.add(p.authority)
+		p.s.http1Origins.add(p.authority)
 	}
 	delete(res.Header, httpd.HeaderProto)
-	return p.answer(res)
+	return p.redactResponse(res)
 }
 
 // Failed implements forward.Hooks: it answers for an upstream that could not.
-func (p *pass) Failed(w http.ResponseWriter, err error) {
+func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	var unreadable *unreadableError
 	var malformed *http1.Violation
-	var gone *goneError
+	var gone *revokedError
 	var stopped *refusedError
 	switch {
 	case errors.As(err, &stopped):
-		p.s.stopped(p, stopped.v)
-		httpd.Forbid(w, bundle.Egress, stopped.v, p.ask.url(), askFor(stopped.v), p.text)
+		p.s.recordRefusal(p, stopped.v)
+		httpd.Forbid(w, bundle.Egress, stopped.v, p.info.url(), askFor(stopped.v), p.plainText)
 	case errors.As(err, &unreadable):
-		refuse(w, p.text, http.StatusBadGateway, "redaction", unreadable.Error(), p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusBadGateway, "redaction", unreadable.Error(), p.info.url(), httpd.AskOperator)
 	case errors.As(err, &gone):
-		httpd.Forbid(w, bundle.Egress, gone.v, p.ask.url(), httpd.AskAccess, p.text)
+		httpd.Forbid(w, bundle.Egress, gone.v, p.info.url(), httpd.AskAccess, p.plainText)
 	case errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
-		refuse(w, p.text, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.info.url(), httpd.AskOperator)
 	default:
-		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.live.redactor().text(err.Error()))
-		refuse(w, p.text, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
+		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.config.redactor().text(err.Error()))
+		refuse(w, p.plainText, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.info.url(), httpd.AskOperator)
 	}
 }
 
 // Cut implements forward.Hooks: the answer had begun.
-func (p *pass) Cut(err error) {
+func (p *exchange) Cut(err error) {
 	var stopped *refusedError
 	if errors.As(err, &stopped) {
-		p.s.stopped(p, stopped.v)
+		p.s.recordRefusal(p, stopped.v)
 	}
 }
 
-// stopped writes down what was found in the middle of a request.
-func (s *server) stopped(p *pass, v policy.Verdict) {
+// recordRefusal writes down what was found in the middle of a request.
+func (s *server) recordRefusal(p *exchange, v policy.Verdict) {
 	s.log.Info("refused", "host", p.authority.Shown(), "rule", v.Rule, "why", v.Why)
-	if err := s.record(p.ask, v); err != nil {
+	if err := s.record(p.info, v); err != nil {
 		s.log.Error("the audit cannot be written", "error", err) // nothing more is let through
 	}
 }
@@ -413,7 +413,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 }
 
 // outgoing is the request for the origin, before it has its credential.
-func (p *pass) outgoing(r *http.Request) *http.Request {
+func (p *exchange) outgoing(r *http.Request) *http.Request {
 	out := forward.Outgoing(r)
 	h := out.Header
 	httpd.StripOwn(h)
@@ -434,9 +434,9 @@ func (p *pass) outgoing(r *http.Request) *http.Request {
 	return out
 }
 
-// aim turns it into the one that pipelock gets: absolute-form, and with the
+// forPipelock turns it into the one that pipelock gets: absolute-form, and with the
 // names of what holds the credential.
-func (h *hop) aim(out *http.Request, p *pass) *http.Request {
+func (h *hop) forPipelock(out *http.Request, p *exchange) *http.Request {
 	if len(p.injected) > 0 {
 		injections.Inc(p.route.Auth.Type)
 	}

@@ -116,14 +116,14 @@ type stream struct {
 	window     window
 	held       []byte // bytes that the window stands for
 	keepLength bool   // markers are cut or padded to the length of what they replace
-	eating     int32  // the state of what was taken out last: what leads on from there belongs to a longer form; 0: nothing does
+	absorbing  int32  // the state of what was taken out last: what leads on from there belongs to a longer form; 0: nothing does
 }
 
 // clean is feed without a copy: the first n bytes of p go on as they are, the
 // rest is held back. It does nothing, and says so, where something was held
 // back before or must be taken out.
 func (s *stream) clean(p []byte) (n int, ok bool) {
-	if len(s.held) > 0 || s.eating != 0 {
+	if len(s.held) > 0 || s.absorbing != 0 {
 		return 0, false
 	}
 	r, w, b := s.r, s.window.clone(), breaks{}
@@ -148,7 +148,7 @@ func (s *stream) feed(out, p []byte) []byte {
 	var b breaks
 	from := 0 // p[from:] has not been appended yet; s.held stands before it
 	for i := 0; i < len(p); i++ {
-		if s.eats(p[i]) {
+		if s.absorbs(p[i]) {
 			from = i + 1
 			if s.keepLength {
 				out = append(out, '*')
@@ -170,7 +170,7 @@ func (s *stream) feed(out, p []byte) []byte {
 		out = append(out, pending[:len(pending)-raw]...)
 		out = append(out, s.markerOf(m, raw)...)
 		r.found()
-		s.eating = w.state
+		s.absorbing = w.state
 		s.held, from = s.held[:0], i+1
 		*w = window{}
 	}
@@ -184,12 +184,12 @@ func (s *stream) feed(out, p []byte) []byte {
 	return out
 }
 
-// eats tells whether a byte goes with what was taken out before it.
-func (s *stream) eats(c byte) bool {
-	if s.eating != 0 {
-		s.eating = s.r.childOf(s.eating, c)
+// absorbs tells whether a byte goes with what was taken out before it.
+func (s *stream) absorbs(c byte) bool {
+	if s.absorbing != 0 {
+		s.absorbing = s.r.childOf(s.absorbing, c)
 	}
-	return s.eating != 0
+	return s.absorbing != 0
 }
 
 // markerOf is what takes the place of a form with which length bytes go.
@@ -203,14 +203,14 @@ func (s *stream) markerOf(f *form, length int) []byte {
 	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), length-len(f.marker))...)
 }
 
-// follow goes on with another redactor. What is held back may also begin what
+// switchRedactor goes on with another redactor. What is held back may also begin what
 // that one looks for.
-func (s *stream) follow(out []byte, r *redactor) []byte {
+func (s *stream) switchRedactor(out []byte, r *redactor) []byte {
 	if r == s.r {
 		return out
 	}
 	held := s.held
-	s.r, s.window, s.held, s.eating = r, window{}, nil, 0
+	s.r, s.window, s.held, s.absorbing = r, window{}, nil, 0
 	return s.feed(out, held)
 }
 
@@ -244,7 +244,7 @@ func (d *reader) Read(p []byte) (int, error) {
 		n, err := d.body.Read(p)
 		d.out, d.err = d.out[:0], err
 		if d.now != nil {
-			d.out = d.stream.follow(d.out, d.now())
+			d.out = d.stream.switchRedactor(d.out, d.now())
 		}
 		if clean, ok := d.stream.clean(p[:n]); ok && len(d.out) == 0 && err == nil {
 			if clean > 0 {

@@ -20,27 +20,27 @@ import (
 )
 
 const (
-	// fetchWithin bounds one request for a token.
-	fetchWithin = 15 * time.Second
-	// fetchAgain is how long a failure is the answer before the next attempt.
-	fetchAgain = 3 * time.Second
-	// dropAgain is how often an origin's 401 ends a token: an agent can bring
+	// fetchTimeout bounds one request for a token.
+	fetchTimeout = 15 * time.Second
+	// retryDelay is how long a failure is the answer before the next attempt.
+	retryDelay = 3 * time.Second
+	// invalidateInterval is how often an origin's 401 ends a token: an agent can bring
 	// about as many of those as it likes.
-	dropAgain = 10 * time.Second
-	// maxTokenAnswer bounds the answer of a token endpoint, maxToken a token.
-	maxTokenAnswer = 64 << 10
-	maxToken       = 8 << 10
+	invalidateInterval = 10 * time.Second
+	// maxTokenResponse bounds the answer of a token endpoint, maxToken a token.
+	maxTokenResponse = 64 << 10
+	maxToken         = 8 << 10
 )
 
-// mint gets the tokens that end by themselves, with one request at a time for
+// tokenCache gets the tokens that end by themselves, with one request at a time for
 // each, and keeps them until shortly before. It outlives a configuration.
-type mint struct {
+type tokenCache struct {
 	fetch  func(r *http.Request, injected []string) (*http.Response, error)
 	record func(audit.Entry) error
 	now    func() time.Time
 
-	mu     sync.Mutex
-	tokens map[string]*token // by the configuration that asks for it
+	mu      sync.Mutex
+	entries map[string]*tokenEntry // by the configuration that asks for it
 	// issued is what answers are searched for. It is replaced, not changed.
 	issued atomic.Pointer[[]issuedToken]
 }
@@ -51,34 +51,34 @@ type issuedToken struct {
 	until       time.Time
 }
 
-// grant is what a token endpoint gives.
-type grant struct {
+// tokenResponse is what a token endpoint gives.
+type tokenResponse struct {
 	token   string
 	expires time.Time
 	refresh string // to be used next time; empty: as before
 }
 
-// token is what is known of one token. The fields belong to who has the turn.
-type token struct {
-	turn    chan struct{}
-	current grant
-	dropped time.Time // when an origin did not accept one
-	renew   time.Time // from when on a new one is fetched
-	again   time.Time // until when err is the answer
-	err     error
+// tokenEntry is what is known of one token. The fields belong to who has the turn.
+type tokenEntry struct {
+	sem           chan struct{}
+	current       tokenResponse
+	invalidatedAt time.Time // when an origin did not accept one
+	renewAt       time.Time // from when on a new one is fetched
+	retryAt       time.Time // until when err is the answer
+	err           error
 }
 
-func newMint(h *hop, book *audit.Log) *mint {
-	return &mint{fetch: h.fetch, record: book.Record, now: time.Now, tokens: map[string]*token{}}
+func newTokenCache(h *hop, book *audit.Log) *tokenCache {
+	return &tokenCache{fetch: h.fetch, record: book.Record, now: time.Now, entries: map[string]*tokenEntry{}}
 }
 
-func (m *mint) of(key string) *token {
+func (m *tokenCache) entry(key string) *tokenEntry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.tokens[key]
+	t := m.entries[key]
 	if t == nil {
-		t = &token{turn: make(chan struct{}, 1)}
-		m.tokens[key] = t
+		t = &tokenEntry{sem: make(chan struct{}, 1)}
+		m.entries[key] = t
 	}
 	return t
 }
@@ -86,23 +86,23 @@ func (m *mint) of(key string) *token {
 // get is the token for the key: the one that is kept, or the one that ask
 // fetches. The margin is how long before its end a token is replaced. While
 // that fails, the old one goes on to be used.
-func (m *mint) get(ctx context.Context, key string, margin time.Duration, ask func(ctx context.Context, refresh string) (grant, error)) (string, error) {
-	t := m.of(key)
+func (m *tokenCache) get(ctx context.Context, key string, margin time.Duration, fetch func(ctx context.Context, refresh string) (tokenResponse, error)) (string, error) {
+	t := m.entry(key)
 	select {
-	case t.turn <- struct{}{}:
-		defer func() { <-t.turn }()
+	case t.sem <- struct{}{}:
+		defer func() { <-t.sem }()
 	case <-ctx.Done():
 		return "", refused("credential", "the token did not come in time")
 	}
 	now := m.now()
-	if now.Before(t.renew) {
+	if now.Before(t.renewAt) {
 		return t.current.token, nil
 	}
-	if !now.Before(t.again) {
+	if !now.Before(t.retryAt) {
 		// Whoever asked may leave; others wait for the same token.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchWithin)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
-		t.replace(m.now, margin, func() (grant, error) { return ask(ctx, t.current.refresh) })
+		t.refetch(m.now, margin, func() (tokenResponse, error) { return fetch(ctx, t.current.refresh) })
 	}
 	if t.err != nil && !m.now().Before(t.current.expires) {
 		return "", t.err
@@ -110,11 +110,11 @@ func (m *mint) get(ctx context.Context, key string, margin time.Duration, ask fu
 	return t.current.token, nil
 }
 
-// replace fetches the next token, or remembers why there is none.
-func (t *token) replace(now func() time.Time, margin time.Duration, ask func() (grant, error)) {
+// refetch fetches the next token, or remembers why there is none.
+func (t *tokenEntry) refetch(now func() time.Time, margin time.Duration, ask func() (tokenResponse, error)) {
 	g, err := ask()
 	if t.err = err; err != nil {
-		t.again = now().Add(fetchAgain)
+		t.retryAt = now().Add(retryDelay)
 		t.current.refresh = "" // the next attempt begins with that of the slot
 		return
 	}
@@ -122,25 +122,25 @@ func (t *token) replace(now func() time.Time, margin time.Duration, ask func() (
 		g.refresh = t.current.refresh
 	}
 	t.current = g
-	t.renew = g.expires.Add(-min(margin, g.expires.Sub(now())/2))
+	t.renewAt = g.expires.Add(-min(margin, g.expires.Sub(now())/2))
 }
 
-// drop ends a token that an origin does not accept.
-func (m *mint) drop(key string) {
-	t := m.of(key)
+// invalidate ends a token that an origin does not accept.
+func (m *tokenCache) invalidate(key string) {
+	t := m.entry(key)
 	select {
-	case t.turn <- struct{}{}:
-		defer func() { <-t.turn }()
+	case t.sem <- struct{}{}:
+		defer func() { <-t.sem }()
 	default:
 		return // a new one is on its way
 	}
-	if now := m.now(); now.Sub(t.dropped) >= dropAgain {
-		t.renew, t.current.expires, t.dropped = time.Time{}, time.Time{}, now
+	if now := m.now(); now.Sub(t.invalidatedAt) >= invalidateInterval {
+		t.renewAt, t.current.expires, t.invalidatedAt = time.Time{}, time.Time{}, now
 	}
 }
 
-// issue has a token looked for in answers, before anybody can be told it.
-func (m *mint) issue(slot, value string, until time.Time) error {
+// register has a token looked for in answers, before anybody can be told it.
+func (m *tokenCache) register(slot, value string, until time.Time) error {
 	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return errors.New("the token that came is too short, too long or no token")
 	}
@@ -160,7 +160,7 @@ func (m *mint) issue(slot, value string, until time.Time) error {
 
 // send makes a request of egress' own and reads the JSON that answers it. Its
 // errors name the host and the reason, and hold nothing of the request.
-func (m *mint) send(r *http.Request, injected []string, into any) error {
+func (m *tokenCache) send(r *http.Request, injected []string, into any) error {
 	err := m.record(audit.Entry{Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch"})
 	if err != nil {
 		return errors.New("asking for a token could not be written down")
@@ -173,12 +173,12 @@ func (m *mint) send(r *http.Request, injected []string, into any) error {
 		return fmt.Errorf("no token from %s: pipelock did not answer", host)
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxTokenAnswer))
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxTokenResponse))
 	if err != nil {
 		return fmt.Errorf("no token from %s: its answer broke off", host)
 	}
 	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusCreated {
-		return fmt.Errorf("no token from %s: %s", host, failure(res, text))
+		return fmt.Errorf("no token from %s: %s", host, failureReason(res, text))
 	}
 	if err := json.Unmarshal(text, into); err != nil {
 		return fmt.Errorf("no token from %s: its answer is not the JSON that was expected", host)
@@ -186,12 +186,12 @@ func (m *mint) send(r *http.Request, injected []string, into any) error {
 	return nil
 }
 
-// failure says why there was no token: in pipelock's words, or in those that
+// failureReason says why there was no token: in pipelock's words, or in those that
 // RFC 6749 §5.2 has for it.
-func failure(res *http.Response, text []byte) string {
+func failureReason(res *http.Response, text []byte) string {
 	var ours struct{ Error httpd.Refusal }
 	if res.Header.Get(httpd.HeaderRule) != "" && json.Unmarshal(text, &ours) == nil && ours.Error.By == bundle.Pipelock {
-		return "pipelock refuses (" + cut(ours.Error.Rule) + "): " + cut(ours.Error.Why)
+		return "pipelock refuses (" + truncate(ours.Error.Rule) + "): " + truncate(ours.Error.Why)
 	}
 	var theirs struct{ Error string }
 	_ = json.Unmarshal(text, &theirs) // it need not be JSON
@@ -202,7 +202,7 @@ func failure(res *http.Response, text []byte) string {
 	return fmt.Sprintf("status %d", res.StatusCode)
 }
 
-func cut(text string) string { return text[:min(len(text), 200)] }
+func truncate(text string) string { return text[:min(len(text), 200)] }
 
 // fetch sends a request of egress' own, which may go nowhere but through
 // pipelock, like every other.
@@ -217,16 +217,16 @@ func (h *hop) fetch(r *http.Request, injected []string) (*http.Response, error) 
 	return h.transport.RoundTrip(r)
 }
 
-// mintKey names what a route asks for.
-func mintKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
+// tokenKey names what a route asks for.
+func tokenKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
 
-// minted is the token of a route, fetched when it is not there.
-func (l *live) minted(ctx context.Context, a *bundle.Auth) (string, error) {
+// token is the token of a route, fetched when it is not there.
+func (l *activeConfig) token(ctx context.Context, a *bundle.Auth) (string, error) {
 	ask, margin := l.askOAuth, time.Minute
 	if a.Type == "github_app" {
 		ask, margin = l.askGitHub, 5*time.Minute
 	}
-	text, err := l.mint.get(ctx, mintKey(a), margin, func(ctx context.Context, refresh string) (grant, error) {
+	text, err := l.tokens.get(ctx, tokenKey(a), margin, func(ctx context.Context, refresh string) (tokenResponse, error) {
 		g, err := ask(ctx, a, refresh)
 		outcome := "ok"
 		if err != nil {
@@ -243,11 +243,11 @@ func (l *live) minted(ctx context.Context, a *bundle.Auth) (string, error) {
 	return "", &refusedError{policy.Denied("credential", l.redactor().text(err.Error()))}
 }
 
-// answered hears the status of each answer to a route: a token that was not
+// invalidateOn401 hears the status of each answer to a route: a token that was not
 // accepted is used no more. The request is not sent again, for its body has
 // gone.
-func (l *live) answered(a *bundle.Auth, status int) {
+func (l *activeConfig) invalidateOn401(a *bundle.Auth, status int) {
 	if status == http.StatusUnauthorized && a != nil && (a.Type == "oauth" || a.Type == "github_app") {
-		l.mint.drop(mintKey(a))
+		l.tokens.invalidate(tokenKey(a))
 	}
 }

@@ -31,7 +31,7 @@ type endpoint struct {
 }
 
 // newEndpoint makes it, and a configuration that gets its tokens there.
-func newEndpoint(t *testing.T, a *bundle.Auth, slots wallet) (*endpoint, *live) {
+func newEndpoint(t *testing.T, a *bundle.Auth, slots credentials) (*endpoint, *activeConfig) {
 	t.Helper()
 	e := &endpoint{}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.answer(e.asked.Add(1), w, r) }))
@@ -41,9 +41,9 @@ func newEndpoint(t *testing.T, a *bundle.Auth, slots wallet) (*endpoint, *live) 
 	must(t, err)
 	t.Cleanup(func() { book.Close() })
 	a.TokenURL, a.APIURL = e.URL+"/token", e.URL
-	l := liveFor(a, slots)
-	l.mint = newMint(&hop{direct: true, transport: http.DefaultTransport}, book)
-	l.mint.now = func() time.Time { return time.Unix(e.time.Load(), 0) }
+	l := configFor(a, slots)
+	l.tokens = newTokenCache(&hop{direct: true, transport: http.DefaultTransport}, book)
+	l.tokens.now = func() time.Time { return time.Unix(e.time.Load(), 0) }
 	return e, l
 }
 
@@ -52,15 +52,15 @@ func oauthAuth() *bundle.Auth {
 }
 
 // bearerOf is the credential that a request gets.
-func bearerOf(t *testing.T, l *live) (string, error) {
+func bearerOf(t *testing.T, l *activeConfig) (string, error) {
 	t.Helper()
 	out := httptest.NewRequest(http.MethodGet, "https://api.test/", nil)
 	_, err := l.inject(t.Context(), out, l.rules[0].Auth)
 	return strings.TrimPrefix(out.Header.Get("Authorization"), "Bearer "), err
 }
 
-func TestTokens(t *testing.T) {
-	e, l := newEndpoint(t, oauthAuth(), wallet{"ID": "id", "SECRET": "the-secret+1"})
+func TestTokensAreFetchedAndRenewed(t *testing.T) {
+	e, l := newEndpoint(t, oauthAuth(), credentials{"ID": "id", "SECRET": "the-secret+1"})
 	e.answer = func(n int32, w http.ResponseWriter, r *http.Request) {
 		id, secret, _ := r.BasicAuth()
 		if id != "id" || secret != "the-secret%2B1" || r.PostFormValue("grant_type") != "client_credentials" || r.PostFormValue("scope") != "a b" {
@@ -82,14 +82,14 @@ func TestTokens(t *testing.T) {
 	if got := l.redactor().text("token-number-1 token-number-2"); got != "[redacted:SECRET] [redacted:SECRET]" {
 		t.Errorf("both are looked for: %s", got)
 	}
-	l.answered(l.rules[0].Auth, http.StatusOK)
+	l.invalidateOn401(l.rules[0].Auth, http.StatusOK)
 	want("accepted", "token-number-2")
-	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
+	l.invalidateOn401(l.rules[0].Auth, http.StatusUnauthorized)
 	want("not accepted", "token-number-3")
-	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
+	l.invalidateOn401(l.rules[0].Auth, http.StatusUnauthorized)
 	want("not accepted again at once", "token-number-3")
 	e.time.Add(11)
-	l.answered(l.rules[0].Auth, http.StatusUnauthorized)
+	l.invalidateOn401(l.rules[0].Auth, http.StatusUnauthorized)
 	want("not accepted later", "token-number-4")
 	if got := l.redactor().text("token-number-2"); got != "[redacted:SECRET]" {
 		t.Errorf("one that was given up is looked for: %s", got)
@@ -109,16 +109,16 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestATokenInAnOlderStream has a stream that began before the token was
+// TestTokenIsRedactedInAnEarlierStream has a stream that began before the token was
 // there, and tells it back.
-func TestATokenInAnOlderStream(t *testing.T) {
-	_, l := newEndpoint(t, oauthAuth(), wallet{"ID": "id", "SECRET": "the-secret"})
+func TestTokenIsRedactedInAnEarlierStream(t *testing.T) {
+	_, l := newEndpoint(t, oauthAuth(), credentials{"ID": "id", "SECRET": "the-secret"})
 	from, to := io.Pipe()
 	body := newReader(from, l.redactor(), false)
 	body.now = l.redactor
 	go func() {
 		fmt.Fprint(to, "event: the-sec")
-		if err := l.mint.issue("SECRET", "the-security-token", l.mint.now().Add(time.Hour)); err != nil {
+		if err := l.tokens.register("SECRET", "the-security-token", l.tokens.now().Add(time.Hour)); err != nil {
 			t.Error(err)
 		}
 		fmt.Fprint(to, "urity-token and the-secret")
@@ -130,8 +130,8 @@ func TestATokenInAnOlderStream(t *testing.T) {
 	}
 }
 
-func TestOneRequestForAToken(t *testing.T) {
-	e, l := newEndpoint(t, oauthAuth(), wallet{"ID": "id", "SECRET": "the-secret"})
+func TestConcurrentRequestsFetchOneToken(t *testing.T) {
+	e, l := newEndpoint(t, oauthAuth(), credentials{"ID": "id", "SECRET": "the-secret"})
 	arrived, leave := make(chan struct{}), make(chan struct{})
 	e.answer = func(n int32, w http.ResponseWriter, _ *http.Request) {
 		if n == 1 {
@@ -166,7 +166,7 @@ func TestOneRequestForAToken(t *testing.T) {
 func TestRefreshTokens(t *testing.T) {
 	a := oauthAuth()
 	a.RefreshSlot, a.ClientAuth = "REFRESH", "body"
-	e, l := newEndpoint(t, a, wallet{"ID": "id", "SECRET": "the-secret", "REFRESH": "refresh-of-the-slot"})
+	e, l := newEndpoint(t, a, credentials{"ID": "id", "SECRET": "the-secret", "REFRESH": "refresh-of-the-slot"})
 	var got []string
 	e.answer = func(n int32, w http.ResponseWriter, r *http.Request) {
 		if r.PostFormValue("client_id") != "id" || r.PostFormValue("client_secret") != "the-secret" || r.Header.Get("Authorization") != "" {
@@ -198,13 +198,13 @@ func TestRefreshTokens(t *testing.T) {
 	}
 }
 
-func TestUnfitTokens(t *testing.T) {
+func TestInvalidTokensAreRefused(t *testing.T) {
 	for name, answer := range map[string]string{
 		"no JSON": "hello", "nothing": "{}", "too short": `{"access_token": "1234567"}`, "two lines": `{"access_token": "1234567890\r\nX: y"}`,
-		"another type": `{"access_token": "1234567890", "token_type": "mac"}`, "endless": `{"access_token": "` + strings.Repeat("a", maxTokenAnswer) + `"}`,
+		"another type": `{"access_token": "1234567890", "token_type": "mac"}`, "endless": `{"access_token": "` + strings.Repeat("a", maxTokenResponse) + `"}`,
 		"too long": `{"access_token": "` + strings.Repeat("a", maxToken+1) + `"}`,
 	} {
-		e, l := newEndpoint(t, oauthAuth(), wallet{"ID": "id", "SECRET": "the-secret"})
+		e, l := newEndpoint(t, oauthAuth(), credentials{"ID": "id", "SECRET": "the-secret"})
 		e.answer = func(_ int32, w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) }
 		if _, err := bearerOf(t, l); ruleOf(err) != "credential" || len(err.Error()) > 300 {
 			t.Errorf("%s: %v", name, err)
@@ -227,13 +227,13 @@ func appKey(t *testing.T, pkcs8 bool) (*rsa.PrivateKey, string) {
 func TestGitHubApp(t *testing.T) {
 	a := &bundle.Auth{Type: "github_app", AppID: "12", InstallationID: "34", KeySlot: "KEY"}
 	_, text := appKey(t, true)
-	e, l := newEndpoint(t, a, wallet{"KEY": strings.ReplaceAll(text, "\n", `\n`)})
+	e, l := newEndpoint(t, a, credentials{"KEY": strings.ReplaceAll(text, "\n", `\n`)})
 	e.answer = func(n int32, w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost || r.URL.Path != "/app/installations/34/access_tokens" {
 			t.Errorf("%s %s", r.Method, r.URL)
 		}
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprintf(w, `{"token": "token-number-%d", "expires_at": "%s"}`, n, l.mint.now().Add(time.Hour).UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, `{"token": "token-number-%d", "expires_at": "%s"}`, n, l.tokens.now().Add(time.Hour).UTC().Format(time.RFC3339))
 	}
 	for path, want := range map[string]string{"/repos": "Bearer token-number-1", "/o/r.git/info/refs": basic("x-access-token", "token-number-1"), "/o/r.git/git-upload-pack": basic("x-access-token", "token-number-1")} {
 		out := httptest.NewRequest(http.MethodGet, "https://github.test"+path, nil)
@@ -247,15 +247,15 @@ func TestGitHubApp(t *testing.T) {
 	}
 }
 
-func TestKeys(t *testing.T) {
+func TestAppKeyFormats(t *testing.T) {
 	for _, pkcs8 := range []bool{true, false} {
 		_, text := appKey(t, pkcs8)
-		if v := (wallet{"KEY": text}).missing(&bundle.Auth{Type: "github_app", KeySlot: "KEY"}); !v.Allow {
+		if v := (credentials{"KEY": text}).missing(&bundle.Auth{Type: "github_app", KeySlot: "KEY"}); !v.Allow {
 			t.Errorf("%+v", v)
 		}
 	}
 	for name, text := range map[string]string{"nothing": "", "no PEM": "12345678", "a certificate": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----"} {
-		if v := (wallet{"KEY": text}).missing(&bundle.Auth{Type: "github_app", KeySlot: "KEY"}); v.Allow || strings.Contains(v.Why, "MAAA") {
+		if v := (credentials{"KEY": text}).missing(&bundle.Auth{Type: "github_app", KeySlot: "KEY"}); v.Allow || strings.Contains(v.Why, "MAAA") {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 	"airlock/internal/policy"
 )
 
-// refuseOpenly answers a CONNECT to a host for which a constrained authority
+// refuseConnect answers a CONNECT to a host for which a constrained authority
 // may not speak: inside TLS the client would see a bad certificate instead of
 // the reason (docs/decisions/0013-constrained-authority.md).
-func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority, text bool) {
-	v := s.live.Load().rules.unvouched(a)
+func (s *server) refuseConnect(w http.ResponseWriter, a policy.Authority, text bool) {
+	v := s.active.Load().rules.outsideConstraints(a)
 	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.Shown(), Method: http.MethodConnect}); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
 	}
@@ -22,13 +22,13 @@ func (s *server) refuseOpenly(w http.ResponseWriter, a policy.Authority, text bo
 	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v), text)
 }
 
-// unvouched is the verdict on a host outside the authority's constraints: a
+// outsideConstraints is the verdict on a host outside the authority's constraints: a
 // route may name it that was granted after the pair had started.
-func (rs rules) unvouched(a policy.Authority) policy.Verdict {
+func (rs rules) outsideConstraints(a policy.Authority) policy.Verdict {
 	for i := range rs {
 		if rs[i].Host.MatchesAuthority(a, httpsPort) {
 			return policy.Denied("ca", "the pair's authority is constrained and may not speak for "+a.Host.String()+", which "+rs.name(i)+" names: that takes a new pair")
 		}
 	}
-	return rs.unnamed(a)
+	return rs.noRouteVerdict(a)
 }

@@ -25,16 +25,16 @@ type unreadableError struct{ why string }
 
 func (e *unreadableError) Error() string { return e.why }
 
-// answer redacts what the upstream sent. Answers of hosts that get no
+// redactResponse redacts what the upstream sent. Answers of hosts that get no
 // credential are searched too when they are plain: another service may have
 // been told the token by an earlier request.
-func (p *pass) answer(res *http.Response) error {
-	p.live.answered(p.route.Auth, res.StatusCode)
-	r := p.live.redactor()
+func (p *exchange) redactResponse(res *http.Response) error {
+	p.config.invalidateOn401(p.route.Auth, res.StatusCode)
+	r := p.config.redactor()
 	r.header(res.Header)
 	r.header(res.Trailer) // the names that are announced
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return readFrames(res, p.live.redactor, p.watchFrames(), p.whyClosed)
+		return readFrames(res, p.config.redactor, p.watchFrames(), p.closeStatus)
 	}
 	if r.empty() {
 		return nil
@@ -52,7 +52,7 @@ func (p *pass) answer(res *http.Response) error {
 			return err
 		}
 	}
-	return redactBody(res, p.live.redactor)
+	return redactBody(res, p.config.redactor)
 }
 
 // redactBody redacts with what is to be looked for at each moment: while a
@@ -68,40 +68,40 @@ func redactBody(res *http.Response, now func() *redactor) error {
 		}
 		res.Body.Close()
 		whole = now().all(whole)
-		res.Body = ready{bytes.NewReader(whole)}
+		res.Body = wholeBody{bytes.NewReader(whole)}
 		res.ContentLength = int64(len(whole))
 		res.Header.Set("Content-Length", strconv.Itoa(len(whole)))
 		return nil
 	}
 	body := newReader(res.Body, now(), res.ContentLength > 0)
 	body.now = now
-	res.Body = &trailing{body, res, now}
+	res.Body = &trailerRedactor{body, res, now}
 	return nil
 }
 
 // Buffered reports whether a Read would return at once.
-func (t *trailing) Buffered() bool {
+func (t *trailerRedactor) Buffered() bool {
 	b, ok := t.ReadCloser.(interface{ Buffered() bool })
 	return ok && b.Buffered()
 }
 
-// ready is a body that is there as a whole.
-type ready struct{ io.Reader }
+// wholeBody is a body that is there as a whole.
+type wholeBody struct{ io.Reader }
 
 // Close implements io.Closer.
-func (ready) Close() error { return nil }
+func (wholeBody) Close() error { return nil }
 
 // Buffered tells that a Read returns at once.
-func (ready) Buffered() bool { return true }
+func (wholeBody) Buffered() bool { return true }
 
-// trailing redacts the trailer, which is there once the body has ended.
-type trailing struct {
+// trailerRedactor redacts the trailer, which is there once the body has ended.
+type trailerRedactor struct {
 	io.ReadCloser
 	res *http.Response
 	now func() *redactor
 }
 
-func (t *trailing) Read(p []byte) (int, error) {
+func (t *trailerRedactor) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	if err == io.EOF {
 		t.now().header(t.res.Trailer)
@@ -138,23 +138,23 @@ func decode(res *http.Response, encoding string) error {
 	case !inflate.Known([]string{encoding}):
 		return &unreadableError{"the answer is encoded in a way that cannot be searched for the credential"}
 	}
-	res.Body = &unpacked{ReadCloser: res.Body, encoding: encoding}
+	res.Body = &decodedBody{ReadCloser: res.Body, encoding: encoding}
 	res.Header.Del("Content-Encoding")
 	res.Header.Del("Content-Length")
 	res.ContentLength = -1
 	return nil
 }
 
-// unpacked is a body that is decoded while it is read: its header waits for
+// decodedBody is a body that is decoded while it is read: its header waits for
 // nothing, and an empty one is just that.
-type unpacked struct {
+type decodedBody struct {
 	io.ReadCloser
 	encoding string
 	plain    io.Reader // nil: not begun
 }
 
 // Read implements io.Reader.
-func (u *unpacked) Read(p []byte) (int, error) {
+func (u *decodedBody) Read(p []byte) (int, error) {
 	if u.plain == nil {
 		first := make([]byte, 1)
 		if _, err := io.ReadFull(u.ReadCloser, first); err != nil {
@@ -169,34 +169,34 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	return u.plain.Read(p)
 }
 
-// whyClosed says with which close frame a WebSocket ends, and sees to it that
+// closeStatus says with which close frame a WebSocket ends, and sees to it that
 // the end is written down.
-func (p *pass) whyClosed(err error) (status int, reason string) {
+func (p *exchange) closeStatus(err error) (status int, reason string) {
 	var refused *refusedError
 	switch {
 	case errors.As(err, &refused): // written down by who refused it
 		return websocket.StatusPolicy, refused.v.Why
 	case errors.Is(err, websocket.ErrBusy):
-		p.s.stopped(p, policy.Denied("memory", err.Error()))
+		p.s.recordRefusal(p, policy.Denied("memory", err.Error()))
 	case websocket.StatusOf(err) != 0:
-		p.s.stopped(p, policy.Denied("websocket", err.Error()))
+		p.s.recordRefusal(p, policy.Denied("websocket", err.Error()))
 	}
 	return websocket.StatusOf(err), err.Error()
 }
 
 // watchFrames closes a WebSocket in which the agent sends a placeholder.
-func (p *pass) watchFrames() *websocket.Inspector {
-	if p.live.wires.forms.empty() {
+func (p *exchange) watchFrames() *websocket.Inspector {
+	if p.config.canaries.forms.empty() {
 		return nil
 	}
-	w := &wire{forms: p.live.wires.forms}
+	w := &matcher{forms: p.config.canaries.forms}
 	return websocket.NewInspector(websocket.Client, func(f websocket.Frame) error {
-		name := w.in(f.Payload)
+		name := w.match(f.Payload)
 		if name == "" {
 			return nil
 		}
-		err := strayed(name)
-		p.s.stopped(p, verdictOf(err))
+		err := errMisplaced(name)
+		p.s.recordRefusal(p, verdictOf(err))
 		return err
 	})
 }
