@@ -9,9 +9,9 @@ import (
 	"airlock/internal/policy"
 )
 
-// refuseConnect answers a CONNECT to a host for which a constrained authority
-// may not speak: inside TLS the client would see a bad certificate instead of
-// the reason (docs/decisions/0013-constrained-authority.md).
+// refuseConnect refuses a CONNECT to a host outside the name constraints of the pair's certificate
+// authority. Inside TLS the client would see an invalid certificate instead of the reason
+// (docs/decisions/0013-constrained-authority.md).
 func (s *server) refuseConnect(w http.ResponseWriter, a policy.Authority, text bool) {
 	v := s.active.Load().rules.outsideConstraints(a)
 	if err := s.audit.Record(audit.Entry{Verdict: v.Word(), Rule: v.Rule, Why: v.Why, Host: a.Shown(), Method: http.MethodConnect}); err != nil {
@@ -22,8 +22,8 @@ func (s *server) refuseConnect(w http.ResponseWriter, a policy.Authority, text b
 	httpd.Forbid(w, bundle.Egress, v, "https://"+a.HostFor(httpsPort)+"/", askFor(v), text)
 }
 
-// outsideConstraints is the verdict on a host outside the authority's constraints: a
-// route may name it that was granted after the pair had started.
+// outsideConstraints returns the verdict on a host outside the constraints. A route that was granted
+// after the start of the pair may name it.
 func (rs rules) outsideConstraints(a policy.Authority) policy.Verdict {
 	for i := range rs {
 		if rs[i].Host.MatchesAuthority(a, httpsPort) {

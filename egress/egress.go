@@ -1,9 +1,10 @@
-// Package egress is the agent's only way to the web. It terminates the
-// agent's TLS, lets a request pass when a route names it, takes the agent's
-// own credentials out and puts the real one in, and hands the request to
-// pipelock over a socket of the bundle. What comes back it searches for the
-// credential, so that no upstream can tell it to the agent. It resolves no
-// name and dials nothing but pipelock.
+// Package egress is the agent's only access to the web. It terminates the agent's TLS, forwards a
+// request if a route allows it, removes the agent's own credentials, injects the real one, and sends
+// the request to pipelock over a socket of the bundle. It redacts the credential from responses, so
+// that no upstream can return it to the agent. It resolves no names and dials only pipelock.
+//
+// Each request is handled by the goroutine of its connection with one activeConfig, which a reload
+// replaces as a whole.
 package egress
 
 import (
@@ -32,18 +33,18 @@ import (
 	"airlock/internal/secretmem"
 )
 
-// drain is how long requests in progress may take after the end was asked for.
+// drain is how long requests in progress may take after a stop was requested.
 const drain = 8 * time.Second
 
 // Config is what Run needs.
 type Config struct {
 	File   string               // path of egress.yaml; read again on SIGHUP
-	Dirs   bundle.Dirs          // what the well-known folders in the file stand for
+	Dirs   bundle.Dirs          // the folders that paths in the file refer to
 	Pair   string               // for the audit
-	Getenv func(string) string  // where the slots are; never nil
+	Getenv func(string) string  // returns the values of the slots; never nil
 	Reload <-chan os.Signal     // each value is one reload; nil: never
 	Log    *slog.Logger         // never nil
-	Ready  func(address string) // told once, when requests are served; may be nil
+	Ready  func(address string) // called once, when requests are served; may be nil
 }
 
 // Main runs egress as the applet of that name.
@@ -66,14 +67,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: slots, Reload: reload, Log: log})
 }
 
-// Validate says everything that is wrong with the configuration, the file
-// that it names among it.
+// Validate returns all errors of the configuration, including those of the file that it names.
 func (c Config) Validate() error {
 	_, _, err := c.load()
 	return err
 }
 
-// load reads the file into the policy that is served.
+// load reads the file into a configuration that can be served.
 func (c Config) load() (bundle.EgressFile, *activeConfig, error) {
 	file, digest, err := bundle.LoadBy[bundle.EgressFile](activation.Open, c.File)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c Config) load() (bundle.EgressFile, *activeConfig, error) {
 	}, nil
 }
 
-// Run serves until ctx ends or something fails that cannot be mended.
+// Run serves until ctx ends or an unrecoverable error occurs.
 func Run(ctx context.Context, c Config) error {
 	file, first, err := c.load()
 	if err != nil {
@@ -119,7 +119,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	s := newServer(c.Log, log, hop, minter)
 	first.tokens = newTokenCache(hop, log)
-	first.redactor() // now, not with the first answer
+	first.redactor() // built now rather than for the first response
 	s.active.Store(first)
 	first.warn(c.Log)
 	expose(s.tunnels)
@@ -139,7 +139,7 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
-// reloads swaps the policy whenever asked. A bad file leaves the old one.
+// reloads replaces the configuration on each value of c.Reload. An invalid file changes nothing.
 func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 	for {
 		select {
@@ -167,29 +167,30 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 	}
 }
 
-// activeConfig is one configuration, as it is served.
+// activeConfig is one loaded configuration with everything derived from it. Apart from the cached
+// redactor it is read-only, and may be used concurrently.
 type activeConfig struct {
 	digest      string
-	file        string // that it was read from
-	lines       []int  // of each route in it
+	file        string // path of the configuration
+	lines       []int  // line of each route in the file
 	rules       rules
-	mirrors     mirrors          // git to git-gate
-	learn       []policy.Pattern // learn mode passes what goes there; none: it is off
+	mirrors     mirrors          // repositories that are redirected to git-gate
+	learn       []policy.Pattern // hosts of learn mode; none: it is off
 	credentials credentials
 	canaries    canaries
-	patterns    []form      // of the wallet
+	patterns    []form      // forms of the credentials, for redaction
 	tokens      *tokenCache // nil where nothing is served
 
 	cachedRedactor atomic.Pointer[redactorCache]
 }
 
-// redactorCache is a redactor and the tokens that it was made for.
+// redactorCache is a redactor and the list of issued tokens that it was built for.
 type redactorCache struct {
 	redactor *redactor
 	issued   *[]issuedToken
 }
 
-// redactor looks for everything that an answer must not tell, as of now.
+// redactor returns the redactor for all credentials and the tokens issued so far.
 func (l *activeConfig) redactor() *redactor {
 	var issued *[]issuedToken
 	if l.tokens != nil {
@@ -209,14 +210,13 @@ func (l *activeConfig) redactor() *redactor {
 	return next.redactor
 }
 
-// announce tells the supervisor what is served.
+// announce notifies the supervisor of the configuration in force.
 func (l *activeConfig) announce() {
 	activation.Notify(activation.KeyDegraded, l.learnNotice())
 	activation.Ready(l.digest)
 }
 
-// warn says which routes will refuse for want of a credential, and that more
-// passes than the routes.
+// warn logs which routes will refuse because a credential is missing, and whether learn mode is on.
 func (l *activeConfig) warn(log *slog.Logger) {
 	if m := l.learnNotice(); m != "" {
 		log.Warn(m)

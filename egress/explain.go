@@ -12,8 +12,7 @@ import (
 	"airlock/internal/policy"
 )
 
-// explain says how a request would be judged that nobody has sent. Nothing is
-// resolved, dialled or written down for it.
+// explain returns the verdict on a request without sending it. Nothing is resolved, dialled or recorded.
 func (l *activeConfig) explain(q policy.Question, now time.Time) policy.Explanation {
 	x := policy.Explanation{Daemon: bundle.Egress}
 	t, err := policy.ParseTarget(q.URL)
@@ -47,7 +46,7 @@ func (l *activeConfig) explain(q policy.Question, now time.Time) policy.Explanat
 	return x
 }
 
-// at is the file and the line of a rule that is a route; empty for another.
+// at returns the file and line of a rule that is a route, and "" for others.
 func (l *activeConfig) at(rule string) string {
 	for i := range l.rules {
 		if i < len(l.lines) && l.rules.name(i) == rule {
@@ -57,8 +56,8 @@ func (l *activeConfig) at(rule string) string {
 	return ""
 }
 
-// routeFor is the route that would let pass a request and no other, as it is
-// written in egress.yaml and in a manifest.
+// routeFor returns a route that allows only that request, as it is written in egress.yaml and in a
+// manifest.
 func routeFor(t policy.Target, method string) string {
 	path, err := policy.CleanPath(t.Path)
 	if err != nil || strings.Contains(path, "*") {
@@ -71,8 +70,7 @@ func routeFor(t policy.Target, method string) string {
 	return fmt.Sprintf("{host: %s, methods: [%s], paths: [%s]%s}", strconv.Quote(t.Authority.HostFor(httpsPort)), method, strconv.Quote(path), git)
 }
 
-// explain adds what the routes do not know: whether the pair's authority may
-// speak for the host.
+// explain adds to the verdict of the routes whether the pair's certificate authority permits the host.
 func (s *server) explain(q policy.Question) policy.Explanation {
 	l := s.active.Load()
 	x := l.explain(q, time.Now())
@@ -83,14 +81,14 @@ func (s *server) explain(q policy.Question) policy.Explanation {
 	return x
 }
 
-// registerQueries answers the supervisor's questions from the rules of the moment.
+// registerQueries registers handlers for the supervisor's queries, which use the current configuration.
 func (s *server) registerQueries() {
 	s.meterLearning()
 	activation.HandleQuery(activation.TopicExplain, s.explain)
 	activation.HandleQuery(activation.TopicRoutes, func(any) routesView { return s.active.Load().view() })
 }
 
-// routesView is what is in force, for the operator.
+// routesView is the configuration in force, for the operator.
 type routesView struct {
 	Mode   string      `json:"mode,omitempty"`
 	Routes []routeView `json:"routes"`

@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// http1OriginTTL is how long an origin counts as one without HTTP/2.
+	// http1OriginTTL is how long an origin counts as having no HTTP/2.
 	http1OriginTTL = time.Hour
-	// maxHTTP1Origins bounds how many are remembered.
+	// maxHTTP1Origins bounds the number of entries.
 	maxHTTP1Origins = 1024
 )
 
-// http1Origins are the origins that were asked by an agent with HTTP/2 and have only
-// HTTP/1.1. The next tunnel to one of them does not offer what it does not
-// have, so that nothing need be translated. The first cannot know: whoever
-// opens a tunnel has not been allowed anything yet, and nothing is dialled.
+// http1Origins caches, for an hour, origins that answered an HTTP/2 client over HTTP/1.1, so that the
+// next tunnel to them does not offer h2 and nothing has to be translated. The first tunnel cannot
+// know: no request has been allowed when it is opened, so nothing has been dialled. Its methods may
+// be called concurrently.
 type http1Origins struct {
 	mu    sync.Mutex
 	until map[policy.Authority]time.Time
@@ -27,7 +27,7 @@ func (o *http1Origins) add(a policy.Authority) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.until == nil || len(o.until) >= maxHTTP1Origins {
-		o.until = map[policy.Authority]time.Time{} // to be learnt anew costs a translation
+		o.until = map[policy.Authority]time.Time{} // costs one translation per origin
 	}
 	o.until[a] = time.Now().Add(http1OriginTTL)
 }

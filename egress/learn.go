@@ -9,14 +9,14 @@ import (
 	"airlock/internal/policy"
 )
 
-// learnRule is the rule of a verdict that only learn mode let pass.
+// learnRule is the rule of a verdict that allows only because of learn mode.
 const learnRule = "learn"
 
 var learned = metrics.NewCounter("airlock_egress_learned_requests_total", "Requests that no route let pass, only learn mode.")
 
-// decideOrLearn is the routes' verdict; where they refuse, and the operator wants to
-// learn about the host, the request passes with the reason written down, and
-// with no credential. A push, a bad path and a bad method never pass.
+// decideOrLearn returns the verdict of the routes. If they deny a request to a host of learn mode, it is
+// allowed without a credential, and the audit gets the reason of the denial. A push, an invalid path
+// and an invalid method are never allowed.
 func (l *activeConfig) decideOrLearn(a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
 	refused, route := l.rules.decide(a, now)
 	if refused.Allow || len(l.learn) == 0 {
@@ -38,7 +38,7 @@ func (l *activeConfig) decideOrLearn(a requestInfo, now time.Time) (policy.Verdi
 	return refused, nil
 }
 
-// oneLine is a refusal in one line.
+// oneLine returns a denial as one line.
 func oneLine(v policy.Verdict) string {
 	if v.Rule == noRoute {
 		return v.Why
@@ -46,7 +46,7 @@ func oneLine(v policy.Verdict) string {
 	return v.Rule + ": " + v.Why
 }
 
-// learnNotice is how the operator is told, and empty while routes alone decide.
+// learnNotice returns the notice for the operator that learn mode is on; empty: it is off.
 func (l *activeConfig) learnNotice() string {
 	if len(l.learn) == 0 {
 		return ""
@@ -58,7 +58,7 @@ func (l *activeConfig) learnNotice() string {
 	return "learn mode: whatever is asked of " + strings.Join(hosts, ", ") + " passes without a credential, and is written down"
 }
 
-// meterLearning tells whether learn mode is on, and what it let pass.
+// meterLearning exposes whether learn mode is on and how many requests it allowed.
 func (s *server) meterLearning() {
 	metrics.Expose(learned)
 	metrics.SetGauge("airlock_egress_learn_mode", "1 while learn mode is on.", func() (float64, bool) {

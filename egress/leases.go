@@ -9,28 +9,28 @@ import (
 	"airlock/internal/policy"
 )
 
-// revokeGrace is how long a request may go on whose route has gone away: long
-// enough for an ordinary answer, not for a stream.
+// revokeGrace is how long a request may continue after its route was removed or expired: long enough for
+// an ordinary response, not for a stream.
 const revokeGrace = 3 * time.Second
 
-// leases are the requests in progress.
+// leases are the requests in progress and how long each may continue.
 type leases struct {
 	mu   sync.Mutex
 	open map[*exchange]*lease
 }
 
-// lease is how long a request in progress may go on.
+// lease is the permission of a request in progress to continue. leases.mu guards it.
 type lease struct {
-	timer    *time.Timer // when it is judged again; nil: not before the next reload
-	expiring bool        // its route has gone away, and the grace runs
+	timer    *time.Timer // rechecks the request; nil: not before the next reload
+	expiring bool        // its route is gone, and revokeGrace runs
 }
 
-// revokedError is why a request in progress was ended.
+// revokedError is the cause of a request that was canceled while in progress.
 type revokedError struct{ v policy.Verdict }
 
 func (e *revokedError) Error() string { return e.v.Rule + ": " + e.v.Why }
 
-// begin makes the context of a request that was let through.
+// begin adds an allowed request and returns its context.
 func (s *leases) begin(ctx context.Context, p *exchange) context.Context {
 	ctx, p.stop = context.WithCancelCause(ctx)
 	s.mu.Lock()
@@ -43,6 +43,7 @@ func (s *leases) begin(ctx context.Context, p *exchange) context.Context {
 	return ctx
 }
 
+// end removes a request that has ended.
 func (s *leases) end(p *exchange) {
 	p.stop(nil)
 	s.mu.Lock()
@@ -51,7 +52,7 @@ func (s *leases) end(p *exchange) {
 	delete(s.open, p)
 }
 
-// scheduleRecheck has the request judged again after a while; 0: never.
+// scheduleRecheck rechecks the request after d; 0: never.
 func (t *lease) scheduleRecheck(p *exchange, d time.Duration) {
 	if t.timer != nil {
 		t.timer.Stop()
@@ -62,7 +63,7 @@ func (t *lease) scheduleRecheck(p *exchange, d time.Duration) {
 	}
 }
 
-// renew lets the request go on as long as its route does.
+// renew lets the request continue until its route expires.
 func (t *lease) renew(p *exchange, r *bundle.Route) {
 	t.expiring = false
 	if r.Expires.IsZero() {
@@ -72,8 +73,8 @@ func (t *lease) renew(p *exchange, r *bundle.Route) {
 	t.scheduleRecheck(p, max(time.Until(r.Expires)+revokeGrace, time.Millisecond))
 }
 
-// revoke judges the requests in progress by new rules. Those that would not
-// pass any more end after the grace.
+// revoke applies a new configuration to the requests in progress. Those that it would deny are canceled
+// after revokeGrace.
 func (s *server) revoke(next *activeConfig) {
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
@@ -88,8 +89,8 @@ func (s *server) revoke(next *activeConfig) {
 	}
 }
 
-// verdictUnder is the verdict of other rules on a request in progress. Learn mode
-// lets none pass that carries a credential.
+// verdictUnder returns the verdict of another configuration on a request in progress. Learn mode denies
+// those that carry a credential.
 func (p *exchange) verdictUnder(l *activeConfig) (policy.Verdict, *bundle.Route) {
 	v, route := l.decideOrLearn(p.info, time.Now())
 	if v.Rule == learnRule && p.route.Auth != nil {
@@ -98,11 +99,11 @@ func (p *exchange) verdictUnder(l *activeConfig) (policy.Verdict, *bundle.Route)
 	return v, route
 }
 
-// recheck ends a request unless the rules of the moment let it pass.
+// recheck cancels a request unless the current configuration allows it.
 func (s *server) recheck(p *exchange) {
 	v, route := p.verdictUnder(s.active.Load())
 	s.leases.mu.Lock()
-	t := s.leases.open[p] // nil: it has ended by itself
+	t := s.leases.open[p] // nil: the request has ended
 	if t != nil && v.Allow {
 		t.renew(p, route)
 	}

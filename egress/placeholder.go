@@ -24,22 +24,21 @@ import (
 )
 
 const (
-	// maxWholeReplace is up to which length a body gets its credential as a
-	// whole, so that its length can be told; a longer one goes on in chunks.
+	// maxWholeReplace is the length in bytes up to which a body is replaced as a whole, so that its new
+	// length is known; longer ones are sent in chunks.
 	maxWholeReplace = 1 << 20
-	// maxBuffered bounds the bodies that are held as a whole at any time.
+	// maxBuffered bounds the bytes of all buffered bodies.
 	maxBuffered = 64 << 20
-	// bufferWait is how long a request waits for others to let go of theirs.
+	// bufferWait is how long a request waits for others to release their buffers.
 	bufferWait = 10 * time.Second
 )
 
-// bufferedBytes is taken for every body that is held as a whole.
+// bufferedBytes counts the bytes of all buffered bodies.
 var bufferedBytes = semaphore.NewWeighted(maxBuffered)
 
-// replace puts the value where the agent wrote the placeholder, in the parts
-// of the request that the route names. What stands beside it is the agent's
-// and is scanned: httpd.Replaced says so, and which slot it was. The agent's
-// own credentials are removed: a field without the placeholder is one.
+// replace replaces the placeholder with the value in the parts of the request that the route names. The
+// text around it is the agent's and is scanned by pipelock: httpd.Replaced marks such parts with their
+// slot. Credential fields without the placeholder are the agent's own and are removed.
 func (l *activeConfig) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
 	value, mark := l.credentials[a.Slot], httpd.Replaced+a.Slot
 	filled := map[string]bool{}
@@ -76,7 +75,8 @@ func (l *activeConfig) replace(ctx context.Context, out *http.Request, a *bundle
 	return append(injected, httpd.InjectedBody+mark), nil
 }
 
-// replaceField also looks into a Basic pair, as git, curl and pip write it.
+// replaceField replaces the placeholder in a field, also within the base64 of Basic credentials, as git,
+// curl and pip send them.
 func replaceField(field, placeholder, value string) (string, bool) {
 	if strings.Contains(field, placeholder) {
 		return strings.ReplaceAll(field, placeholder, value), true
@@ -93,7 +93,7 @@ func replaceField(field, placeholder, value string) (string, bool) {
 	return scheme + " " + base64.StdEncoding.EncodeToString(pair), true
 }
 
-// replaceQuery replaces in values, not in names, and returns the names.
+// replaceQuery replaces the placeholder in the values of a query and returns their names.
 func replaceQuery(u *url.URL, placeholder, value string) (names []string) {
 	parts := strings.Split(u.RawQuery, "&")
 	for i, part := range parts {
@@ -110,10 +110,10 @@ func replaceQuery(u *url.URL, placeholder, value string) (names []string) {
 	return names
 }
 
-// bodyForms are the spellings of a placeholder in a body of that type, each
-// with the value in the same spelling.
+// bodyForms returns the encodings of a placeholder in a body of that type, each with the value in the
+// same encoding.
 func bodyForms(contentType, placeholder, value string) []form {
-	kind, _, _ := mime.ParseMediaType(contentType) // what is no type is no JSON and no form
+	kind, _, _ := mime.ParseMediaType(contentType) // an invalid type is treated as plain text
 	switch {
 	case kind == "application/json" || strings.HasSuffix(kind, "+json"):
 		all := []form{{[]byte(placeholder), []byte(inJSON(value))}}
@@ -133,7 +133,7 @@ func bodyForms(contentType, placeholder, value string) []form {
 
 func inJSON(text string) string {
 	quoted, err := json.Marshal(text)
-	if err != nil { // cannot happen: a string
+	if err != nil { // impossible for a string
 		return ""
 	}
 	return string(quoted[1 : len(quoted)-1])
@@ -148,8 +148,7 @@ func encoded(h http.Header) bool {
 	return e != "" && !strings.EqualFold(e, "identity")
 }
 
-// replaceBody replaces the forms, in a short body at once, in a long one while
-// it passes.
+// replaceBody replaces the forms: in a short body at once, in a long one while it is read.
 func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	r := newAutomaton(forms, func() {})
 	if out.ContentLength < 0 || out.ContentLength > maxWholeReplace {
@@ -165,8 +164,8 @@ func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	return nil
 }
 
-// bufferBody reads the body as a whole, up to a limit. A long one counts as held
-// until it is closed or the request is over.
+// bufferBody reads the whole body, up to a limit. A long one counts in bufferedBytes until it is closed
+// or the request ends.
 func bufferBody(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 	if b, ok := out.Body.(*bufferedBody); ok {
 		return b.text, nil
@@ -194,7 +193,7 @@ func bufferBody(ctx context.Context, out *http.Request, limit int64) ([]byte, er
 	return text, nil
 }
 
-// reserve waits until a body of that size may be held, too.
+// reserve waits until a body of that size may be buffered. done releases it.
 func reserve(ctx context.Context, size int64) (done func(), err error) {
 	wait, cancel := context.WithTimeout(ctx, bufferWait)
 	defer cancel()
@@ -202,7 +201,7 @@ func reserve(ctx context.Context, size int64) (done func(), err error) {
 		return func() {}, refused("credential", "too many long bodies at once; the request may be tried again")
 	}
 	done = sync.OnceFunc(func() { bufferedBytes.Release(size) })
-	context.AfterFunc(ctx, done) // whatever becomes of the request
+	context.AfterFunc(ctx, done) // even if the body is not closed
 	return done, nil
 }
 
@@ -218,7 +217,7 @@ func tooLong(limit int64) error {
 	return refused("credential", fmt.Sprintf("a body of more than %d bytes is too long for this credential", limit))
 }
 
-// asRefused makes a refusal of whatever went wrong while a body was read.
+// asRefused returns err as a refusedError.
 func asRefused(err error) error {
 	var known *refusedError
 	if errors.As(err, &known) {
@@ -227,21 +226,21 @@ func asRefused(err error) error {
 	return refused("credential", "the body of the request could not be read")
 }
 
-// putBody puts another text in the place of a body that is held.
+// putBody replaces the text of a buffered body.
 func putBody(out *http.Request, text []byte) {
 	b := out.Body.(*bufferedBody)
 	b.text, b.Reader = text, bytes.NewReader(text)
 	setLength(out, int64(len(text)))
 }
 
-// setLength tells the length of the body, -1 when nobody knows it.
+// setLength sets the length of the body; -1: unknown.
 func setLength(out *http.Request, n int64) {
 	out.ContentLength = n
 	out.TransferEncoding = nil
 	out.Header.Del("Content-Length")
 }
 
-// bufferedBody is a body that is held as a whole.
+// bufferedBody is a body that has been read into memory.
 type bufferedBody struct {
 	io.Reader
 	io.Closer
@@ -255,11 +254,10 @@ func (b *bufferedBody) Close() error {
 	return b.Closer.Close()
 }
 
-// canaries are the placeholders of all routes, to be found where none may be.
+// canaries finds placeholders of any route in requests in which none is allowed. It is read-only.
 type canaries struct{ forms *redactor }
 
-// newCanaries looks for each placeholder in every form that a secret is
-// looked for in.
+// newCanaries returns canaries for each placeholder in every encoding in which secrets are searched.
 func newCanaries(routes []bundle.Route) canaries {
 	var forms []form
 	for _, r := range routes {
@@ -277,8 +275,7 @@ func errMisplaced(host string) error {
 	return refused("tripwire", "the placeholder of "+host+" was sent where it is not bound")
 }
 
-// findInHead is the host of the route whose placeholder stands somewhere in the
-// target or the header, or nothing.
+// findInHead returns the host of the route whose placeholder is in the target or the header, or "".
 func (t canaries) findInHead(r *http.Request) (name string) {
 	if t.forms.empty() {
 		return ""
@@ -303,8 +300,8 @@ func (t canaries) findInHead(r *http.Request) (name string) {
 	return (&matcher{forms: t.forms}).match(b.Bytes())
 }
 
-// watchBody refuses the request when a placeholder stands in its body: a short one
-// before anything of it goes on, a longer one on the way.
+// watchBody refuses the request if a placeholder is in its body: a short body is checked before
+// anything is sent, a longer one while it is sent.
 func (t canaries) watchBody(ctx context.Context, out *http.Request) error {
 	if t.forms.empty() || !hasBody(out) {
 		return nil
@@ -324,8 +321,7 @@ func (t canaries) watchBody(ctx context.Context, out *http.Request) error {
 	return nil
 }
 
-// watchTrailer has what follows a body judged like what came before it: some
-// servers make one of the two.
+// watchTrailer checks the trailer of a request like its header, because some servers merge the two.
 func (l *activeConfig) watchTrailer(out *http.Request, a *bundle.Auth) {
 	if !hasBody(out) || out.ContentLength >= 0 && out.Trailer == nil {
 		return
@@ -344,7 +340,7 @@ func (l *activeConfig) watchTrailer(out *http.Request, a *bundle.Auth) {
 	}}
 }
 
-// trailerChecker looks at the trailer of a body before it lets go of its end.
+// trailerChecker checks the trailer of a body before it returns io.EOF.
 type trailerChecker struct {
 	io.ReadCloser
 	check func() error
@@ -360,7 +356,7 @@ func (t *trailerChecker) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (t *trailerChecker) Buffered() bool { return buffered(t.ReadCloser) }
 
 func buffered(r io.Reader) bool {
@@ -368,13 +364,13 @@ func buffered(r io.Reader) bool {
 	return ok && b.Buffered()
 }
 
-// matcher looks for placeholders in one flow of bytes.
+// matcher searches one stream of bytes for placeholders.
 type matcher struct {
 	forms *redactor
 	state int32
 }
 
-// match is the host of the route whose placeholder ends in p, or nothing.
+// match returns the host of the route whose placeholder ends in p, or "".
 func (w *matcher) match(p []byte) (name string) {
 	for _, c := range p {
 		w.state = w.forms.step(w.state, c)
@@ -385,13 +381,13 @@ func (w *matcher) match(p []byte) (name string) {
 	return ""
 }
 
-// canaryReader ends with an error before it gives on the end of a placeholder.
+// canaryReader fails before it returns the end of a placeholder.
 type canaryReader struct {
 	io.ReadCloser
 	matcher *matcher
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (w *canaryReader) Buffered() bool { return buffered(w.ReadCloser) }
 
 func (w *canaryReader) Read(p []byte) (int, error) {

@@ -29,16 +29,16 @@ import (
 	"airlock/internal/tunnel"
 )
 
-// localHost is answered by egress itself: the live routes, without a secret.
+// localHost is a host that egress answers itself, with the routes in force and without secrets.
 const localHost = "_egress.local"
 
-// server is the shell around the policy: it listens, asks, writes down, obeys.
+// server serves the port: it applies the policy to requests, records the verdicts, and forwards.
 type server struct {
 	log     *slog.Logger
 	audit   *audit.Log
 	active  atomic.Pointer[activeConfig]
 	tunnels *tunnel.Server
-	// caPermits tells whether the pair's authority may speak for a host.
+	// caPermits reports whether the name constraints of the pair's CA permit a host.
 	caPermits    func(policy.Host) bool
 	outer        *goproxy.ProxyHttpServer
 	hop          *hop
@@ -50,8 +50,8 @@ func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *
 	s := &server{log: log, audit: book, hop: hop, caPermits: minter.Permits}
 	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.serveTunnel), log, httpd.IdleTimeout)
 	s.tunnels.H2 = func(a policy.Authority) bool { return !s.http1Origins.has(a) }
-	// goproxy takes the CONNECT apart and answers what is no proxy request;
-	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
+	// goproxy parses the CONNECT and answers what is no proxy request; tunnels and requests are
+	// handled here (docs/decisions/0001-goproxy.md).
 	s.outer = goproxy.NewProxyHttpServer()
 	s.outer.Logger = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	s.outer.NonproxyHandler = http.HandlerFunc(notAProxyRequest)
@@ -70,7 +70,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	return s.tunnels.Behind(ctx, outer, sniffListener{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
-// serveProxy serves the port itself: CONNECT, and plain-HTTP proxy requests.
+// serveProxy handles requests to the port itself: CONNECT, and plain-HTTP proxy requests.
 func (s *server) serveProxy(w http.ResponseWriter, r *http.Request) {
 	if a, ok := socksAuthority(r.Context()); ok {
 		s.serveSOCKS(w, r, a)
@@ -105,9 +105,8 @@ func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
 	refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
 }
 
-// acceptConnect answers a CONNECT, always with yes: an authority that is refused is
-// refused inside TLS, where ordinary clients show the reason. Nothing is
-// resolved or dialled for it.
+// acceptConnect accepts every CONNECT with a valid authority. A refusal is sent inside TLS, where
+// ordinary clients show the reason. Nothing is resolved or dialled.
 func (s *server) acceptConnect(r *http.Request, c net.Conn) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err == nil {
@@ -120,12 +119,12 @@ func (s *server) acceptConnect(r *http.Request, c net.Conn) {
 	s.tunnels.Intercept(c, authority)
 }
 
-// serveTunnel serves the requests of a tunnel, whose authority has been checked.
+// serveTunnel handles a request of a tunnel; the tunnel has checked that its authority is right.
 func (s *server) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	s.serveRequest(w, r, tunnel.Authority(r.Context()), true)
 }
 
-// serveRequest decides, writes down, and obeys.
+// serveRequest decides on a request, records the verdict, and forwards or refuses the request.
 func (s *server) serveRequest(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
 	defer memtrim.ScheduleIdle()
 	l := s.active.Load()
@@ -175,24 +174,24 @@ func (s *server) serveRequest(w http.ResponseWriter, r *http.Request, authority 
 	ctx := s.leases.begin(r.Context(), p)
 	defer s.leases.end(p)
 	if newer := s.active.Load(); newer != l {
-		s.revoke(newer) // it came between the decision and here
+		s.revoke(newer) // reloaded between the decision and the lease
 	}
 	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor()}
-	defer answer.count(0) // of one that came to no answer
+	defer answer.count(0) // counts a request without a response
 	forward.Send(s.hop.transport, answer, s.hop.forPipelock(out.WithContext(ctx), p), p)
 }
 
-// newRequestInfo reduces a request to what a decision depends on.
+// newRequestInfo returns the parts of a request that a decision depends on.
 func newRequestInfo(r *http.Request, a policy.Authority, tls bool) requestInfo {
 	return requestInfo{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
 }
 
-// record writes a verdict down. That a name passes here says nothing of what
-// it carries: pipelock judges that, and writes the whole name.
+// record writes a verdict to the audit. The host is redacted, since its labels may carry data;
+// pipelock checks that, and records the whole name.
 func (s *server) record(a requestInfo, v policy.Verdict) error {
 	host := a.authority.Shown()
 	if v.Rule == learnRule {
-		host = a.authority.String() // a route is to be made of it
+		host = a.authority.String() // the operator makes a route of it
 	}
 	return s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
@@ -200,7 +199,7 @@ func (s *server) record(a requestInfo, v policy.Verdict) error {
 	})
 }
 
-// verdictOf is the verdict in an error that carries one.
+// verdictOf returns the verdict of a refusedError, and a denial for other errors.
 func verdictOf(err error) policy.Verdict {
 	var known *refusedError
 	if errors.As(err, &known) {
@@ -209,8 +208,8 @@ func verdictOf(err error) policy.Verdict {
 	return policy.Denied("credential", "the credential could not be put in")
 }
 
-// decideRequest joins the policy's answer with what it cannot know: whether the
-// credential is there, and whether a placeholder goes astray.
+// decideRequest combines the verdict of the policy with checks outside of it: whether the credential
+// exists, and whether a placeholder is sent to a host to which it is not bound.
 func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
 	v, route := l.decideOrLearn(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
@@ -236,8 +235,7 @@ func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Ti
 	return v, route
 }
 
-// statusOf is the status of a refusal; 405 says which methods there are (RFC 9110
-// §15.5.6).
+// statusOf returns the status of a refusal. For 405 it sets the allowed methods (RFC 9110 §15.5.6).
 func statusOf(w http.ResponseWriter, v policy.Verdict) int {
 	if v != httpd.NoTrace {
 		return http.StatusForbidden
@@ -246,7 +244,7 @@ func statusOf(w http.ResponseWriter, v policy.Verdict) int {
 	return http.StatusMethodNotAllowed
 }
 
-// safeMethod keeps a method that is none out of the audit.
+// safeMethod returns the method for the audit, or "?" if it is malformed.
 func safeMethod(m string) string {
 	if methodForm.MatchString(m) {
 		return m
@@ -264,7 +262,7 @@ func askFor(v policy.Verdict) string {
 	return httpd.AskAccess
 }
 
-// url is what was asked for, without its query.
+// url returns the URL of the request without its query.
 func (a requestInfo) url() string {
 	if a.tls {
 		return "https://" + a.authority.HostFor(httpsPort) + a.path
@@ -276,7 +274,7 @@ func refuse(w http.ResponseWriter, text bool, status int, rule, why, url, ask st
 	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Egress, Rule: rule, Why: why, URL: url, Ask: ask, Text: text})
 }
 
-// describe answers the magic host.
+// describe answers requests to localHost.
 func (l *activeConfig) describe(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
@@ -311,20 +309,20 @@ func (l *activeConfig) list() []routeView {
 	return all
 }
 
-// exchange is a request that was let through, on its way to the origin.
+// exchange is an allowed request and its response. It implements forward.Hooks.
 type exchange struct {
 	s         *server
 	config    *activeConfig
 	route     *bundle.Route
 	authority policy.Authority
 	tls       bool
-	injected  []string // names of what holds the credential
+	injected  []string // names of the fields and parameters that hold the credential
 	info      requestInfo
-	plainText bool // a refusal is told as plain text
+	plainText bool // a refusal is sent as plain text
 	stop      context.CancelCauseFunc
 }
 
-// searched tells whether the answers of this host are read to their end.
+// searched reports whether responses of this host are searched for a credential as a whole.
 func (p *exchange) searched() bool { return p.config.rules.injectsFor(p.authority.Host) }
 
 // Answer implements forward.Hooks.
@@ -336,7 +334,7 @@ func (p *exchange) Answer(res *http.Response) error {
 	return p.redactResponse(res)
 }
 
-// Failed implements forward.Hooks: it answers for an upstream that could not.
+// Failed implements forward.Hooks: it responds to the agent when the upstream failed.
 func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	var unreadable *unreadableError
 	var malformed *http1.Violation
@@ -351,7 +349,7 @@ func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	case errors.As(err, &gone):
 		httpd.Forbid(w, bundle.Egress, gone.v, p.info.url(), httpd.AskAccess, p.plainText)
 	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+		panic(http.ErrAbortHandler) // the agent has disconnected
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
 		refuse(w, p.plainText, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.info.url(), httpd.AskOperator)
 	default:
@@ -360,7 +358,7 @@ func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	}
 }
 
-// Cut implements forward.Hooks: the answer had begun.
+// Cut implements forward.Hooks: the response failed after it had begun.
 func (p *exchange) Cut(err error) {
 	var stopped *refusedError
 	if errors.As(err, &stopped) {
@@ -368,28 +366,28 @@ func (p *exchange) Cut(err error) {
 	}
 }
 
-// recordRefusal writes down what was found in the middle of a request.
+// recordRefusal records a refusal during a request.
 func (s *server) recordRefusal(p *exchange, v policy.Verdict) {
 	s.log.Info("refused", "host", p.authority.Shown(), "rule", v.Rule, "why", v.Why)
 	if err := s.record(p.info, v); err != nil {
-		s.log.Error("the audit cannot be written", "error", err) // nothing more is let through
+		s.log.Error("the audit cannot be written", "error", err) // later requests are refused
 	}
 }
 
-// hop is the way to pipelock.
+// hop is the connection pool to pipelock.
 type hop struct {
 	transport http.RoundTripper
 	direct    bool
 }
 
 const (
-	// hopIdle is how long a connection to pipelock waits for another request.
+	// hopIdle is how long an idle connection to pipelock is kept.
 	hopIdle = 2 * time.Second
-	// hopConns bounds how many wait.
+	// hopConns bounds the number of idle connections.
 	hopConns = 256
 )
 
-// newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
+// newHop returns the hop to "unix:/path". "direct" connects to origins without pipelock.
 func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 	if upstream == "direct" {
 		roots, err := ca.Roots()
@@ -412,15 +410,15 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 	}}, nil
 }
 
-// outgoing is the request for the origin, before it has its credential.
+// outgoing returns the request for the origin, without its credential.
 func (p *exchange) outgoing(r *http.Request) *http.Request {
 	out := forward.Outgoing(r)
 	h := out.Header
 	httpd.StripOwn(h)
-	h.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+	h.Del("Sec-Websocket-Extensions") // compressed frames could not be inspected
 	if p.searched() {
-		// A credential that comes back in parts is not recognised. An answer
-		// as a whole is always allowed (RFC 9110 §14.2).
+		// A credential that is returned in parts would not be recognised. A server may always send
+		// the whole response (RFC 9110 §14.2).
 		h.Del("Range")
 		h.Del("If-Range")
 		withoutCharsets(h)
@@ -434,8 +432,8 @@ func (p *exchange) outgoing(r *http.Request) *http.Request {
 	return out
 }
 
-// forPipelock turns it into the one that pipelock gets: absolute-form, and with the
-// names of what holds the credential.
+// forPipelock turns the request into the one for pipelock: in absolute form, and with the names of the
+// fields and parameters that hold the credential.
 func (h *hop) forPipelock(out *http.Request, p *exchange) *http.Request {
 	if len(p.injected) > 0 {
 		injections.Inc(p.route.Auth.Type)
@@ -452,14 +450,13 @@ func (h *hop) forPipelock(out *http.Request, p *exchange) *http.Request {
 	if len(p.injected) > 0 {
 		out.Header.Set(httpd.HeaderInjected, strings.Join(p.injected, ", "))
 	}
-	// An opaque URL is written as it is: the https form in clear, on the socket.
+	// An opaque URL is written as it is: an https URL, sent in clear on the socket.
 	out.URL.Opaque = out.URL.Scheme + "://" + out.Host + out.URL.EscapedPath()
 	out.URL.Scheme, out.URL.Host = "http", "pipelock"
 	return out
 }
 
-// redactingWriter redacts the fields of informational answers, and counts the
-// answer that is the last.
+// redactingWriter redacts the fields of informational responses and counts the final response.
 type redactingWriter struct {
 	http.ResponseWriter
 	redactor *redactor
@@ -473,7 +470,7 @@ func (w *redactingWriter) count(status int) {
 	}
 }
 
-// WriteHeader redacts informational answers; the last has been redacted.
+// WriteHeader redacts informational responses; redactResponse has redacted the final one.
 func (w *redactingWriter) WriteHeader(status int) {
 	if status < http.StatusOK {
 		w.redactor.header(w.Header())
@@ -483,10 +480,10 @@ func (w *redactingWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap serves http.ResponseController.
+// Unwrap implements what http.ResponseController looks for.
 func (w *redactingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Hijack counts the answer that switches protocols.
+// Hijack counts a response that switches protocols.
 func (w *redactingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.count(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()

@@ -16,18 +16,17 @@ import (
 	"airlock/internal/websocket"
 )
 
-// smallBody is up to which length a body is redacted as a whole, so that its
-// length can be told truly, in bytes.
+// smallBody is the length in bytes up to which a body is redacted as a whole, so that its new length is
+// known.
 const smallBody = 64 << 10
 
-// unreadableError refuses an answer that cannot be searched.
+// unreadableError refuses a response that cannot be searched.
 type unreadableError struct{ why string }
 
 func (e *unreadableError) Error() string { return e.why }
 
-// redactResponse redacts what the upstream sent. Answers of hosts that get no
-// credential are searched too when they are plain: another service may have
-// been told the token by an earlier request.
+// redactResponse redacts a response. Responses of hosts without a credential are searched, too, if they
+// are not encoded: the host may have got the token by an earlier request to another.
 func (p *exchange) redactResponse(res *http.Response) error {
 	p.config.invalidateOn401(p.route.Auth, res.StatusCode)
 	r := p.config.redactor()
@@ -55,8 +54,8 @@ func (p *exchange) redactResponse(res *http.Response) error {
 	return redactBody(res, p.config.redactor)
 }
 
-// redactBody redacts with what is to be looked for at each moment: while a
-// body streams, the origin may be sent another token by another request.
+// redactBody redacts a body. It asks now for the redactor at each read: while the body streams, another
+// request may send a new token to the origin.
 func redactBody(res *http.Response, now func() *redactor) error {
 	if res.Request.Method == http.MethodHead || res.ContentLength == 0 {
 		return nil
@@ -85,16 +84,16 @@ func (t *trailerRedactor) Buffered() bool {
 	return ok && b.Buffered()
 }
 
-// wholeBody is a body that is there as a whole.
+// wholeBody is a body in memory.
 type wholeBody struct{ io.Reader }
 
 // Close implements io.Closer.
 func (wholeBody) Close() error { return nil }
 
-// Buffered tells that a Read returns at once.
+// Buffered reports that a Read returns at once.
 func (wholeBody) Buffered() bool { return true }
 
-// trailerRedactor redacts the trailer, which is there once the body has ended.
+// trailerRedactor redacts the trailer, which is complete once the body has ended.
 type trailerRedactor struct {
 	io.ReadCloser
 	res *http.Response
@@ -109,8 +108,8 @@ func (t *trailerRedactor) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// encodingOf is the coding of a body, or "" where there is none. Two of them
-// make a list (RFC 9110 §8.4), as do two fields (§5.3).
+// encodingOf returns the content coding of a body, or "" if there is none. Several are joined by
+// commas, in one field (RFC 9110 §8.4) or in two (§5.3).
 func encodingOf(h http.Header) string {
 	var codings []string
 	for _, list := range h["Content-Encoding"] {
@@ -123,12 +122,12 @@ func encodingOf(h http.Header) string {
 	return strings.Join(codings, ",")
 }
 
-// onlyHeader tells whether an answer has no body, whatever its header says.
+// onlyHeader reports whether a response has no body, whatever its header says.
 func onlyHeader(res *http.Response) bool {
 	return res.Request.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0
 }
 
-// decode lets the agent have the answer as identity (RFC 9110 §8.4).
+// decode removes the coding: the agent gets the body as identity (RFC 9110 §8.4).
 func decode(res *http.Response, encoding string) error {
 	switch {
 	case onlyHeader(res):
@@ -145,12 +144,12 @@ func decode(res *http.Response, encoding string) error {
 	return nil
 }
 
-// decodedBody is a body that is decoded while it is read: its header waits for
-// nothing, and an empty one is just that.
+// decodedBody decodes a body while it is read. It reads nothing before the first Read, so it does not
+// delay the header, and an empty body stays empty.
 type decodedBody struct {
 	io.ReadCloser
 	encoding string
-	plain    io.Reader // nil: not begun
+	plain    io.Reader // nil before the first Read
 }
 
 // Read implements io.Reader.
@@ -169,12 +168,11 @@ func (u *decodedBody) Read(p []byte) (int, error) {
 	return u.plain.Read(p)
 }
 
-// closeStatus says with which close frame a WebSocket ends, and sees to it that
-// the end is written down.
+// closeStatus returns the close frame for an error of a WebSocket, and records the refusal.
 func (p *exchange) closeStatus(err error) (status int, reason string) {
 	var refused *refusedError
 	switch {
-	case errors.As(err, &refused): // written down by who refused it
+	case errors.As(err, &refused): // already recorded
 		return websocket.StatusPolicy, refused.v.Why
 	case errors.Is(err, websocket.ErrBusy):
 		p.s.recordRefusal(p, policy.Denied("memory", err.Error()))
@@ -184,7 +182,7 @@ func (p *exchange) closeStatus(err error) (status int, reason string) {
 	return websocket.StatusOf(err), err.Error()
 }
 
-// watchFrames closes a WebSocket in which the agent sends a placeholder.
+// watchFrames returns an inspector that closes a WebSocket in which the agent sends a placeholder.
 func (p *exchange) watchFrames() *websocket.Inspector {
 	if p.config.canaries.forms.empty() {
 		return nil
@@ -201,7 +199,7 @@ func (p *exchange) watchFrames() *websocket.Inspector {
 	})
 }
 
-// text redacts a line for the log.
+// text returns a redacted line for the log.
 func (r *redactor) text(s string) string { return string(r.all([]byte(s))) }
 
 func directTransport(roots *x509.CertPool) *http.Transport {

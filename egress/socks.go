@@ -15,11 +15,10 @@ import (
 	"airlock/internal/socks"
 )
 
-// handshakeTimeout is how long a client may take to shake hands and to say the
-// first word behind that.
+// handshakeTimeout is how long a client may take for the SOCKS handshake and the first bytes after it.
 const handshakeTimeout = 20 * time.Second
 
-// sniffListener is the port's listener: what it accepts may turn out to speak SOCKS5.
+// sniffListener is the listener of the port. Its connections detect SOCKS by their first byte.
 type sniffListener struct {
 	net.Listener
 	s *server
@@ -34,19 +33,18 @@ func (f sniffListener) Accept() (net.Conn, error) {
 	return &sniffConn{Conn: c, s: f.s}, nil
 }
 
-// sniffConn is a connection of the port. Its first byte says what it speaks, and
-// whoever reads that byte serves SOCKS there and then: TLS behind a handshake
-// goes to the tunnels, plain HTTP stays an ordinary connection, but one whose
-// authority is settled.
+// sniffConn is a connection of the port. The first Read looks at the first byte; if it is that of SOCKS,
+// the Read also performs the handshake. A TLS connection after it is handed to the tunnels; plain HTTP
+// continues on this connection, for the authority that SOCKS requested.
 type sniffConn struct {
 	net.Conn
 	s         *server
-	sniffed   bool             // the first byte was read; of the reader
-	early     io.Reader        // what was read and not handed on, then the rest; nil: nothing was
-	authority policy.Authority // what SOCKS was asked for; zero: no SOCKS
+	sniffed   bool             // the first byte was read; owned by the reader
+	early     io.Reader        // input that was read ahead, then the rest; nil: none was
+	authority policy.Authority // requested by SOCKS; zero: no SOCKS
 
 	mu       sync.Mutex
-	detached bool // the tunnels have it: it is no longer ours to touch
+	detached bool // the tunnels own the connection
 }
 
 // Read implements net.Conn.
@@ -81,20 +79,20 @@ func (c *sniffConn) requested() string {
 	return c.authority.String()
 }
 
-// errIntercepted says that the tunnels serve the connection.
+// errIntercepted reports that the tunnels serve the connection.
 var errIntercepted = errors.New("taken over")
 
-// acceptSOCKS shakes hands, always with yes, as CONNECT does, and looks at what
-// follows.
+// acceptSOCKS performs the handshake, which accepts every authority as CONNECT does, and detects the
+// protocol after it. TLS is handed to the tunnels.
 func (c *sniffConn) acceptSOCKS(first []byte) (err error) {
-	_ = c.Conn.SetDeadline(time.Now().Add(handshakeTimeout)) // one that cannot be set is closed
+	_ = c.Conn.SetDeadline(time.Now().Add(handshakeTimeout)) // fails only on a closed connection
 	r := io.MultiReader(bytes.NewReader(first), c.Conn)
 	if c.authority, err = socks.Accept(r, c.Conn); err != nil {
 		return err
 	}
 	head := make([]byte, 1, 4)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return errors.New("nothing was said behind the handshake")
+		return errors.New("no data after the handshake")
 	}
 	if head[0] == recordHandshake {
 		_ = c.Conn.SetDeadline(time.Time{})
@@ -115,7 +113,7 @@ func (c *sniffConn) acceptSOCKS(first []byte) (err error) {
 	return nil
 }
 
-// recordHandshake begins every ClientHello (RFC 8446 §5.1).
+// recordHandshake is the first byte of a ClientHello (RFC 8446 §5.1).
 const recordHandshake = 0x16
 
 func (c *sniffConn) detach() {
@@ -124,7 +122,7 @@ func (c *sniffConn) detach() {
 	c.detached = true
 }
 
-// ifAttached does something to the connection while it is ours.
+// ifAttached runs f unless the tunnels own the connection.
 func (c *sniffConn) ifAttached(f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -152,7 +150,7 @@ func (c *sniffConn) SetWriteDeadline(t time.Time) error {
 	return c.ifAttached(func() error { return c.Conn.SetWriteDeadline(t) })
 }
 
-// CloseWrite ends our half.
+// CloseWrite half-closes the connection.
 func (c *sniffConn) CloseWrite() error {
 	return c.ifAttached(func() error {
 		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
@@ -162,10 +160,10 @@ func (c *sniffConn) CloseWrite() error {
 	})
 }
 
-// NetConn is the connection below.
+// NetConn returns the underlying connection.
 func (c *sniffConn) NetConn() net.Conn { return c.Conn }
 
-// replay is a connection whose first bytes had been read already.
+// replay is a connection whose first bytes have already been read.
 type replay struct {
 	net.Conn
 	r io.Reader
@@ -183,12 +181,12 @@ func (c *replay) CloseWrite() error {
 
 type connKey struct{}
 
-// withConn lets the handlers find the connection of a request.
+// withConn returns a context from which socksAuthority finds the connection of a request.
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// socksAuthority is what SOCKS was asked for on the connection of a request.
+// socksAuthority returns the authority that SOCKS requested on the connection of a request.
 func socksAuthority(ctx context.Context) (policy.Authority, bool) {
 	c, ok := ctx.Value(connKey{}).(*sniffConn)
 	if !ok || c.authority.Host.IsZero() {
@@ -197,8 +195,8 @@ func socksAuthority(ctx context.Context) (policy.Authority, bool) {
 	return c.authority, true
 }
 
-// serveSOCKS judges a request that came by SOCKS without TLS, once it speaks of
-// what SOCKS was asked for.
+// serveSOCKS handles a plain request on a SOCKS connection. Its Host must be the authority that SOCKS
+// requested.
 func (s *server) serveSOCKS(w http.ResponseWriter, r *http.Request, a policy.Authority) {
 	if status, v := checkAuthority(r, a); !v.Allow {
 		s.log.Info("refused behind SOCKS", "authority", a.Shown(), "why", v.Why)
@@ -209,6 +207,7 @@ func (s *server) serveSOCKS(w http.ResponseWriter, r *http.Request, a policy.Aut
 	s.serveRequest(w, r, a, false)
 }
 
+// checkAuthority refuses a request that is not for the authority of its connection.
 func checkAuthority(r *http.Request, a policy.Authority) (status int, v policy.Verdict) {
 	if r.Method == http.MethodConnect {
 		return http.StatusMethodNotAllowed, policy.Denied("authority", "CONNECT behind SOCKS")

@@ -22,49 +22,49 @@ import (
 const (
 	// fetchTimeout bounds one request for a token.
 	fetchTimeout = 15 * time.Second
-	// retryDelay is how long a failure is the answer before the next attempt.
+	// retryDelay is how long after a failure requests get its error without a new attempt.
 	retryDelay = 3 * time.Second
-	// invalidateInterval is how often an origin's 401 ends a token: an agent can bring
-	// about as many of those as it likes.
+	// invalidateInterval is the minimum time between invalidations of a token by a 401 of its origin: an
+	// agent can cause any number of those.
 	invalidateInterval = 10 * time.Second
-	// maxTokenResponse bounds the answer of a token endpoint, maxToken a token.
+	// maxTokenResponse bounds the response of a token endpoint in bytes, maxToken a token.
 	maxTokenResponse = 64 << 10
 	maxToken         = 8 << 10
 )
 
-// tokenCache gets the tokens that end by themselves, with one request at a time for
-// each, and keeps them until shortly before. It outlives a configuration.
+// tokenCache fetches tokens that expire, with one request at a time for each, and keeps them until
+// shortly before they do. It outlives a configuration. Its methods may be called concurrently.
 type tokenCache struct {
 	fetch  func(r *http.Request, injected []string) (*http.Response, error)
 	record func(audit.Entry) error
 	now    func() time.Time
 
 	mu      sync.Mutex
-	entries map[string]*tokenEntry // by the configuration that asks for it
-	// issued is what answers are searched for. It is replaced, not changed.
+	entries map[string]*tokenEntry // by tokenKey
+	// issued are the tokens that responses are searched for. The slice is replaced, never changed.
 	issued atomic.Pointer[[]issuedToken]
 }
 
-// issuedToken is looked for in answers until it has ended.
+// issuedToken is a token that responses are searched for until it has expired.
 type issuedToken struct {
-	slot, value string // the slot is that of the credential that it was got with
+	slot, value string // slot: of the credential with which it was fetched
 	until       time.Time
 }
 
-// tokenResponse is what a token endpoint gives.
+// tokenResponse is the result of a request to a token endpoint.
 type tokenResponse struct {
 	token   string
 	expires time.Time
-	refresh string // to be used next time; empty: as before
+	refresh string // for the next request; empty: unchanged
 }
 
-// tokenEntry is what is known of one token. The fields belong to who has the turn.
+// tokenEntry is the state of one token. The holder of sem owns the other fields.
 type tokenEntry struct {
 	sem           chan struct{}
 	current       tokenResponse
-	invalidatedAt time.Time // when an origin did not accept one
-	renewAt       time.Time // from when on a new one is fetched
-	retryAt       time.Time // until when err is the answer
+	invalidatedAt time.Time // when an origin last refused the token
+	renewAt       time.Time // a new token is fetched from then on
+	retryAt       time.Time // until then err is returned
 	err           error
 }
 
@@ -72,6 +72,7 @@ func newTokenCache(h *hop, book *audit.Log) *tokenCache {
 	return &tokenCache{fetch: h.fetch, record: book.Record, now: time.Now, entries: map[string]*tokenEntry{}}
 }
 
+// entry returns the entry of a key, making it on first use.
 func (m *tokenCache) entry(key string) *tokenEntry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,9 +84,8 @@ func (m *tokenCache) entry(key string) *tokenEntry {
 	return t
 }
 
-// get is the token for the key: the one that is kept, or the one that ask
-// fetches. The margin is how long before its end a token is replaced. While
-// that fails, the old one goes on to be used.
+// get returns the cached token for the key, or the one that fetch returns. margin is how long before its
+// expiry a token is replaced. While that fails, the old one is used until it expires.
 func (m *tokenCache) get(ctx context.Context, key string, margin time.Duration, fetch func(ctx context.Context, refresh string) (tokenResponse, error)) (string, error) {
 	t := m.entry(key)
 	select {
@@ -99,7 +99,7 @@ func (m *tokenCache) get(ctx context.Context, key string, margin time.Duration, 
 		return t.current.token, nil
 	}
 	if !now.Before(t.retryAt) {
-		// Whoever asked may leave; others wait for the same token.
+		// The fetch continues if this request ends: others wait for the same token.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
 		t.refetch(m.now, margin, func() (tokenResponse, error) { return fetch(ctx, t.current.refresh) })
@@ -110,12 +110,12 @@ func (m *tokenCache) get(ctx context.Context, key string, margin time.Duration, 
 	return t.current.token, nil
 }
 
-// refetch fetches the next token, or remembers why there is none.
+// refetch fetches the next token, or stores the error.
 func (t *tokenEntry) refetch(now func() time.Time, margin time.Duration, ask func() (tokenResponse, error)) {
 	g, err := ask()
 	if t.err = err; err != nil {
 		t.retryAt = now().Add(retryDelay)
-		t.current.refresh = "" // the next attempt begins with that of the slot
+		t.current.refresh = "" // the next attempt uses the refresh token of the slot
 		return
 	}
 	if g.refresh == "" {
@@ -125,21 +125,22 @@ func (t *tokenEntry) refetch(now func() time.Time, margin time.Duration, ask fun
 	t.renewAt = g.expires.Add(-min(margin, g.expires.Sub(now())/2))
 }
 
-// invalidate ends a token that an origin does not accept.
+// invalidate drops a token that an origin refused.
 func (m *tokenCache) invalidate(key string) {
 	t := m.entry(key)
 	select {
 	case t.sem <- struct{}{}:
 		defer func() { <-t.sem }()
 	default:
-		return // a new one is on its way
+		return // a fetch is in progress
 	}
 	if now := m.now(); now.Sub(t.invalidatedAt) >= invalidateInterval {
 		t.renewAt, t.current.expires, t.invalidatedAt = time.Time{}, time.Time{}, now
 	}
 }
 
-// register has a token looked for in answers, before anybody can be told it.
+// register adds a token to those that responses are searched for. It is called before the token is
+// used.
 func (m *tokenCache) register(slot, value string, until time.Time) error {
 	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return errors.New("the token that came is too short, too long or no token")
@@ -158,8 +159,8 @@ func (m *tokenCache) register(slot, value string, until time.Time) error {
 	return nil
 }
 
-// send makes a request of egress' own and reads the JSON that answers it. Its
-// errors name the host and the reason, and hold nothing of the request.
+// send sends a request of egress itself and decodes the JSON of the response. Its errors name the host
+// and the reason, and contain nothing of the request.
 func (m *tokenCache) send(r *http.Request, injected []string, into any) error {
 	err := m.record(audit.Entry{Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch"})
 	if err != nil {
@@ -186,15 +187,15 @@ func (m *tokenCache) send(r *http.Request, injected []string, into any) error {
 	return nil
 }
 
-// failureReason says why there was no token: in pipelock's words, or in those that
-// RFC 6749 §5.2 has for it.
+// failureReason returns why there is no token: the refusal of pipelock, or the status and the error code
+// of RFC 6749 §5.2.
 func failureReason(res *http.Response, text []byte) string {
 	var ours struct{ Error httpd.Refusal }
 	if res.Header.Get(httpd.HeaderRule) != "" && json.Unmarshal(text, &ours) == nil && ours.Error.By == bundle.Pipelock {
 		return "pipelock refuses (" + truncate(ours.Error.Rule) + "): " + truncate(ours.Error.Why)
 	}
 	var theirs struct{ Error string }
-	_ = json.Unmarshal(text, &theirs) // it need not be JSON
+	_ = json.Unmarshal(text, &theirs) // it may be no JSON
 	switch theirs.Error {
 	case "invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope":
 		return fmt.Sprintf("status %d, %s", res.StatusCode, theirs.Error)
@@ -204,8 +205,7 @@ func failureReason(res *http.Response, text []byte) string {
 
 func truncate(text string) string { return text[:min(len(text), 200)] }
 
-// fetch sends a request of egress' own, which may go nowhere but through
-// pipelock, like every other.
+// fetch sends a request of egress itself through pipelock, like all others.
 func (h *hop) fetch(r *http.Request, injected []string) (*http.Response, error) {
 	if !h.direct {
 		r.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
@@ -217,10 +217,10 @@ func (h *hop) fetch(r *http.Request, injected []string) (*http.Response, error) 
 	return h.transport.RoundTrip(r)
 }
 
-// tokenKey names what a route asks for.
+// tokenKey returns the key of the token that a route needs.
 func tokenKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
 
-// token is the token of a route, fetched when it is not there.
+// token returns the token of a route, from the cache or its endpoint.
 func (l *activeConfig) token(ctx context.Context, a *bundle.Auth) (string, error) {
 	ask, margin := l.askOAuth, time.Minute
 	if a.Type == "github_app" {
@@ -239,13 +239,12 @@ func (l *activeConfig) token(ctx context.Context, a *bundle.Auth) (string, error
 	if err == nil || errors.As(err, &known) {
 		return text, err
 	}
-	// What pipelock and the endpoint said is not ours.
+	// The error may quote foreign text, so it is redacted.
 	return "", &refusedError{policy.Denied("credential", l.redactor().text(err.Error()))}
 }
 
-// invalidateOn401 hears the status of each answer to a route: a token that was not
-// accepted is used no more. The request is not sent again, for its body has
-// gone.
+// invalidateOn401 drops the token of a route after a response with that status. The request is not sent
+// again, because its body has been consumed.
 func (l *activeConfig) invalidateOn401(a *bundle.Auth, status int) {
 	if status == http.StatusUnauthorized && a != nil && (a.Type == "oauth" || a.Type == "github_app") {
 		l.tokens.invalidate(tokenKey(a))
