@@ -29,7 +29,7 @@ demo: build
 	bin/demo -bin bin
 
 # Packages that compute in one goroutine: the race detector makes them ten times as slow. The daemons' tests have it on, and use them from many.
-PLAIN   := /internal/(secrets|unpack|orders)$$
+PLAIN   := /internal/(secrets|unpack|promptinjection)$$
 SUITE    = ( $(GO) test $(1) -timeout 20m -json $$($(GO) list ./... | grep -E '$(PLAIN)') && \
 	  $(GO) test $(RACE) $(1) -timeout 40m -json $$($(GO) list ./... | grep -vE '$(PLAIN)') ) | $(GO) run ./internal/testsum
 test:

@@ -21,7 +21,7 @@ func TestReadableCharsets(t *testing.T) {
 	}
 }
 
-func TestTheAgentChoosesNoCharset(t *testing.T) {
+func TestAgentCannotChooseTheCharset(t *testing.T) {
 	for field, want := range map[string]string{
 		"":                                      "",
 		"*/*":                                   "*/*",

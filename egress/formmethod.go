@@ -93,7 +93,7 @@ func (u *urlencodedMethod) look(p []byte) (refuse bool) {
 func (u *urlencodedMethod) end() (refuse bool) {
 	if len(u.name) > 0 {
 		name, err := url.QueryUnescape(string(u.name))
-		if err == nil && folded(name) == methodParameter {
+		if err == nil && foldName(name) == methodParameter {
 			method, err := url.QueryUnescape(string(u.value))
 			refuse = err != nil || !u.allowed(method)
 		}
@@ -137,7 +137,7 @@ func (m *multipartMethod) look(p []byte) (refuse bool) {
 			if plain, err := url.PathUnescape(name); err == nil {
 				name = plain
 			}
-			if folded(name) == methodParameter && !m.allowed(string(found[2])) {
+			if foldName(name) == methodParameter && !m.allowed(string(found[2])) {
 				return true
 			}
 		}

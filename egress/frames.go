@@ -68,7 +68,7 @@ func (f *frames) search(open [][]byte) {
 	}
 	last := open[len(open)-1]
 	for i := 0; i < len(last); i++ {
-		if f.taken.eats(last[i]) {
+		if f.taken.absorbs(last[i]) {
 			last[i] = '*'
 			continue
 		}
@@ -81,7 +81,7 @@ func (f *frames) search(open [][]byte) {
 		if found := f.r.nodes[f.state].form; found != nil {
 			overwrite(open, i+1, f.taken.markerOf(found, int(f.r.nodes[f.state].depth)))
 			f.r.found()
-			f.taken.eating, f.state = f.state, 0
+			f.taken.absorbing, f.state = f.state, 0
 		}
 	}
 }

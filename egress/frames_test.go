@@ -12,7 +12,7 @@ func wsFrame(opcode byte, payload string) []byte {
 	return append([]byte{0x80 | opcode, byte(len(payload))}, payload...)
 }
 
-func TestFrames(t *testing.T) {
+func TestWebSocketFramesAreRedacted(t *testing.T) {
 	r := testRedactor()
 	marker := "[redacted:EGRESS_TOKEN_0]"[:len(value)]
 	var bytewise, half [][]byte

@@ -22,7 +22,7 @@ var davMethods = []string{"PROPFIND", "PROPPATCH", "LOCK", "UNLOCK", "MKCOL", "M
 // pushesGit recognises a push in any spelling that a server might read as
 // one: the smart protocol by its service, the dumb one by writing to where a
 // repository keeps its objects and refs.
-func pushesGit(a ask) bool {
+func pushesGit(a requestInfo) bool {
 	if hasSegment(a.path, pushService) || advertises(a, pushService) || strings.Contains(strings.ToLower(a.content), pushService) {
 		return true
 	}
@@ -41,7 +41,7 @@ func pushesGit(a ask) bool {
 
 // fetchesGit tells whether a request is one of the two of a clone or a fetch,
 // and nothing else.
-func fetchesGit(cleanPath string, a ask) bool {
+func fetchesGit(cleanPath string, a requestInfo) bool {
 	if strings.HasSuffix(cleanPath, "/"+fetchService) {
 		return a.method == http.MethodPost
 	}
@@ -52,13 +52,13 @@ func fetchesGit(cleanPath string, a ask) bool {
 
 // resemblesFetch is fetchesGit for who refuses: in any spelling that a server
 // might read as one.
-func resemblesFetch(a ask) bool {
+func resemblesFetch(a requestInfo) bool {
 	reads := a.method == http.MethodGet || a.method == http.MethodHead
 	return (!reads && hasSegment(a.path, fetchService)) || advertises(a, fetchService)
 }
 
 // advertises tells whether a request asks which refs a service knows.
-func advertises(a ask, service string) bool {
+func advertises(a requestInfo, service string) bool {
 	return hasSegment(a.path, "refs") && mentions(a.query, service)
 }
 

@@ -24,12 +24,12 @@ const gitHubAPI = "https://api.github.com"
 // askGitHub gets an installation token: it says who it is with a JWT that the
 // app's key has signed (docs.github.com, "Authenticating as a GitHub App
 // installation").
-func (l *live) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g grant, err error) {
-	key, err := parseKey(l.wallet[a.KeySlot])
+func (l *activeConfig) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g tokenResponse, err error) {
+	key, err := parseKey(l.credentials[a.KeySlot])
 	if err != nil {
 		return g, err
 	}
-	now := l.mint.now()
+	now := l.tokens.now()
 	jwt, err := signJWT(key, a.AppID, now)
 	if err != nil {
 		return g, err
@@ -45,16 +45,16 @@ func (l *live) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g grant
 		Token   string    `json:"token"`
 		Expires time.Time `json:"expires_at"`
 	}
-	if err := l.mint.send(r, []string{"Authorization"}, &answer); err != nil {
+	if err := l.tokens.send(r, []string{"Authorization"}, &answer); err != nil {
 		return g, err
 	}
 	if !answer.Expires.After(now) || answer.Expires.After(now.Add(longestLife)) {
 		return g, errors.New("the token that came has ended, or does not end")
 	}
-	if err := l.mint.issue(a.KeySlot, answer.Token, answer.Expires); err != nil {
+	if err := l.tokens.register(a.KeySlot, answer.Token, answer.Expires); err != nil {
 		return g, err
 	}
-	return grant{token: answer.Token, expires: answer.Expires}, nil
+	return tokenResponse{token: answer.Token, expires: answer.Expires}, nil
 }
 
 // signJWT makes the JWT of an app (RFC 7519, RS256): from a minute ago, for

@@ -20,7 +20,7 @@ var lfsPlaces = []string{"/objects/batch", "/lfs/objects"}
 
 // asksLFS reports whether a request is one by which a client of Git LFS begins to
 // upload or to download, in any spelling that a server might read as one.
-func asksLFS(a ask, h http.Header) bool {
+func asksLFS(a requestInfo, h http.Header) bool {
 	if a.method == http.MethodGet || a.method == http.MethodHead {
 		return false
 	}
@@ -37,7 +37,7 @@ var errLFSUpload = refused("git push", "an upload of Git LFS over HTTPS would pa
 
 // refuseLFSUpload refuses a request of Git LFS that asks for an upload, or of which
 // that cannot be told. It holds the body.
-func refuseLFSUpload(ctx context.Context, out *http.Request, a ask) error {
+func refuseLFSUpload(ctx context.Context, out *http.Request, a requestInfo) error {
 	if !asksLFS(a, out.Header) {
 		return nil
 	}
@@ -47,7 +47,7 @@ func refuseLFSUpload(ctx context.Context, out *http.Request, a ask) error {
 	if encoded(out.Header) {
 		return refused("git push", "a compressed request of Git LFS cannot be read; only its downloads pass")
 	}
-	text, err := hold(ctx, out, maxLFSBatch)
+	text, err := bufferBody(ctx, out, maxLFSBatch)
 	if err != nil {
 		return err
 	}

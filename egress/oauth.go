@@ -25,12 +25,12 @@ const (
 
 // askOAuth gets an access token (RFC 6749): for the client itself, or with a
 // refresh token, the one of the slot unless a newer one came.
-func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g grant, err error) {
-	id, secret := l.wallet[a.ClientIDSlot], l.wallet[a.ClientSecretSlot]
+func (l *activeConfig) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g tokenResponse, err error) {
+	id, secret := l.credentials[a.ClientIDSlot], l.credentials[a.ClientSecretSlot]
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if a.RefreshSlot != "" {
 		if refresh == "" {
-			refresh = l.wallet[a.RefreshSlot]
+			refresh = l.credentials[a.RefreshSlot]
 		}
 		form = url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
 	}
@@ -57,19 +57,19 @@ func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g 
 		Expires json.RawMessage `json:"expires_in"`
 		Refresh string          `json:"refresh_token"`
 	}
-	asked := l.mint.now()
-	if err := l.mint.send(r, injected, &answer); err != nil {
+	asked := l.tokens.now()
+	if err := l.tokens.send(r, injected, &answer); err != nil {
 		return g, err
 	}
 	if answer.Type != "" && !strings.EqualFold(answer.Type, "bearer") {
 		return g, errors.New("the token that came is not a bearer token")
 	}
 	used, lives := lifeOf(answer.Expires)
-	if err := l.mint.issue(a.ClientSecretSlot, answer.Token, asked.Add(lives)); err != nil {
+	if err := l.tokens.register(a.ClientSecretSlot, answer.Token, asked.Add(lives)); err != nil {
 		return g, err
 	}
 	if a.RefreshSlot != "" && answer.Refresh != "" {
-		if err := l.mint.issue(a.RefreshSlot, answer.Refresh, asked.Add(refreshLife)); err != nil {
+		if err := l.tokens.register(a.RefreshSlot, answer.Refresh, asked.Add(refreshLife)); err != nil {
 			return g, err
 		}
 		g.refresh = answer.Refresh

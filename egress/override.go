@@ -41,7 +41,7 @@ func overridden(h http.Header, query string, route *bundle.Route) policy.Verdict
 	for parameter := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == ';' }) {
 		name, method, _ := strings.Cut(parameter, "=")
 		name, err := url.QueryUnescape(name)
-		if method, failed := url.QueryUnescape(method); err == nil && folded(name) == methodParameter && (failed != nil || !allowsMethod(route, method)) {
+		if method, failed := url.QueryUnescape(method); err == nil && foldName(name) == methodParameter && (failed != nil || !allowsMethod(route, method)) {
 			return policy.Denied("route", "the parameter _method names a method that the route is not for")
 		}
 	}

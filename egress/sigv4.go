@@ -56,8 +56,8 @@ type awsKey struct {
 
 // sign signs the request anew: what it says of its body is kept, and chunks
 // that the agent has signed are signed one by one while they pass.
-func (l *live) sign(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	k := awsKey{l.wallet[a.IDSlot], l.wallet[a.SecretSlot], l.wallet[a.SessionSlot], a.Region, a.Service}
+func (l *activeConfig) sign(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	k := awsKey{l.credentials[a.IDSlot], l.credentials[a.SecretSlot], l.credentials[a.SessionSlot], a.Region, a.Service}
 	removeField(out.Header, amzDate)
 	out.URL.RawQuery = withoutParameters(out.URL.RawQuery, presigned...)
 	hash, err := k.payload(ctx, out)
@@ -99,7 +99,7 @@ func (k awsKey) payload(ctx context.Context, out *http.Request) (string, error) 
 		var text []byte
 		if hasBody(out) {
 			var err error
-			if text, err = hold(ctx, out, maxHashed); err != nil {
+			if text, err = bufferBody(ctx, out, maxHashed); err != nil {
 				return "", err
 			}
 		}

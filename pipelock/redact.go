@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"airlock/internal/policy"
-	"airlock/internal/recent"
 	"airlock/internal/secrets"
+	"airlock/internal/seenset"
 )
 
 // filler stands where something was overwritten: it is legal in a header, a
@@ -34,7 +34,7 @@ type overwriting struct {
 	llm     bool                // keys and archives are overwritten, too, whatever is left of the text
 	held    int                 // how many bytes at the end of the text are held back and will be seen again
 	// told remembers what was told before, by keyOf; nil: everything is to be told.
-	told  *recent.Set[uint64]
+	told  *seenset.Set[uint64]
 	keyOf func(rule string, value []byte) uint64
 
 	news []uint64 // keys of what was overwritten and is to be told; one at least where told is nil

@@ -12,8 +12,8 @@ import (
 	"time"
 	"unicode"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/proposal"
 )
@@ -140,7 +140,7 @@ type routeView struct {
 // has none.
 func readAccess(dirs bundle.Dirs) (access, error) {
 	list := access{Routes: []routeView{}, Allow: []string{}}
-	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](activation.Open, dirs.File(bundle.Egress))
 	if err != nil && !missing(dirs.File(bundle.Egress)) {
 		return access{}, err
 	}
@@ -151,7 +151,7 @@ func readAccess(dirs bundle.Dirs) (access, error) {
 		}
 		list.Routes = append(list.Routes, v)
 	}
-	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, dirs.File(bundle.Pipelock))
 	if err != nil && !missing(dirs.File(bundle.Pipelock)) {
 		return access{}, err
 	}
@@ -202,7 +202,7 @@ func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule strin
 	if err != nil {
 		return ""
 	}
-	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](activation.Open, dirs.File(bundle.Egress))
 	switch {
 	case err == nil:
 		i := slices.IndexFunc(routes.Routes, func(r bundle.Route) bool {
@@ -215,7 +215,7 @@ func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule strin
 	case !missing(dirs.File(bundle.Egress)):
 		return ""
 	}
-	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, dirs.File(bundle.Pipelock))
 	switch {
 	case err == nil:
 		i := slices.IndexFunc(allow.Allow, func(e bundle.Allowed) bool { return e.Host.MatchesAuthority(authority, 443, 80) && e.At(now) })

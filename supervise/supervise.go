@@ -13,9 +13,9 @@ import (
 	"os"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/proposal"
@@ -52,13 +52,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // Validate says everything that is wrong with the file.
 func (c Config) Validate() error {
-	_, _, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
+	_, _, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	return err
 }
 
 // Run serves until ctx ends. Calls that wait then are answered "pending".
 func Run(ctx context.Context, c Config) error {
-	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
+	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	if err != nil {
 		return err
 	}
@@ -71,8 +71,8 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer book.Close()
-	book.Trouble = handoff.Trouble
-	l, err := handoff.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
+	book.Trouble = activation.Unavailable
+	l, err := activation.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
 	if err != nil {
 		return err
 	}
@@ -83,11 +83,11 @@ func Run(ctx context.Context, c Config) error {
 		text: int(file.Limits.JustificationBytes.Or(defaultText)),
 	}
 	d.expose()
-	handoff.Ready(digest)
+	activation.Ready(digest)
 	c.Log.Info("supervise is ready", "address", l.Addr().String())
 	if c.Ready != nil {
 		c.Ready(l.Addr().String())
 	}
-	context.AfterFunc(ctx, handoff.Stopping)
-	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	context.AfterFunc(ctx, activation.Stopping)
+	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
