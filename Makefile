@@ -7,6 +7,9 @@ IMAGE   ?= airlock-sidecars:latest
 # The race detector needs a C compiler; without one the tests run without it.
 RACE    ?= $(if $(shell command -v $(shell $(GO) env CC)),-race)
 
+# Its runtime sleeps for a second at the end of each process, unless it is told not to.
+export GORACE ?= atexit_sleep_ms=0
+
 .PHONY: all build image demo test test-long vet e2e bench clean
 
 all: build

@@ -160,17 +160,25 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	}
 }
 
-// inheritedVars are the environment variables that every daemon gets if they are set.
-var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
+// inheritedVars are the environment variables that every child gets if they are set.
+var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
-// environment returns the environment of a daemon: only what it needs. Proxy variables are not passed
-// on, because the daemons dial directly.
-func (s *supervisor) environment(daemon string) []string {
-	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
+// inherited returns the values of inheritedVars, as NAME=value.
+func inherited() (env []string) {
 	for _, name := range inheritedVars {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
+	return env
+}
+
+// environment returns the environment of a daemon: only what it needs. Proxy variables are not passed
+// on, because the daemons dial directly.
+func (s *supervisor) environment(daemon string) []string {
+	level := cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel))
+	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+level)
+	env = append(env, inherited()...)
 	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), daemonGOGC))
 }

@@ -125,7 +125,7 @@ func addDigests(held map[string]string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), digestsTimeout)
 	defer cancel()
 	maker := exec.CommandContext(ctx, "/proc/self/exe")
-	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{secretsFile}
+	maker.Args, maker.Env, maker.ExtraFiles = args, append(inherited(), secretmem.Variable+"=3"), []*os.File{secretsFile}
 	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it does not get the signals of this process group
 	out, err := maker.Output()
 	if err != nil {
