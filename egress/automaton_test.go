@@ -27,7 +27,7 @@ func FuzzAutomaton(f *testing.F) {
 	})
 }
 
-// replaceSlowly replaces what ends first, together with what stands before it
+// replaceSlowly replaces the form that ends first, together with what is before it
 // and may begin a longer text, and with what leads on to one.
 func replaceSlowly(forms []form, text []byte) (out []byte) {
 	begins := func(p []byte) bool {

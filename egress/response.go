@@ -39,7 +39,7 @@ func (p *exchange) redactResponse(res *http.Response) error {
 		return nil
 	}
 	if p.searched() && !onlyHeader(res) {
-		if err := readable(res.Header); err != nil {
+		if err := checkCharset(res.Header); err != nil {
 			return err
 		}
 	}

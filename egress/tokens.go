@@ -222,9 +222,9 @@ func tokenKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
 
 // token returns the token of a route, from the cache or its endpoint.
 func (l *activeConfig) token(ctx context.Context, a *bundle.Auth) (string, error) {
-	ask, margin := l.askOAuth, time.Minute
+	ask, margin := l.fetchOAuthToken, time.Minute
 	if a.Type == "github_app" {
-		ask, margin = l.askGitHub, 5*time.Minute
+		ask, margin = l.fetchInstallationToken, 5*time.Minute
 	}
 	text, err := l.tokens.get(ctx, tokenKey(a), margin, func(ctx context.Context, refresh string) (tokenResponse, error) {
 		g, err := ask(ctx, a, refresh)
