@@ -39,7 +39,7 @@ func longestPiece(text, form string) int {
 }
 
 // TestRedactWrapped: a credential that comes back in lines, at every column that it may
-// begin in, is taken out but for fewer than minWrapped characters of its encoding.
+// begin in, is redacted except for fewer than minHeldWrapped characters of its encoding.
 func TestRedactWrapped(t *testing.T) {
 	secret := lab.Token() + "+/" + lab.Token()[4:]
 	r := newRedactor(formsOf(map[string]string{"EGRESS_TOKEN_0": secret}, nil))
