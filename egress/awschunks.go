@@ -53,7 +53,7 @@ func (c *chunkSigner) Read(p []byte) (int, error) {
 	return c.ready.Read(p)
 }
 
-func errFraming(why string) error {
+func framingError(why string) error {
 	return refused("credential", "the body is not in the chunks that it announces: "+why)
 }
 
@@ -65,11 +65,11 @@ func (c *chunkSigner) nextChunk() error {
 	}
 	head := chunkHead.FindStringSubmatch(line)
 	if head == nil {
-		return errFraming("a chunk begins with its size and its signature")
+		return framingError("a chunk begins with its size and its signature")
 	}
 	size, err := strconv.ParseUint(head[1], 16, 32)
 	if err != nil || size > maxChunk {
-		return errFraming(fmt.Sprintf("a chunk has at most %d bytes", maxChunk))
+		return framingError(fmt.Sprintf("a chunk has at most %d bytes", maxChunk))
 	}
 	c.chunk = slices.Grow(c.chunk[:0], int(size))[:size]
 	if _, err := io.ReadFull(c.src, c.chunk); err != nil {
@@ -84,7 +84,7 @@ func (c *chunkSigner) nextChunk() error {
 		return err
 	}
 	if line != "\r\n" {
-		return errFraming("a chunk is longer than it says")
+		return framingError("a chunk is longer than it says")
 	}
 	c.ready.WriteString(line)
 	if size > 0 {
@@ -110,7 +110,7 @@ func (c *chunkSigner) signTrailer() error {
 		name = strings.ToLower(name)
 		switch length += len(line); {
 		case text != "" && !ok, length > maxChunkTrailer:
-			return errFraming("the trailer is not made of a few fields")
+			return framingError("the trailer is not made of a few fields")
 		case text == "": // some clients send an empty line before the signature
 			lines = append(lines, line)
 		case name == trailerSignature:
@@ -124,7 +124,7 @@ func (c *chunkSigner) signTrailer() error {
 // writeTrailer writes the trailer with its signature in the line with index at.
 func (c *chunkSigner) writeTrailer(lines, signed []string, at int) error {
 	if at < 0 || strings.Count(strings.Join(lines, ""), trailerSignature) != 1 {
-		return errFraming("the trailer has one signature")
+		return framingError("the trailer has one signature")
 	}
 	slices.Sort(signed)
 	lines[at] += c.sign.next("AWS4-HMAC-SHA256-TRAILER", c.sign.last, hexHash([]byte(strings.Join(signed, "")))) + "\r\n"
@@ -135,7 +135,7 @@ func (c *chunkSigner) writeTrailer(lines, signed []string, at int) error {
 // expectEnd returns io.EOF if the body ends here, and else an error.
 func (c *chunkSigner) expectEnd() error {
 	if _, err := c.src.ReadByte(); err == nil {
-		return errFraming("something follows the last chunk")
+		return framingError("something follows the last chunk")
 	} else if err != io.EOF {
 		return err
 	}
@@ -146,7 +146,7 @@ func (c *chunkSigner) expectEnd() error {
 func (c *chunkSigner) readLine() (string, error) {
 	line, err := c.src.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
-		return "", errFraming("a line is too long")
+		return "", framingError("a line is too long")
 	}
 	return string(line), unexpectedEOF(err)
 }

@@ -214,7 +214,7 @@ func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Ti
 	v, route := l.decideOrLearn(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
 		if stray := l.canaries.findInHead(r); stray != "" {
-			return verdictOf(errMisplaced(stray)), nil
+			return verdictOf(misplacedError(stray)), nil
 		}
 	}
 	if !v.Allow {

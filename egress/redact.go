@@ -34,7 +34,11 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 // references replace the characters of base64 that are no letters or digits with HTML character
 // references, in all common spellings and for all subsets of the three.
 var references = func() (all []*strings.Replacer) {
-	for _, spelling := range [][]string{{"+", "&#43;", "/", "&#47;", "=", "&#61;"}, {"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"}, {"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"}} {
+	for _, spelling := range [][]string{
+		{"+", "&#43;", "/", "&#47;", "=", "&#61;"},
+		{"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"},
+		{"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"},
+	} {
 		for which := 1; which < 8; which++ {
 			var pairs []string
 			for i := range 3 {

@@ -193,7 +193,7 @@ func (p *exchange) watchFrames() *websocket.Inspector {
 		if name == "" {
 			return nil
 		}
-		err := errMisplaced(name)
+		err := misplacedError(name)
 		p.s.recordRefusal(p, verdictOf(err))
 		return err
 	})

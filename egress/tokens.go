@@ -142,7 +142,8 @@ func (m *tokenCache) invalidate(key string) {
 // register adds a token to those that responses are searched for. It is called before the token is
 // used.
 func (m *tokenCache) register(slot, value string, until time.Time) error {
-	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	invisible := func(c rune) bool { return c <= ' ' || c > '~' }
+	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, invisible) {
 		return errors.New("the token that came is too short, too long or no token")
 	}
 	m.mu.Lock()
@@ -162,7 +163,10 @@ func (m *tokenCache) register(slot, value string, until time.Time) error {
 // send sends a request of egress itself and decodes the JSON of the response. Its errors name the host
 // and the reason, and contain nothing of the request.
 func (m *tokenCache) send(r *http.Request, injected []string, into any) error {
-	err := m.record(audit.Entry{Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch"})
+	err := m.record(audit.Entry{
+		Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method,
+		Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch",
+	})
 	if err != nil {
 		return errors.New("asking for a token could not be written down")
 	}
