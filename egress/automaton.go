@@ -10,7 +10,7 @@ type redactor struct {
 	width int
 	near  []int32 // state × column → state, for states of at most nearDepth
 	nodes []node  // by depth
-	skip  skip
+	skip  skipTable
 	names *redactor // of texts in lower case; nil: see newRedactor
 	found func()    // called at each match in a stream; never nil
 }
@@ -38,7 +38,7 @@ func newAutomaton(forms []form, found func()) *redactor {
 	}
 	r.sort()
 	r.link()
-	r.skip = newSkip(forms)
+	r.skip = newSkipTable(forms)
 	return r
 }
 

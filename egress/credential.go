@@ -106,7 +106,7 @@ func (l *activeConfig) inject(ctx context.Context, out *http.Request, a *bundle.
 			return nil, err
 		}
 		if name := l.canaries.findInHead(out); name != "" {
-			return nil, errMisplaced(name)
+			return nil, misplacedError(name)
 		}
 	}
 	if err := l.canaries.watchBody(ctx, out); err != nil {

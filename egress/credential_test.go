@@ -138,8 +138,8 @@ func noBytesBuffered(t *testing.T) {
 	bufferedBytes.Release(maxBuffered)
 }
 
-// A request that is refused after its body was read gives the memory back,
-// though nobody closes the body.
+// TestRefusedBodyReleasesItsMemory refuses a request after its body was read; the body is
+// never closed.
 func TestRefusedBodyReleasesItsMemory(t *testing.T) {
 	a := &bundle.Auth{Type: "replace", Placeholder: "<HOLDER>", Slot: "S", In: []string{"body"}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -218,7 +218,7 @@ func TestMisplacedPlaceholderIsRefused(t *testing.T) {
 	}
 }
 
-// TestTrailersAreChecked has a credential of the agent's, and a placeholder, behind a
+// TestTrailersAreChecked has a credential of the agent, and a placeholder, in the trailer of a
 // body.
 func TestTrailersAreChecked(t *testing.T) {
 	for name, c := range map[string]struct{ auth *bundle.Auth }{

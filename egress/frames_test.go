@@ -59,7 +59,7 @@ func TestWebSocketFramesAreRedacted(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := in.Feed(wsFrame(websocket.Text, "more")); err == nil {
-		t.Error("a frame behind a Close passed")
+		t.Error("expected a frame after a Close to be refused")
 	}
 }
 

@@ -271,7 +271,7 @@ func newCanaries(routes []bundle.Route) canaries {
 	return canaries{newAutomaton(forms, func() {})}
 }
 
-func errMisplaced(host string) error {
+func misplacedError(host string) error {
 	return refused("tripwire", "the placeholder of "+host+" was sent where it is not bound")
 }
 
@@ -316,7 +316,7 @@ func (t canaries) watchBody(ctx context.Context, out *http.Request) error {
 		return err
 	}
 	if name := w.match(text); name != "" {
-		return errMisplaced(name)
+		return misplacedError(name)
 	}
 	return nil
 }
@@ -333,7 +333,7 @@ func (l *activeConfig) watchTrailer(out *http.Request, a *bundle.Auth) {
 		w := &matcher{forms: l.canaries.forms}
 		for _, values := range out.Trailer {
 			if name := w.match([]byte(strings.Join(values, "\n") + "\n")); name != "" {
-				return errMisplaced(name)
+				return misplacedError(name)
 			}
 		}
 		return nil
@@ -393,7 +393,7 @@ func (w *canaryReader) Buffered() bool { return buffered(w.ReadCloser) }
 func (w *canaryReader) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
 	if name := w.matcher.match(p[:n]); name != "" {
-		return 0, errMisplaced(name)
+		return 0, misplacedError(name)
 	}
 	return n, err
 }

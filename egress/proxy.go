@@ -214,7 +214,7 @@ func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Ti
 	v, route := l.decideOrLearn(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
 		if stray := l.canaries.findInHead(r); stray != "" {
-			return verdictOf(errMisplaced(stray)), nil
+			return verdictOf(misplacedError(stray)), nil
 		}
 	}
 	if !v.Allow {
@@ -223,7 +223,7 @@ func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Ti
 	if up := r.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
 		return policy.Denied("upgrade", "only an upgrade to websocket can be read, and so passed"), nil
 	}
-	if other := overridden(r.Header, r.URL.RawQuery, route); !other.Allow {
+	if other := checkOverride(r.Header, r.URL.RawQuery, route); !other.Allow {
 		other.Rule = v.Rule
 		return other, nil
 	}

@@ -34,7 +34,11 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 // references replace the characters of base64 that are no letters or digits with HTML character
 // references, in all common spellings and for all subsets of the three.
 var references = func() (all []*strings.Replacer) {
-	for _, spelling := range [][]string{{"+", "&#43;", "/", "&#47;", "=", "&#61;"}, {"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"}, {"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"}} {
+	for _, spelling := range [][]string{
+		{"+", "&#43;", "/", "&#47;", "=", "&#61;"},
+		{"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"},
+		{"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"},
+	} {
 		for which := 1; which < 8; which++ {
 			var pairs []string
 			for i := range 3 {
@@ -94,13 +98,13 @@ func (r *redactor) header(h http.Header) {
 		return
 	}
 	for name, values := range h {
-		if len(name) >= r.names.skip.window && holds(r.names, strings.ToLower(name)) {
+		if len(name) >= r.names.skip.window && containsForm(r.names, strings.ToLower(name)) {
 			delete(h, name)
 			redactions.Inc()
 			continue
 		}
 		for i, v := range values {
-			if holds(r, v) {
+			if containsForm(r, v) {
 				values[i] = string(r.all([]byte(v)))
 			}
 		}
@@ -125,7 +129,7 @@ func (s *stream) clean(p []byte) (n int, ok bool) {
 	r, w, b := s.r, s.window.clone(), breaks{}
 	for i := 0; i < len(p); i++ {
 		if w.state == 0 && !w.escaped {
-			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
+			if i = nextCandidateWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
@@ -133,7 +137,7 @@ func (s *stream) clean(p []byte) (n int, ok bool) {
 			return 0, false
 		}
 	}
-	n = len(p) - w.raw(r)
+	n = len(p) - w.heldRaw(r)
 	s.window, s.held = w, append(s.held, p[n:]...)
 	return n, true
 }
@@ -152,7 +156,7 @@ func (s *stream) feed(out, p []byte) []byte {
 			continue
 		}
 		if w.state == 0 && !w.escaped {
-			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
+			if i = nextCandidateWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
@@ -161,7 +165,7 @@ func (s *stream) feed(out, p []byte) []byte {
 		}
 		// Everything that the state covers is redacted: a longer form that contains this one may have
 		// begun.
-		m, raw := r.nodes[w.state].form, w.raw(r)
+		m, raw := r.nodes[w.state].form, w.heldRaw(r)
 		pending := append(s.held, p[from:i+1]...)
 		out = append(out, pending[:len(pending)-raw]...)
 		out = append(out, s.markerOf(m, raw)...)
@@ -171,7 +175,7 @@ func (s *stream) feed(out, p []byte) []byte {
 		*w = window{}
 	}
 	pending := len(s.held) + len(p) - from
-	clear := pending - w.raw(r)
+	clear := pending - w.heldRaw(r)
 	n := min(clear, len(s.held))
 	out = append(out, s.held[:n]...)
 	s.held = append(s.held[:0], s.held[n:]...)

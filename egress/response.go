@@ -39,7 +39,7 @@ func (p *exchange) redactResponse(res *http.Response) error {
 		return nil
 	}
 	if p.searched() && !onlyHeader(res) {
-		if err := readable(res.Header); err != nil {
+		if err := checkCharset(res.Header); err != nil {
 			return err
 		}
 	}
@@ -193,7 +193,7 @@ func (p *exchange) watchFrames() *websocket.Inspector {
 		if name == "" {
 			return nil
 		}
-		err := errMisplaced(name)
+		err := misplacedError(name)
 		p.s.recordRefusal(p, verdictOf(err))
 		return err
 	})

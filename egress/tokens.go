@@ -142,7 +142,8 @@ func (m *tokenCache) invalidate(key string) {
 // register adds a token to those that responses are searched for. It is called before the token is
 // used.
 func (m *tokenCache) register(slot, value string, until time.Time) error {
-	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	invisible := func(c rune) bool { return c <= ' ' || c > '~' }
+	if len(value) < secrets.MinLength || len(value) > maxToken || strings.ContainsFunc(value, invisible) {
 		return errors.New("the token that came is too short, too long or no token")
 	}
 	m.mu.Lock()
@@ -162,7 +163,10 @@ func (m *tokenCache) register(slot, value string, until time.Time) error {
 // send sends a request of egress itself and decodes the JSON of the response. Its errors name the host
 // and the reason, and contain nothing of the request.
 func (m *tokenCache) send(r *http.Request, injected []string, into any) error {
-	err := m.record(audit.Entry{Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method, Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch"})
+	err := m.record(audit.Entry{
+		Verdict: "allow", Rule: "credential", Host: r.URL.Host, Method: r.Method,
+		Path: audit.SafePath(r.URL.EscapedPath()), By: "credential fetch",
+	})
 	if err != nil {
 		return errors.New("asking for a token could not be written down")
 	}
@@ -222,9 +226,9 @@ func tokenKey(a *bundle.Auth) string { return fmt.Sprintf("%+v", *a) }
 
 // token returns the token of a route, from the cache or its endpoint.
 func (l *activeConfig) token(ctx context.Context, a *bundle.Auth) (string, error) {
-	ask, margin := l.askOAuth, time.Minute
+	ask, margin := l.fetchOAuthToken, time.Minute
 	if a.Type == "github_app" {
-		ask, margin = l.askGitHub, 5*time.Minute
+		ask, margin = l.fetchInstallationToken, 5*time.Minute
 	}
 	text, err := l.tokens.get(ctx, tokenKey(a), margin, func(ctx context.Context, refresh string) (tokenResponse, error) {
 		g, err := ask(ctx, a, refresh)

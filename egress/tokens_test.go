@@ -109,8 +109,8 @@ func TestTokensAreFetchedAndRenewed(t *testing.T) {
 	}
 }
 
-// TestTokenIsRedactedInAnEarlierStream has a stream that began before the token was
-// there, and tells it back.
+// TestTokenIsRedactedInAnEarlierStream has a stream that began before the token was fetched
+// and that returns it.
 func TestTokenIsRedactedInAnEarlierStream(t *testing.T) {
 	_, l := newEndpoint(t, oauthAuth(), credentials{"ID": "id", "SECRET": "the-secret"})
 	from, to := io.Pipe()

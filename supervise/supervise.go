@@ -1,7 +1,6 @@
-// Package supervise is the MCP server an agent asks for help or permission.
-// It writes the request down as a proposal and waits a while for the
-// operator's answer. It changes no policy and starts no process: the host
-// does the first, the supervisor the second.
+// Package supervise is the MCP server that an agent asks for access or help. It stores the request as a
+// proposal and waits a while for the operator's answer. It changes no policy and starts no process:
+// hostctl does the first, the supervisor the second.
 package supervise
 
 import (
@@ -31,7 +30,7 @@ const (
 // Config is what Run needs.
 type Config struct {
 	File  string       // path of supervise.yaml
-	Dirs  bundle.Dirs  // what the well-known folders in the file stand for
+	Dirs  bundle.Dirs  // the folders that paths in the file refer to
 	Pair  string       // for the audit
 	Log   *slog.Logger // never nil
 	Ready func(address string)
@@ -50,13 +49,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: log})
 }
 
-// Validate says everything that is wrong with the file.
+// Validate returns all errors of the file.
 func (c Config) Validate() error {
 	_, _, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	return err
 }
 
-// Run serves until ctx ends. Calls that wait then are answered "pending".
+// Run serves until ctx ends. Calls that still wait then get the state "pending".
 func Run(ctx context.Context, c Config) error {
 	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	if err != nil {
@@ -76,11 +75,11 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	d := &desk{
-		store: store, audit: book, dirs: c.Dirs, over: ctx,
-		wait: file.Wait.Or(defaultWait),
-		open: cmp.Or(file.Limits.OpenProposals, defaultOpen),
-		text: int(file.Limits.JustificationBytes.Or(defaultText)),
+	d := &service{
+		store: store, audit: book, dirs: c.Dirs, daemonCtx: ctx,
+		wait:    file.Wait.Or(defaultWait),
+		maxOpen: cmp.Or(file.Limits.OpenProposals, defaultOpen),
+		maxText: int(file.Limits.JustificationBytes.Or(defaultText)),
 	}
 	d.expose()
 	activation.Ready(digest)

@@ -81,7 +81,11 @@ func (s *supervisor) proposeHeld(daemon string) activation.ProposeFunc {
 		if q.Overwritten {
 			kind = proposal.Overwritten
 		}
-		p := proposal.Proposal{Kind: kind, Rule: s.out.mask.maskString(q.Rule), Daemon: daemon, URL: s.out.mask.maskString(q.URL), Methods: []string{s.out.mask.maskString(q.Method)}, Why: s.out.mask.maskString(q.Rule + ": " + q.Why)}
+		mask := s.out.mask.maskString
+		p := proposal.Proposal{
+			Kind: kind, Daemon: daemon, Rule: mask(q.Rule), URL: mask(q.URL),
+			Methods: []string{mask(q.Method)}, Why: mask(q.Rule + ": " + q.Why),
+		}
 		if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
 			return activation.Decision{Error: err.Error()}
 		}

@@ -129,8 +129,11 @@ type oomDetector struct {
 	found bool
 }
 
-var oomMessages = []string{"fatal error: runtime: out of memory", "fatal error: runtime: cannot allocate memory", "fatal error: out of memory",
-	"runtime: cannot map pages in arena address space", "fatal error: failed to allocate", "runtime: failed to create new OS thread", "fatal error: newosproc"}
+var oomMessages = []string{
+	"fatal error: runtime: out of memory", "fatal error: runtime: cannot allocate memory",
+	"fatal error: out of memory", "runtime: cannot map pages in arena address space",
+	"fatal error: failed to allocate", "runtime: failed to create new OS thread", "fatal error: newosproc",
+}
 
 func (l *oomDetector) Write(p []byte) (int, error) {
 	text := string(append(l.tail, p...))

@@ -161,7 +161,8 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 }
 
 // inheritedVars are the environment variables that every child gets if they are set.
-var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
+var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
 // inherited returns the values of inheritedVars, as NAME=value.
 func inherited() (env []string) {
@@ -176,6 +177,8 @@ func inherited() (env []string) {
 // environment returns the environment of a daemon: only what it needs. Proxy variables are not passed
 // on, because the daemons dial directly.
 func (s *supervisor) environment(daemon string) []string {
-	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
-	return append(append(env, inherited()...), "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), daemonGOGC))
+	level := cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel))
+	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+level)
+	env = append(env, inherited()...)
+	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), daemonGOGC))
 }

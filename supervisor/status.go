@@ -101,7 +101,8 @@ func (s *supervisor) snapshot() (st control.Status, links map[string]*activation
 func (d *daemon) status() control.Daemon {
 	st := control.Daemon{
 		Name: d.name, State: string(d.state), Restarts: max(0, d.starts-1),
-		LastExit: d.lastExit, LastCode: d.lastCode, Digest: d.digest, Error: d.problem, Draining: len(d.draining), Listen: map[string]string{},
+		LastExit: d.lastExit, LastCode: d.lastCode, Digest: d.digest, Error: d.problem,
+		Draining: len(d.draining), Listen: map[string]string{},
 	}
 	if d.current != nil {
 		st.PID, st.Since, st.RSS, st.Generation = d.current.pid, d.current.started, rss(d.current.pid), d.current.generation

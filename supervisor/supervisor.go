@@ -226,7 +226,9 @@ func notifySignals() signals {
 	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	signal.Notify(s.reload, syscall.SIGHUP)
 	signal.Notify(s.replace, syscall.SIGUSR1)
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGSTKFLT, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1),
+		syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR,
+		syscall.SIGSTKFLT, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGPIPE)
 	return s
 }
 

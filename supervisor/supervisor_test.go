@@ -461,7 +461,8 @@ func TestInheritedSocketIsServed(t *testing.T) {
 		if got := d.Listen[bundle.FDEgress]; got != address {
 			t.Errorf("egress serves %s, not %s", got, address)
 		}
-		h.waitUntil("the newest process serves", func() bool { // the one before it may take a connection until it has closed its socket
+		// The previous process may accept a connection until it has closed its socket.
+		h.waitUntil("the newest process serves", func() bool {
 			pid, err := h.callPID(address)
 			if err != nil {
 				t.Fatal(err)

@@ -79,7 +79,10 @@ var ownLink = sync.OnceValue(func() *daemonLink {
 // newDaemonLink makes a link of f, which it closes or keeps. If f is a socket, a goroutine that ends
 // with the connection passes the supervisor's commands to handle.
 func newDaemonLink(f *os.File, handle func(l *daemonLink, key, val string)) *daemonLink {
-	l := &daemonLink{w: f, supervisorGone: make(chan struct{}), noSuccessor: make(chan struct{}), pendingFiles: map[uint64]chan openResult{}, handle: handle}
+	l := &daemonLink{
+		w: f, handle: handle, pendingFiles: map[uint64]chan openResult{},
+		supervisorGone: make(chan struct{}), noSuccessor: make(chan struct{}),
+	}
 	if c, err := net.FileConn(f); err == nil {
 		if socket, ok := c.(*net.UnixConn); ok {
 			f.Close()

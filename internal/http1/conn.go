@@ -174,7 +174,8 @@ func (k *conn) answerMalformed(err error) {
 	if !errors.As(err, &v) {
 		return // the client disconnected within the head
 	}
-	w := &responseWriter{k: k, r: &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}, cancel: func() {}, header: http.Header{}}
+	r := &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}
+	w := &responseWriter{k: k, r: r, cancel: func() {}, header: http.Header{}}
 	k.s.Malformed(w, v)
 	w.finish()
 	k.lingeringClose(true, nil)

@@ -129,7 +129,10 @@ func (p *Process) deliver(status syscall.WaitStatus) {
 
 // Start forks and executes a command. The status cannot arrive before the pid is registered.
 func (r *Reaper) Start(c Command) (*Process, error) {
-	p := &Process{reaper: r, group: c.Group, pidfd: -1, exited: c.Exited, status: make(chan syscall.WaitStatus, 1), reaped: make(chan struct{})}
+	p := &Process{
+		reaper: r, group: c.Group, pidfd: -1, exited: c.Exited,
+		status: make(chan syscall.WaitStatus, 1), reaped: make(chan struct{}),
+	}
 	if c.Prepare == nil && c.Attr.Sys.Pdeathsig == 0 {
 		return p, r.fork(p, c)
 	}

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// maxChunk is the longest chunk that is signed: its signature goes before
-	// it, so it is held. Clients use 64 KiB to 128 KiB.
+	// maxChunk is the longest chunk that is signed. The signature is sent before the chunk, so the chunk
+	// is buffered. Clients use 64 KiB to 128 KiB.
 	maxChunk = 1 << 20
-	// maxChunkLine and maxChunkTrailer bound what stands around the chunks.
+	// maxChunkLine and maxChunkTrailer bound the lines of chunks and the trailer, in bytes.
 	maxChunkLine    = 4 << 10
 	maxChunkTrailer = 16 << 10
 )
@@ -25,9 +25,9 @@ var chunkHead = regexp.MustCompile(`^([0-9a-fA-F]{1,8});chunk-signature=[0-9a-fA
 
 const trailerSignature = "x-amz-trailer-signature"
 
-// chunkSigner signs the chunks of a body one by one while they pass
-// (docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html). The framing
-// stays, so that the length that was told stays true.
+// chunkSigner signs the chunks of a body one by one while the body is read
+// (docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html). It keeps the framing, so that the
+// announced length stays right.
 type chunkSigner struct {
 	io.Closer
 	src     *bufio.Reader
@@ -48,60 +48,60 @@ func (c *chunkSigner) Read(p []byte) (int, error) {
 		if c.err != nil {
 			return 0, c.err
 		}
-		c.err = c.next()
+		c.err = c.nextChunk()
 	}
 	return c.ready.Read(p)
 }
 
-func unframed(why string) error {
+func framingError(why string) error {
 	return refused("credential", "the body is not in the chunks that it announces: "+why)
 }
 
-// next makes the next chunk ready, or the end.
-func (c *chunkSigner) next() error {
-	line, err := c.line()
+// nextChunk reads and signs the next chunk, or the end.
+func (c *chunkSigner) nextChunk() error {
+	line, err := c.readLine()
 	if err != nil {
 		return err
 	}
 	head := chunkHead.FindStringSubmatch(line)
 	if head == nil {
-		return unframed("a chunk begins with its size and its signature")
+		return framingError("a chunk begins with its size and its signature")
 	}
 	size, err := strconv.ParseUint(head[1], 16, 32)
 	if err != nil || size > maxChunk {
-		return unframed(fmt.Sprintf("a chunk has at most %d bytes", maxChunk))
+		return framingError(fmt.Sprintf("a chunk has at most %d bytes", maxChunk))
 	}
 	c.chunk = slices.Grow(c.chunk[:0], int(size))[:size]
 	if _, err := io.ReadFull(c.src, c.chunk); err != nil {
-		return short(err)
+		return unexpectedEOF(err)
 	}
 	fmt.Fprintf(&c.ready, "%s;chunk-signature=%s\r\n", head[1], c.sign.next("AWS4-HMAC-SHA256-PAYLOAD", c.sign.last, hexHash(nil), hexHash(c.chunk)))
 	if size == 0 && c.trailer {
-		return c.end()
+		return c.signTrailer()
 	}
 	c.ready.Write(c.chunk)
-	if line, err = c.line(); err != nil {
+	if line, err = c.readLine(); err != nil {
 		return err
 	}
 	if line != "\r\n" {
-		return unframed("a chunk is longer than it says")
+		return framingError("a chunk is longer than it says")
 	}
 	c.ready.WriteString(line)
 	if size > 0 {
 		return nil
 	}
-	return c.nothingMore()
+	return c.expectEnd()
 }
 
-// end signs the trailer. Its lines stay as they are but for the signature.
-func (c *chunkSigner) end() error {
+// signTrailer signs the trailer. Its lines stay as they are, except for the signature.
+func (c *chunkSigner) signTrailer() error {
 	var signed, lines []string
 	at, length := -1, 0
 	for {
-		line, err := c.line()
+		line, err := c.readLine()
 		text := strings.TrimRight(line, "\r\n")
 		if ended := at >= 0 && err == nil || err == io.ErrUnexpectedEOF; text == "" && ended {
-			return c.finish(append(lines, line), signed, at)
+			return c.writeTrailer(append(lines, line), signed, at)
 		}
 		if err != nil {
 			return err
@@ -110,8 +110,8 @@ func (c *chunkSigner) end() error {
 		name = strings.ToLower(name)
 		switch length += len(line); {
 		case text != "" && !ok, length > maxChunkTrailer:
-			return unframed("the trailer is not made of a few fields")
-		case text == "": // some clients part the signature from the fields
+			return framingError("the trailer is not made of a few fields")
+		case text == "": // some clients send an empty line before the signature
 			lines = append(lines, line)
 		case name == trailerSignature:
 			at, lines = len(lines), append(lines, trailerSignature+":")
@@ -121,38 +121,38 @@ func (c *chunkSigner) end() error {
 	}
 }
 
-// finish writes the trailer with its signature, which stands in line at.
-func (c *chunkSigner) finish(lines, signed []string, at int) error {
+// writeTrailer writes the trailer with its signature in the line with index at.
+func (c *chunkSigner) writeTrailer(lines, signed []string, at int) error {
 	if at < 0 || strings.Count(strings.Join(lines, ""), trailerSignature) != 1 {
-		return unframed("the trailer has one signature")
+		return framingError("the trailer has one signature")
 	}
 	slices.Sort(signed)
 	lines[at] += c.sign.next("AWS4-HMAC-SHA256-TRAILER", c.sign.last, hexHash([]byte(strings.Join(signed, "")))) + "\r\n"
 	c.ready.WriteString(strings.Join(lines, ""))
-	return c.nothingMore()
+	return c.expectEnd()
 }
 
-// nothingMore is io.EOF when the body ends here.
-func (c *chunkSigner) nothingMore() error {
+// expectEnd returns io.EOF if the body ends here, and else an error.
+func (c *chunkSigner) expectEnd() error {
 	if _, err := c.src.ReadByte(); err == nil {
-		return unframed("something follows the last chunk")
+		return framingError("something follows the last chunk")
 	} else if err != io.EOF {
 		return err
 	}
 	return io.EOF
 }
 
-// line reads up to a line end.
-func (c *chunkSigner) line() (string, error) {
+// readLine returns the next line.
+func (c *chunkSigner) readLine() (string, error) {
 	line, err := c.src.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
-		return "", unframed("a line is too long")
+		return "", framingError("a line is too long")
 	}
-	return string(line), short(err)
+	return string(line), unexpectedEOF(err)
 }
 
-// short tells an end in the wrong place from other errors.
-func short(err error) error {
+// unexpectedEOF returns the error for an end in the wrong place, and other errors unchanged.
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

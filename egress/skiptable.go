@@ -2,13 +2,12 @@ package egress
 
 import "bytes"
 
-// skip lets a search jump over what cannot hold the beginning of a form (Wu
-// and Manber, A fast algorithm for multi-pattern searching, TR-94-17, 1994).
-// It slides a window as long as the shortest form over the text, and knows
-// from the window's last three bytes how far that may move.
-type skip struct {
+// skipTable lets a search skip text in which no form can begin (Wu and Manber, A fast algorithm for
+// multi-pattern searching, TR-94-17, 1994). It slides a window as long as the shortest form over the
+// text; a table by the last three bytes of the window says how far the window may move.
+type skipTable struct {
 	window int
-	shift  []uint8 // by hash; 0: a form may begin where the window does
+	shift  []uint8 // by hash; 0: a form may begin at the start of the window
 }
 
 const skipBits = 13
@@ -17,13 +16,13 @@ func hash3(a, b, c byte) uint32 {
 	return (uint32(a) | uint32(b)<<8 | uint32(c)<<16) * 0x9e3779b1 >> (32 - skipBits)
 }
 
-func newSkip(forms []form) skip {
-	s := skip{window: 255}
+func newSkipTable(forms []form) skipTable {
+	s := skipTable{window: 255}
 	for _, f := range forms {
 		s.window = min(s.window, len(f.text))
 	}
 	if s.window < 4 || len(forms) == 0 {
-		return skip{} // nothing to jump by
+		return skipTable{} // the forms are too short
 	}
 	s.shift = make([]uint8, 1<<skipBits)
 	for i := range s.shift {
@@ -38,9 +37,9 @@ func newSkip(forms []form) skip {
 	return s
 }
 
-// ahead is the first place, at or behind i, where a form may begin, as far as
-// the text tells.
-func ahead[T string | []byte](s *skip, text T, i int) int {
+// nextCandidate returns the first offset from i on at which a form may begin, as far as the text is
+// known.
+func nextCandidate[T string | []byte](s *skipTable, text T, i int) int {
 	if s.window == 0 {
 		return i
 	}
@@ -54,19 +53,19 @@ func ahead[T string | []byte](s *skip, text T, i int) int {
 	return i
 }
 
-// breaks are the next two line ends of a text, or escapes of line ends, at or behind a
-// place that only grows. The zero value has looked at nothing.
+// breaks finds the next two line ends, or escapes of line ends, from an offset on. The offset only grows.
+// The zero value is ready for use.
 type breaks struct {
 	known         bool
 	next          [3]int // of each kind
 	first, second lineEnd
 }
 
-// lineEnd is where one stands, and its length in bytes; at is the length of the text
-// where there is none.
+// lineEnd is the offset and the length of a line end in bytes. If there is none, at is the length of the
+// text.
 type lineEnd struct{ at, length int }
 
-// advance goes on to a place.
+// advance moves the offset to i.
 func (b *breaks) advance(text []byte, i int) {
 	if !b.known {
 		b.first = b.find(text, i)
@@ -91,7 +90,7 @@ func (b *breaks) find(text []byte, i int) lineEnd {
 	return found
 }
 
-// nextLineEnd is the first of a kind at or behind i: LF, CR, or the escape of one.
+// nextLineEnd returns the offset of the first line end of a kind from i on: LF, CR, or an escape of one.
 func nextLineEnd(text []byte, i, kind int) int {
 	for i < len(text) {
 		n := bytes.IndexByte(text[i:], "\n\r\\"[kind])
@@ -106,9 +105,9 @@ func nextLineEnd(text []byte, i, kind int) int {
 	return len(text)
 }
 
-// aheadWrapped is ahead for forms with line ends in them. It does not jump where two of
-// them are near.
-func aheadWrapped(s *skip, text []byte, i int, b *breaks) int {
+// nextCandidateWrapped is nextCandidate for forms that may contain line ends. It does not skip text with
+// two line ends close together.
+func nextCandidateWrapped(s *skipTable, text []byte, i int, b *breaks) int {
 	if s.window == 0 {
 		return i
 	}
@@ -141,12 +140,12 @@ func aheadWrapped(s *skip, text []byte, i int, b *breaks) int {
 	}
 }
 
-// holds tells whether a form stands in the text.
-func holds[T string | []byte](r *redactor, text T) bool {
+// containsForm reports whether the text contains a form.
+func containsForm[T string | []byte](r *redactor, text T) bool {
 	state := int32(0)
 	for i := 0; i < len(text); i++ {
 		if state == 0 {
-			if i = ahead(&r.skip, text, i); i >= len(text) {
+			if i = nextCandidate(&r.skip, text, i); i >= len(text) {
 				return false
 			}
 		}

@@ -26,7 +26,7 @@ func TestOverridden(t *testing.T) {
 		{"X-Note", "DELETE", "_method=put", any, true},
 		{"X-Note", "/admin", "method=put", some, true},
 	} {
-		if v := overridden(http.Header{c.name: {c.value}}, c.query, c.route); v.Allow != c.allow || !v.Allow && v.Why == "" {
+		if v := checkOverride(http.Header{c.name: {c.value}}, c.query, c.route); v.Allow != c.allow || !v.Allow && v.Why == "" {
 			t.Errorf("%s: %s, ?%s: %+v", c.name, c.value, c.query, v)
 		}
 	}

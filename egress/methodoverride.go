@@ -11,16 +11,15 @@ import (
 	"airlock/internal/policy"
 )
 
-// Fields by which some servers and frameworks take another method or another
-// path for the request's own.
+// Fields with which some servers and frameworks override the method or the path of a request.
 var (
 	methodOverrides = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 	pathOverrides   = []string{"X-Original-Url", "X-Rewrite-Url", "X-Original-Uri"}
 )
 
-// overridden judges a request that a route lets pass by what its server may
-// take it for.
-func overridden(h http.Header, query string, route *bundle.Route) policy.Verdict {
+// checkOverride denies an allowed request that a server may read as one with another method or path that
+// the route does not allow.
+func checkOverride(h http.Header, query string, route *bundle.Route) policy.Verdict {
 	for name, values := range h {
 		for _, field := range pathOverrides {
 			if http1.SameField(name, field) {

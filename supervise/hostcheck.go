@@ -12,13 +12,13 @@ import (
 	"airlock/internal/policy"
 )
 
-// ownNames are the names by which a pair knows this server.
+// ownNames are the names of this server within a pair.
 var ownNames = []string{bundle.Supervise, "localhost"}
 
-// guardNames refuses requests whose Host or Origin is not of the pair: a page that a
-// browser in the agent's place shows may have its own name point here (DNS
-// rebinding), and the browser then sends that name in both fields.
-func guardNames(next http.Handler) http.Handler {
+// checkHostAndOrigin refuses requests whose Host or Origin is not of the pair. It prevents DNS
+// rebinding: the name of a web page in a browser of the agent may resolve to this server, and the
+// browser then sends that name in both fields.
+func checkHostAndOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var local netip.Addr
 		if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
@@ -46,7 +46,7 @@ func guardNames(next http.Handler) http.Handler {
 
 // ownHost reports whether a Host field, or the host of an origin, names this server:
 // by one of its names, or by a loopback address or the one that the connection
-// came to. An address in it is not of a page that has bent its name.
+// came to. An address cannot be the result of DNS rebinding.
 func ownHost(host string, local netip.Addr) bool {
 	a, err := policy.ParseAuthority(host, 80)
 	if err != nil {
@@ -58,7 +58,7 @@ func ownHost(host string, local netip.Addr) bool {
 	return slices.Contains(ownNames, a.Host.String())
 }
 
-// ownOrigins reports whether a request comes from no page, or from this server's own.
+// ownOrigins reports whether a request has no Origin, or only those of this server.
 func ownOrigins(origins []string, local netip.Addr) bool {
 	for _, origin := range origins {
 		u, err := url.Parse(origin)
