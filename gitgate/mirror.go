@@ -304,6 +304,15 @@ func (m *mirror) explain(ctx context.Context, err error) error {
 	case errors.As(c, &quiet):
 		err = quiet
 	}
+	if large := new(objects.TooLargeError); errors.As(err, &large) {
+		path := large.Path
+		large.Path = "" // it is cleaned by itself, so that a long one cuts nothing else off
+		text := "upstream's pack is over a limit: " + m.words(culprit(large.Culprit)) + fmt.Sprintf(" is over what git-gate takes of upstream (%d bytes, which no setting changes)", large.Limit) + others(large.More)
+		if path != "" {
+			text += fmt.Sprintf("; it is file %s in commit %.12s", m.words(path), large.Commit)
+		}
+		return upstreamError(text)
+	}
 	return upstreamError(m.words(err.Error()))
 }
 

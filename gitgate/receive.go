@@ -73,6 +73,7 @@ func (p *pushing) run(ctx context.Context) (err error) {
 	p.options, p.says = takeReason(p.options)
 	err = p.handle(ctx)
 	if err != nil {
+		p.gate.withoutSecretPath(ctx, err)
 		p.gate.log.Warn("push failed", "repo", p.mirror.name, "error", forLog(err))
 		p.fail(explain(err))
 	}
@@ -423,13 +424,16 @@ func explain(err error) string {
 	var refused errRefused
 	var own ownError
 	var large *objects.TooLargeError
+	var pack *objects.PackTooLargeError
 	switch {
 	case errors.As(err, &own):
 		return own.words
 	case full(err):
 		return diskFull
 	case errors.As(err, &large):
-		return clean(fmt.Sprintf("push is over a limit: an object of %d bytes is over limits.object_bytes (%d). To find the file: git rev-list --objects --all --not --remotes | git cat-file --batch-check='%%(objectsize) %%(rest)' | sort -n | tail -1", large.Size, large.Limit))
+		return "push is over a limit: " + culprit(large.Culprit) + fmt.Sprintf(" is over limits.object_bytes (%d)", large.Limit) + others(large.More) + howToFind(large.Culprit)
+	case errors.As(err, &pack):
+		return fmt.Sprintf("push is over a limit: the pack has more than limits.push_bytes (%d); the largest that came of it: ", pack.Limit) + culprit(pack.Culprit) + howToFind(pack.Culprit)
 	case errors.Is(err, objects.ErrLimit):
 		return "push is over a limit: " + clean(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -440,4 +444,52 @@ func explain(err error) string {
 		return clean(err.Error())
 	}
 	return "the gate failed; its log says why"
+}
+
+// culprit says which object is too large, and which file that is, as far as both are known.
+func culprit(c objects.Culprit) string {
+	text := fmt.Sprintf("an object of %d bytes", c.Size)
+	if !c.Hash.IsZero() {
+		text = fmt.Sprintf("object %s of %d bytes", c.Hash, c.Size)
+	}
+	if c.Path != "" {
+		text += fmt.Sprintf(" (file %s in commit %.12s)", clean(c.Path), c.Commit)
+	}
+	return text
+}
+
+func others(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return ", and one other is"
+	}
+	return fmt.Sprintf(", and %d others are", n)
+}
+
+// howToFind is the way to a file that could not be named.
+func howToFind(c objects.Culprit) string {
+	if c.Path != "" {
+		return ""
+	}
+	return ". To find the file: git rev-list --objects --all --not --remotes | git cat-file --batch-check='%(objectsize) %(rest)' | sort -n | tail -1"
+}
+
+// withoutSecretPath takes the path out of an error when it holds a secret: the audit and the log would keep it.
+func (g *gate) withoutSecretPath(ctx context.Context, err error) {
+	var c *objects.Culprit
+	var large *objects.TooLargeError
+	var pack *objects.PackTooLargeError
+	switch {
+	case errors.As(err, &large):
+		c = &large.Culprit
+	case errors.As(err, &pack):
+		c = &pack.Culprit
+	default:
+		return
+	}
+	if found, err := g.scanner.Scan(ctx, []byte(c.Path)); err != nil || len(found) > 0 {
+		c.Path = ""
+	}
 }

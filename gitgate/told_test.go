@@ -2,11 +2,15 @@ package gitgate
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"airlock/gitgate/objects"
 	"airlock/internal/bundle"
@@ -46,7 +50,7 @@ func TestUpstreamsWordsAreTold(t *testing.T) {
 	})
 }
 
-// TestFaultsNameTheirPlace: what git's own checks refuse is told with its path, an object over the limit with the limit.
+// TestFaultsNameTheirPlace: what git's own checks x
 func TestFaultsNameTheirPlace(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.File.Limits.ObjectBytes = 1 << 20 })
 	r.seed("main", map[string]string{"a": "1"})
@@ -56,11 +60,82 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 	if strings.Contains(out, "pack is corrupt") {
 		t.Errorf("expected no word of a corrupt pack: %s", out)
 	}
-	r.run(w, "git", "reset", "-q", "--hard", "HEAD~")
-	r.commit(w, "large", map[string]string{"large.bin": strings.Repeat("0123456789abcde\n", 70<<10)})
-	r.fails(w, []string{"1146880 bytes", "limits.object_bytes (1048576)", "git rev-list"}, "git", "push", "origin", "HEAD")
 	r.agree()
 	r.noLeftovers()
+}
+
+// TestLargeFilesAreNamed: a push with an object over a limit is refused with the object's id, its file, its commit and the setting.
+func TestLargeFilesAreNamed(t *testing.T) {
+	for name, c := range map[string]struct {
+		limits bundle.GitLimits
+		want   string
+	}{
+		"object": {bundle.GitLimits{ObjectBytes: 1 << 20}, "over limits.object_bytes (1048576)"},
+		"pack":   {bundle.GitLimits{PushBytes: 1 << 20}, "more than limits.push_bytes (1048576)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, protocol string) {
+				r := newRig(t, func(c2 *Config) { c2.File.Limits = c.limits })
+				r.seed("main", map[string]string{"a": "1"})
+				w := r.clone(protocol)
+				r.commit(w, "before", map[string]string{"b": "2"})
+				noise := string(make3MB(rand.NewChaCha8([32]byte{11}))[:2<<20])
+				files := map[string]string{"z": "3", "deep/down/large.bin": noise}
+				if name == "pack" { // the limit is reached within another object; git sends the tree before both
+					files["deep/down/large.bin"] = noise[:900<<10]
+					files["deep/down/y.bin"] = noise[1<<20 : 1<<20+500<<10]
+				}
+				r.commit(w, "with it", files)
+				commit, blob := r.run(w, "git", "rev-parse", "HEAD"), r.run(w, "git", "rev-parse", "HEAD:deep/down/large.bin")
+				if name == "object" { // the whole pack is read, so that the commit is the one that brought the file
+					r.commit(w, "after", map[string]string{"c": "4"})
+				}
+				size := fmt.Sprint(len(files["deep/down/large.bin"]))
+				r.fails(w, []string{c.want, "object " + blob + " of " + size + " bytes (file deep/down/large.bin in commit " + commit[:12] + ")"}, "git", "push", "origin", "HEAD")
+				r.agree()
+			})
+		})
+	}
+}
+
+// TestLargeFilesThatHaveNoName: of a delta only the size is known, so that the way to the file is told. A path that holds a secret is not told.
+func TestLargeFilesThatHaveNoName(t *testing.T) {
+	r := newRig(t)
+	r.seed("main", map[string]string{"a": "1"})
+	w := r.clone("git")
+	noise := string(make3MB(rand.NewChaCha8([32]byte{12}))[:1<<20])
+	r.commit(w, "one", map[string]string{"large.bin": noise})
+	r.commit(w, "two", map[string]string{"large.bin": noise[:1<<20-9]})
+	r.edit(func(c *Config) { c.File.Limits.ObjectBytes = 1<<20 - 1 })
+	r.run(w, "git", "remote", "set-url", "origin", r.url("git", "app"))
+	r.fails(w, []string{"large.bin", "1048576 bytes", "limits.object_bytes (1048575)"}, "git", "push", "origin", "HEAD")
+	r.run(w, "git", "reset", "-q", "--hard", "HEAD~2")
+	secret := token(61)
+	r.commit(w, "secret", map[string]string{secret + ".bin": noise})
+	out := r.fails(w, []string{"limits.object_bytes (1048575)", "To find the file: git rev-list"}, "git", "push", "origin", "HEAD")
+	r.absent(secret, out)
+}
+
+// TestLargeFileOfUpstreamIsNamed: a fetch that upstream's pack makes impossible says which file it is.
+func TestLargeFileOfUpstreamIsNamed(t *testing.T) {
+	r := newRig(t)
+	commit := r.seed("main", map[string]string{"deep/large.bin": strings.Repeat("0123456789abcde\n", 70<<10)})
+	up, err := newTransport(r.config, r.config.File.Repos["app"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := objects.Limits{PackBytes: 1 << 30, ObjectBytes: 1 << 20, TotalBytes: 1 << 32, Objects: 1000}
+	m, err := openMirror("app", filepath.Join(t.TempDir(), "app.git"), up, limits, times{answer: 20 * time.Second, report: 20 * time.Second, transfer: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.store.Close()
+	_, err = m.refresh(t.Context())
+	for _, want := range []string{"of 1146880 bytes is over what git-gate takes of upstream (1048576 bytes", "file deep/large.bin in commit " + commit[:12]} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("expected %q, got %v", want, err)
+		}
+	}
 }
 
 // TestABranchNamedLikeASecretCanBeDeleted: upstream has the name, and the push takes it away; creating one is refused.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -351,6 +352,60 @@ func TestReceiveRefuses(t *testing.T) {
 	}
 	if _, err := Receive(t.Context(), bytes.NewReader(whole), t.TempDir(), small); err != nil {
 		t.Errorf("the good one: %v", err)
+	}
+}
+
+// TestTooLargeIsLocated: an object over the limit is named, and found in trees that come before it or behind it. A delta is not named.
+func TestTooLargeIsLocated(t *testing.T) {
+	const limit = 1 << 20
+	content := make([]byte, limit+1)
+	name := func(typ Type, data []byte) Hash { return plumbing.ComputeHash(typ, data) }
+	blob := name(plumbing.BlobObject, content)
+	entry := func(mode, file string, h Hash) []byte { return append([]byte(mode+" "+file+"\x00"), h[:]...) }
+	inner := entry("100644", "large.bin", blob)
+	outer := entry("40000", "folder", name(plumbing.TreeObject, inner))
+	commit := []byte("tree " + name(plumbing.TreeObject, outer).String() + "\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n")
+	type part struct {
+		typ  Type
+		data []byte
+	}
+	large, trees := []part{{plumbing.BlobObject, content}}, []part{{plumbing.CommitObject, commit}, {plumbing.TreeObject, outer}, {plumbing.TreeObject, inner}}
+	limits := Limits{PackBytes: 4 << 20, ObjectBytes: limit, TotalBytes: 16 << 20, Objects: 100}
+	for what, parts := range map[string][]part{"before": append(slices.Clone(large), trees...), "behind": append(slices.Clone(trees), large...), "alone": large} {
+		r := &raw{}
+		for _, p := range parts {
+			r.entry(entryHead(p.typ, int64(len(p.data))), p.data)
+		}
+		_, err := Receive(t.Context(), bytes.NewReader(r.bytes()), t.TempDir(), limits)
+		var e *TooLargeError
+		if !errors.As(err, &e) || e.Hash != blob || e.Size != limit+1 || e.More != 0 {
+			t.Fatalf("%s: expected the object %s, got %+v, %v", what, blob, e, err)
+		}
+		path, at := "folder/large.bin", name(plumbing.CommitObject, commit)
+		if what == "alone" {
+			path, at = "", Hash{}
+		}
+		if e.Path != path || e.Commit != at {
+			t.Errorf("%s: expected %q in %s, got %q in %s", what, path, at, e.Path, e.Commit)
+		}
+	}
+	r := &raw{}
+	r.entry(entryHead(plumbing.BlobObject, 5), []byte("hello"))
+	d := bomb(5, 5<<20)
+	r.entry(append(entryHead(plumbing.OFSDeltaObject, int64(len(d))), backwards(int64(r.buf.Len()))...), d)
+	_, err := Receive(t.Context(), bytes.NewReader(r.bytes()), t.TempDir(), limits)
+	var e *TooLargeError
+	if !errors.As(err, &e) || !e.Hash.IsZero() || e.Size < 5<<20 {
+		t.Errorf("expected a delta's size without a name, got %+v, %v", e, err)
+	}
+	// What is over the limit counts towards all, so that a small pack cannot buy endless work.
+	r = &raw{}
+	for i := range 20 {
+		content[0] = byte(i)
+		r.entry(entryHead(plumbing.BlobObject, int64(len(content))), content)
+	}
+	if _, err = Receive(t.Context(), bytes.NewReader(r.bytes()), t.TempDir(), limits); !errors.As(err, &e) || e.More != 15 {
+		t.Errorf("expected to stop at the limit of all objects, got %v, %+v", err, e)
 	}
 }
 

@@ -60,18 +60,6 @@ func Receive(ctx context.Context, r io.Reader, dir string, limits Limits) (*Pack
 // ErrTrailing is a pack with something behind its checksum: a part of it that nobody would look at.
 var ErrTrailing = fmt.Errorf("%w: something follows its checksum", ErrCorrupt)
 
-// TooLargeError is an object that is over a limit.
-type TooLargeError struct{ Size, Limit int64 }
-
-func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("%v: an object of %d bytes, at most %d are taken", ErrLimit, e.Size, e.Limit)
-}
-
-// Unwrap lets callers treat it as ErrLimit.
-func (e *TooLargeError) Unwrap() error { return ErrLimit }
-
-func tooLarge(size, limit int64) error { return &TooLargeError{size, limit} }
-
 // indexer knows of each object where it begins, and what becomes known later. All lists have the objects in the order of the pack.
 type indexer struct {
 	ctx    context.Context
@@ -92,6 +80,9 @@ type indexer struct {
 	base  []int32 // of a delta by offset, its base; else -1
 	byRef []byRef
 	large atomic.Bool // there is an object of largeBytes or more
+
+	over    *overLimit // nil: no object is over the limit
+	partial bool       // the last object did not come to its end
 }
 
 // byRef is a delta that names its base.
@@ -104,22 +95,13 @@ type byRef struct {
 const inMemory = 128 << 10
 
 func (x *indexer) run(dir string) (*Pack, error) {
-	n, err := x.header()
-	if err != nil {
+	if err := x.refused(x.entries()); err != nil {
 		return nil, err
-	}
-	for i := range n {
-		if i&255 == 0 && x.ctx.Err() != nil {
-			return nil, context.Cause(x.ctx)
-		}
-		if err := x.entry(); err != nil {
-			return nil, fmt.Errorf("object %d of %d: %w", i+1, n, err)
-		}
 	}
 	end := x.in.offset()
 	sum, err := x.in.trailer()
 	if err != nil {
-		return nil, err
+		return nil, x.refused(err)
 	}
 	if x.limits.Alone && x.in.followed() {
 		return nil, ErrTrailing
@@ -132,6 +114,23 @@ func (x *indexer) run(dir string) (*Pack, error) {
 		return nil, err
 	}
 	return x.store(dir, sum)
+}
+
+// entries reads all objects. One that is over the limit does not end it: its name, and the trees behind it, say which file it is.
+func (x *indexer) entries() error {
+	n, err := x.header()
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if i&255 == 0 && x.ctx.Err() != nil {
+			return context.Cause(x.ctx)
+		}
+		if err := x.entry(); err != nil {
+			return fmt.Errorf("object %d of %d: %w", i+1, n, err)
+		}
+	}
+	return nil
 }
 
 func (x *indexer) header() (int, error) {
@@ -157,8 +156,8 @@ func (x *indexer) entry() error {
 	if err != nil {
 		return x.in.blame(err)
 	}
-	if h.size > x.limits.ObjectBytes {
-		return tooLarge(h.size, x.limits.ObjectBytes)
+	if h.size > x.limits.ObjectBytes && !h.typ.IsDelta() {
+		x.tooLarge(int32(len(x.at)), h.size, false)
 	}
 	if err := x.spent.add(h.size, x.limits.TotalBytes); err != nil {
 		return err
@@ -175,6 +174,7 @@ func (x *indexer) entry() error {
 	} else {
 		err = x.whole(h)
 	}
+	x.partial = err != nil
 	x.crc = append(x.crc, x.in.sum())
 	return err
 }
@@ -208,8 +208,9 @@ func (x *indexer) delta(h head) error {
 	if err != nil {
 		return err
 	}
-	if size > x.limits.ObjectBytes {
-		return tooLarge(size, x.limits.ObjectBytes)
+	if size = max(size, h.size); size > x.limits.ObjectBytes {
+		x.tooLarge(i, size, true)
+		return nil
 	}
 	if h.typ == plumbing.REFDeltaObject {
 		x.byRef = append(x.byRef, byRef{h.baseHash, i})

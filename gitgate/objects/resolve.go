@@ -66,7 +66,7 @@ func (x *indexer) resolve(end int64) error {
 	slices.SortFunc(x.byRef, func(a, b byRef) int { return compare(a.base, b.base) })
 	whole := newBits(n)
 	for i, t := range x.typ {
-		if !t.IsDelta() {
+		if !t.IsDelta() && (x.over == nil || !x.over.skip[int32(i)]) {
 			whole.add(i)
 		}
 	}
@@ -302,7 +302,7 @@ func (w *worker) apply(base []byte, d int32) ([]byte, error) {
 		return nil, err
 	}
 	if size > w.limits.ObjectBytes {
-		return nil, tooLarge(size, w.limits.ObjectBytes)
+		return nil, &TooLargeError{Culprit: Culprit{Size: size}, Limit: w.limits.ObjectBytes}
 	}
 	if err := w.lock(size); err != nil {
 		return nil, err

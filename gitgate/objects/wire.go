@@ -92,7 +92,7 @@ func (t *wire) fill() error {
 		return t.err
 	}
 	if t.offset() > t.limits.PackBytes {
-		t.err = fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limits.PackBytes)
+		t.err = &PackTooLargeError{Limit: t.limits.PackBytes}
 		return t.err
 	}
 	if t.w == len(t.buf) {
@@ -161,7 +161,7 @@ func (t *wire) trailer() (got Hash, err error) {
 		return got, fmt.Errorf("%w: checksum differs", ErrCorrupt)
 	}
 	if t.offset() > t.limits.PackBytes {
-		return got, fmt.Errorf("%w: pack has more than %d bytes", ErrLimit, t.limits.PackBytes)
+		return got, &PackTooLargeError{Limit: t.limits.PackBytes}
 	}
 	t.hand()
 	return got, t.failed
