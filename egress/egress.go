@@ -109,10 +109,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer log.Close()
 	log.Trouble = activation.Unavailable
-	hop, err := newHop(file.Upstream, c.Dirs)
-	if err != nil {
-		return err
-	}
+	hop := newHop(file.Upstream, c.Dirs)
 	l, err := activation.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
 	if err != nil {
 		return err

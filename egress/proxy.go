@@ -377,7 +377,6 @@ func (s *server) recordRefusal(p *exchange, v policy.Verdict) {
 // hop is the connection pool to pipelock.
 type hop struct {
 	transport http.RoundTripper
-	direct    bool
 }
 
 const (
@@ -387,15 +386,8 @@ const (
 	hopConns = 256
 )
 
-// newHop returns the hop to "unix:/path". "direct" connects to origins without pipelock.
-func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
-	if upstream == "direct" {
-		roots, err := ca.Roots()
-		if err != nil {
-			return nil, err
-		}
-		return &hop{direct: true, transport: directTransport(roots)}, nil
-	}
+// newHop returns the hop to "unix:/path", or to pipelock's usual socket if upstream is empty.
+func newHop(upstream string, dirs bundle.Dirs) *hop {
 	path := strings.TrimPrefix(dirs.Address(cmp.Or(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &hop{transport: &http1.Transport{
@@ -407,7 +399,7 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 		IdleTimeout:    hopIdle,
 		MaxIdle:        hopConns,
 		MaxHeaderBytes: httpd.MaxHeaderBytes,
-	}}, nil
+	}}
 }
 
 // outgoing returns the request for the origin, without its credential.
@@ -437,9 +429,6 @@ func (p *exchange) outgoing(r *http.Request) *http.Request {
 func (h *hop) forPipelock(out *http.Request, p *exchange) *http.Request {
 	if len(p.injected) > 0 {
 		injections.Inc(p.route.Auth.Type)
-	}
-	if h.direct {
-		return out
 	}
 	if out.ProtoMajor == 2 {
 		out.Header.Set(httpd.HeaderProto, "h2")

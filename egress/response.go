@@ -2,8 +2,6 @@ package egress
 
 import (
 	"bytes"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -201,11 +199,3 @@ func (p *exchange) watchFrames() *websocket.Inspector {
 
 // text returns a redacted line for the log.
 func (r *redactor) text(s string) string { return string(r.all([]byte(s))) }
-
-func directTransport(roots *x509.CertPool) *http.Transport {
-	return &http.Transport{
-		TLSClientConfig:    &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2:  true,
-		DisableCompression: true,
-	}
-}

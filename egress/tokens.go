@@ -211,13 +211,11 @@ func truncate(text string) string { return text[:min(len(text), 200)] }
 
 // fetch sends a request of egress itself through pipelock, like all others.
 func (h *hop) fetch(r *http.Request, injected []string) (*http.Response, error) {
-	if !h.direct {
-		r.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
-		target := *r.URL
-		target.Opaque = target.Scheme + "://" + target.Host + target.EscapedPath()
-		target.Scheme, target.Host = "http", "pipelock"
-		r.URL = &target
-	}
+	r.Header.Set(httpd.HeaderInjected, strings.Join(injected, ", "))
+	target := *r.URL
+	target.Opaque = target.Scheme + "://" + target.Host + target.EscapedPath()
+	target.Scheme, target.Host = "http", "pipelock"
+	r.URL = &target
 	return h.transport.RoundTrip(r)
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -41,8 +42,12 @@ func newEndpoint(t *testing.T, a *bundle.Auth, slots credentials) (*endpoint, *a
 	must(t, err)
 	t.Cleanup(func() { book.Close() })
 	a.TokenURL, a.APIURL = e.URL+"/token", e.URL
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { // in the place of pipelock
+		return (&net.Dialer{}).DialContext(ctx, network, e.Listener.Addr().String())
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
 	l := configFor(a, slots)
-	l.tokens = newTokenCache(&hop{direct: true, transport: http.DefaultTransport}, book)
+	l.tokens = newTokenCache(&hop{transport: transport}, book)
 	l.tokens.now = func() time.Time { return time.Unix(e.time.Load(), 0) }
 	return e, l
 }

@@ -62,9 +62,6 @@ func forEgress(p *confine.Profile, dirs bundle.Dirs) {
 	f := loadOrZero[bundle.EgressFile](dirs, bundle.Egress)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	p.Unix = true
-	if f.Upstream == "direct" {
-		network(p)
-	}
 }
 
 // forPipelock adds the network, the operator's rules, client certificates for origins, and the pair's

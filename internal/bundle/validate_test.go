@@ -93,6 +93,7 @@ func TestEveryRuleRefuses(t *testing.T) {
 	}{
 		{"egress.yaml", "version: 1", "version: 2", "version"},
 		{"egress.yaml", "unix:/run/airlock/pipelock.sock", "tcp:1.2.3.4:1", "upstream"},
+		{"egress.yaml", "unix:/run/airlock/pipelock.sock", "direct", "upstream: expected unix:/path"},
 		{"egress.yaml", "cert: /etc/airlock/ca/ca.crt, ", "", "ca: the files cert and key"},
 		{"egress.yaml", "mode: learn", "mode: open", `mode: "open"`},
 		{"egress.yaml", "learn: [learn.example.com]", "learn: []", "mode: learn mode needs the hosts"},
