@@ -7,6 +7,9 @@ IMAGE   ?= airlock-sidecars:latest
 # The race detector needs a C compiler; without one the tests run without it.
 RACE    ?= $(if $(shell command -v $(shell $(GO) env CC)),-race)
 
+# Its runtime sleeps for a second at the end of each process, unless it is told not to.
+export GORACE ?= atexit_sleep_ms=0
+
 .PHONY: all build image demo test test-long vet e2e bench clean
 
 all: build
@@ -26,7 +29,7 @@ demo: build
 	bin/demo -bin bin
 
 # Packages that compute in one goroutine: the race detector makes them ten times as slow. The daemons' tests have it on, and use them from many.
-PLAIN   := /internal/(secrets|unpack|orders)$$
+PLAIN   := /internal/(secrets|unpack|promptinjection)$$
 SUITE    = ( $(GO) test $(1) -timeout 20m -json $$($(GO) list ./... | grep -E '$(PLAIN)') && \
 	  $(GO) test $(RACE) $(1) -timeout 40m -json $$($(GO) list ./... | grep -vE '$(PLAIN)') ) | $(GO) run ./internal/testsum
 test:

@@ -1,38 +1,36 @@
 package egress
 
-// redactor finds many texts in one pass over what an upstream sends
-// (Aho–Corasick, CACM 18(6), 1975). State 0 is "nothing that a text begins with
-// was seen".
+// redactor finds many texts in one pass over a stream (Aho–Corasick, CACM 18(6), 1975). State 0 is the
+// root. It is read-only once built.
 //
-// Most of what passes begins no text: the states near the root have a table.
-// Those of a long text are many and seldom visited: they have their one or two
-// successors, and a way back.
+// Most input does not begin a text, so the states near the root have rows in a table. The others are
+// many and seldom visited: they have a list of children and a failure link.
 type redactor struct {
-	class [256]uint16 // byte → column of the table; 0: stands in no text
+	class [256]uint16 // byte → column of the table; 0: occurs in no text
 	width int
 	near  []int32 // state × column → state, for states of at most nearDepth
 	nodes []node  // by depth
-	skip  skip
+	skip  skipTable
 	names *redactor // of texts in lower case; nil: see newRedactor
-	found func()    // told of each match in a stream; never nil
+	found func()    // called at each match in a stream; never nil
 }
 
-// nearDepth is up to how many bytes a state has a row in the table.
+// nearDepth is the greatest depth of states with a row in the table.
 const nearDepth = 2
 
-// node is a state: what was seen last is the beginning of a text.
+// node is a state: the last depth bytes of the input are the beginning of a text.
 type node struct {
-	char           byte  // that leads here
-	depth          int32 // bytes of the input that the state stands for
+	char           byte  // the byte that leads to this state
+	depth          int32 // length of the beginning of a text that the state represents
 	child, sibling int32 // 0: none
-	fail           int32 // the longest proper suffix of what was seen that begins a text, too
-	form           *form // that ends here; nil: none
+	fail           int32 // state of the longest proper suffix that is also the beginning of a text
+	form           *form // the form that ends here; nil: none
 }
 
-// form is one text to look for, and what takes its place.
+// form is a text to search for and its replacement.
 type form struct{ text, marker []byte }
 
-// newAutomaton looks for texts, none of which is empty.
+// newAutomaton returns a redactor for texts, none of which may be empty.
 func newAutomaton(forms []form, found func()) *redactor {
 	r := &redactor{width: 1, nodes: make([]node, 1), found: found}
 	for i := range forms {
@@ -40,7 +38,7 @@ func newAutomaton(forms []form, found func()) *redactor {
 	}
 	r.sort()
 	r.link()
-	r.skip = newSkip(forms)
+	r.skip = newSkipTable(forms)
 	return r
 }
 
@@ -91,8 +89,8 @@ func (r *redactor) sort() {
 	r.nodes = sorted
 }
 
-// link gives each state its way back, and those near the root their row. What
-// a state needs belongs to states of less depth, which come before it.
+// link sets the failure link of each state and the rows of those near the root. Both depend only on
+// states of less depth, which come before it.
 func (r *redactor) link() {
 	for state := range int32(len(r.nodes)) {
 		n := &r.nodes[state]
@@ -118,7 +116,7 @@ func (r *redactor) link() {
 	}
 }
 
-// step is the state after one more byte.
+// step returns the state after one more byte.
 func (r *redactor) step(state int32, c byte) int32 {
 	for {
 		if at := int(state)*r.width + int(r.class[c]); at < len(r.near) {
@@ -131,5 +129,5 @@ func (r *redactor) step(state int32, c byte) int32 {
 	}
 }
 
-// empty tells whether there is nothing to look for.
+// empty reports whether the redactor has no texts.
 func (r *redactor) empty() bool { return r == nil || len(r.nodes) <= 1 }

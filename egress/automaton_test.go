@@ -27,8 +27,8 @@ func FuzzAutomaton(f *testing.F) {
 	})
 }
 
-// replaceSlowly replaces what ends first, together with what stands before it
-// and may begin a longer text, and with what leads on to one.
+// replaceSlowly replaces the form that ends first, together with what is before it
+// and may begin a longer text, and with the bytes that continue one.
 func replaceSlowly(forms []form, text []byte) (out []byte) {
 	begins := func(p []byte) bool {
 		return slices.ContainsFunc(forms, func(f form) bool { return bytes.HasPrefix(f.text, p) })

@@ -14,7 +14,7 @@ func BenchmarkDecide(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	q, now := ask{tls: true, authority: a, method: "POST", path: "/v1/chat/completions", query: "a=b", content: "application/json"}, time.Now()
+	q, now := requestInfo{tls: true, authority: a, method: "POST", path: "/v1/chat/completions", query: "a=b", content: "application/json"}, time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
 		if v, _ := rs.decide(q, now); !v.Allow {

@@ -90,7 +90,7 @@ func TestCases(t *testing.T) {
 				}
 				continue
 			}
-			a := ask{tls: target.TLS, authority: target.Authority, method: c.method, path: target.Path, query: target.Query}
+			a := requestInfo{tls: target.TLS, authority: target.Authority, method: c.method, path: target.Path, query: target.Query}
 			v, route := rules(f.Routes).decide(a, time.Now())
 			if v.Allow != c.allow || v.Rule != c.rule || (route != nil) != v.Allow {
 				t.Errorf("%s %s: %+v, want %v by %q", c.method, text, v, c.allow, c.rule)
@@ -107,7 +107,7 @@ func TestPushByItsBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	for content, allowed := range map[string]bool{"": true, "application/json": true, "application/x-git-receive-pack-request": false, "Application/X-Git-Receive-Pack-Request; a=b": false} {
-		if v, _ := rs.decide(ask{tls: true, authority: a, method: "POST", path: "/x", content: content}, time.Now()); v.Allow != allowed {
+		if v, _ := rs.decide(requestInfo{tls: true, authority: a, method: "POST", path: "/x", content: content}, time.Now()); v.Allow != allowed {
 			t.Errorf("%q: %+v", content, v)
 		}
 	}
@@ -128,7 +128,7 @@ func FuzzDecide(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, path, query string) {
-		v, route := rules(file.Routes).decide(ask{tls: true, authority: a, method: "POST", path: path, query: query}, time.Time{})
+		v, route := rules(file.Routes).decide(requestInfo{tls: true, authority: a, method: "POST", path: path, query: query}, time.Time{})
 		if (route != nil) != v.Allow || v.Rule == "" || (!v.Allow && v.Why == "") {
 			t.Errorf("%q ? %q: %+v, %v", path, query, v, route)
 		}

@@ -6,21 +6,19 @@ import (
 	"strings"
 )
 
-// charsets are the beginnings of the names of those that write ASCII as it is,
-// as the registry of IANA has them. It is a list of what is let through, not
-// of what is refused: the others have too many names.
+// charsets are the prefixes of the IANA names of charsets that encode ASCII unchanged. Others are
+// refused; they have too many names for a list of them.
 var charsets = []string{
 	"utf-8", "utf8", "us-ascii", "ascii", "ansi_x3.4", "iso-8859-", "iso8859-", "iso_8859-", "latin", "l1", "windows-125", "cp125", "koi8-", "macintosh",
 	"x-mac-", "tis-620", "windows-874", "gb2312", "gbk", "gb18030", "big5", "euc-", "shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j",
 	"ks_c_5601", "windows-949", "binary",
 }
 
-// readable refuses an answer in a charset in which the credential has bytes
-// that are not looked for. One that does not say its charset is searched:
-// UTF-16 is among the forms.
-func readable(h http.Header) error {
+// checkCharset refuses a response in a charset that may encode the credential in bytes that are not
+// searched for. A response without a charset is searched; UTF-16 is among the forms.
+func checkCharset(h http.Header) error {
 	for _, field := range h["Content-Type"] {
-		for part := range parameters(field) {
+		for part := range fieldParameters(field) {
 			name, ok := charsetOf(part)
 			if !ok || name == "" {
 				continue
@@ -33,8 +31,7 @@ func readable(h http.Header) error {
 	return nil
 }
 
-// withoutCharsets leaves the choice to the origin: some write an answer in
-// whatever charset is asked for.
+// withoutCharsets removes the charsets from a request, because some origins use any that is requested.
 func withoutCharsets(h http.Header) {
 	h.Del("Accept-Charset")
 	for i, field := range h["Accept"] {
@@ -42,7 +39,7 @@ func withoutCharsets(h http.Header) {
 			continue
 		}
 		var rest strings.Builder
-		for part := range parameters(field) {
+		for part := range fieldParameters(field) {
 			if _, ok := charsetOf(part); !ok {
 				rest.WriteString(part)
 			}
@@ -51,10 +48,9 @@ func withoutCharsets(h http.Header) {
 	}
 }
 
-// parameters are the parts of a field that begin at its start, at a comma and
-// at a semicolon, each with that sign. Quotes do not count: more parts are
-// seen than there are, and none less.
-func parameters(field string) func(yield func(string) bool) {
+// fieldParameters yields the parts of a field that begin at its start, at a comma or at a semicolon,
+// each with that character. It ignores quotes, so it may yield too many parts, but never too few.
+func fieldParameters(field string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for field != "" {
 			n := strings.IndexAny(field[1:], ",;") + 1
@@ -69,7 +65,7 @@ func parameters(field string) func(yield func(string) bool) {
 	}
 }
 
-// charsetOf is the charset that a part names, in lower case.
+// charsetOf returns the charset that a part names, in lower case.
 func charsetOf(part string) (charset string, ok bool) {
 	name, text, _ := strings.Cut(strings.ToLower(part), "=")
 	if !strings.HasPrefix(strings.Trim(name, ",; \t"), "charset") {

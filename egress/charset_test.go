@@ -15,13 +15,13 @@ func TestReadableCharsets(t *testing.T) {
 		"text/plain; charset=x-UTF-16LE-BOM": false, "text/plain; charset=utf-8; charset=utf-16": false, `text/plain; a="; charset=utf-16"`: false,
 		"text/plain; charset*=utf-16": false, "text/plain, text/plain;\tCHARSET='utf-16'": false,
 	} {
-		if err := readable(http.Header{"Content-Type": {"text/plain", field}}); (err == nil) != want {
+		if err := checkCharset(http.Header{"Content-Type": {"text/plain", field}}); (err == nil) != want {
 			t.Errorf("%q: %v", field, err)
 		}
 	}
 }
 
-func TestTheAgentChoosesNoCharset(t *testing.T) {
+func TestAgentCannotChooseTheCharset(t *testing.T) {
 	for field, want := range map[string]string{
 		"":                                      "",
 		"*/*":                                   "*/*",

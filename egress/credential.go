@@ -16,18 +16,18 @@ import (
 	"airlock/internal/secrets"
 )
 
-// wallet holds the values of the slots. It never prints itself.
-type wallet map[string]string
+// credentials holds the values of the slots by their names. It does not print its values.
+type credentials map[string]string
 
-// String keeps a wallet out of logs.
-func (wallet) String() string { return "[wallet]" }
+// String implements fmt.Stringer without the values.
+func (credentials) String() string { return "[credentials]" }
 
-// GoString keeps a wallet out of logs.
-func (wallet) GoString() string { return "[wallet]" }
+// GoString implements fmt.GoStringer without the values.
+func (credentials) GoString() string { return "[credentials]" }
 
-// readWallet takes the values of the slots that the routes name.
-func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
-	w := wallet{}
+// readCredentials returns the values of the slots that the routes name.
+func readCredentials(routes []bundle.Route, getenv func(string) string) credentials {
+	w := credentials{}
 	for _, r := range routes {
 		for _, slot := range r.Auth.Slots() {
 			if value := getenv(slot); value != "" {
@@ -38,9 +38,9 @@ func readWallet(routes []bundle.Route, getenv func(string) string) wallet {
 	return w
 }
 
-// redactable are the values that answers are searched for. The key of an app
-// is none: it signs, and is never sent to anybody who could tell it.
-func (w wallet) redactable(routes []bundle.Route) wallet {
+// redactable returns the values that responses are searched for. They lack the private keys of apps,
+// which only sign and are never sent.
+func (w credentials) redactable(routes []bundle.Route) credentials {
 	all := maps.Clone(w)
 	for _, r := range routes {
 		if r.Auth != nil {
@@ -50,7 +50,7 @@ func (w wallet) redactable(routes []bundle.Route) wallet {
 	return all
 }
 
-// users lists the user names that stand in Basic pairs, by slot.
+// users returns the user names of Basic credentials, by slot.
 func users(routes []bundle.Route) map[string][]string {
 	all := map[string][]string{}
 	for _, r := range routes {
@@ -61,8 +61,8 @@ func users(routes []bundle.Route) map[string][]string {
 	return all
 }
 
-// missing is the verdict on a route whose credential is not there.
-func (w wallet) missing(a *bundle.Auth) policy.Verdict {
+// missing denies a route whose credential is missing or unusable.
+func (w credentials) missing(a *bundle.Auth) policy.Verdict {
 	for _, slot := range a.Slots() {
 		switch value := w[slot]; {
 		case value == "":
@@ -80,7 +80,7 @@ func (w wallet) missing(a *bundle.Auth) policy.Verdict {
 	return policy.Allowed("credential")
 }
 
-// refusedError carries a verdict to whoever answers the agent.
+// refusedError is a denial with its verdict.
 type refusedError struct{ v policy.Verdict }
 
 func (e *refusedError) Error() string { return e.v.Rule + ": " + e.v.Why }
@@ -91,26 +91,25 @@ func refused(rule, why string) error { return &refusedError{policy.Denied(rule, 
 var credentialFields = []string{"Authorization", "Proxy-Authorization", "X-Authorization", "X-Api-Key", "Api-Key", "Apikey", "X-Api-Token", "X-Auth-Token", "X-Auth-Key",
 	"X-Access-Token", "Private-Token", "Job-Token", "Deploy-Token", "X-Goog-Api-Key", "X-Goog-Iam-Authorization-Token", "X-Amz-Security-Token", "Ocp-Apim-Subscription-Key", "X-Vault-Token"}
 
-// credentialParameters are those of a query in which a client sends one. Words
-// that also mean other things, like key and token, are not among them.
+// credentialParameters are the query parameters in which a client sends a credential. Names with other
+// common meanings, like key and token, are not among them.
 var credentialParameters = []string{"access_token", "api_key", "apikey", "x_api_key", "auth_token", "private_token", "authorization"}
 
-// inject takes the agent's own credentials out of the request, puts the real
-// one in, and sees to it that no placeholder leaves. A nil a injects nothing.
-// It returns the names of what holds the credential now, for the hop's header:
-// a field's name, "query:" and a parameter's, or httpd.InjectedBody. An error
-// is a refusedError; the request must not go out then.
-func (l *live) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+// inject removes the agent's own credentials from the request, injects the real one, and ensures that no
+// placeholder is sent. A nil a injects nothing. It returns what holds the credential, for the header of
+// the hop: the name of a field, "query:" with that of a parameter, or httpd.InjectedBody. An error is a
+// refusedError, after which the request must not be sent.
+func (l *activeConfig) inject(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
 	l.watchTrailer(out, a)
 	if a != nil && a.Type == "replace" {
 		if injected, err = l.replace(ctx, out, a); err != nil {
 			return nil, err
 		}
-		if name := l.wires.inHead(out); name != "" {
-			return nil, strayed(name)
+		if name := l.canaries.findInHead(out); name != "" {
+			return nil, misplacedError(name)
 		}
 	}
-	if err := l.wires.watch(ctx, out); err != nil {
+	if err := l.canaries.watchBody(ctx, out); err != nil {
 		return nil, err
 	}
 	if a == nil || a.Type == "replace" {
@@ -125,7 +124,7 @@ func strip(out *http.Request, a *bundle.Auth) {
 	removeCredentials(out.Header, a)
 	switch a.Type {
 	case "query":
-		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, folded(a.Name))...)
+		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, append(credentialParameters, foldName(a.Name))...)
 	case "bearer", "oauth", "github_app":
 		// The other place of a bearer token (RFC 6750 §2.3).
 		out.URL.RawQuery = withoutParameters(out.URL.RawQuery, "access_token")
@@ -133,8 +132,8 @@ func strip(out *http.Request, a *bundle.Auth) {
 }
 
 // put writes the credential into a request that has none.
-func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	value := l.wallet[a.Slot]
+func (l *activeConfig) put(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value := l.credentials[a.Slot]
 	switch a.Type {
 	case "bearer":
 		return setField(out, "Authorization", "Bearer "+value), nil
@@ -149,7 +148,7 @@ func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (inje
 	case "sigv4":
 		return l.sign(ctx, out, a)
 	case "oauth", "github_app":
-		token, err := l.minted(ctx, a)
+		token, err := l.token(ctx, a)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +160,7 @@ func (l *live) put(ctx context.Context, out *http.Request, a *bundle.Auth) (inje
 	return nil, refused("credential", "the type "+a.Type+" is not known")
 }
 
-// speaksGit tells whether the path is one of git's smart HTTP.
+// speaksGit reports whether the path is one of git's smart HTTP protocol.
 func speaksGit(path string) bool {
 	return strings.HasSuffix(path, "/info/refs") || strings.HasSuffix(path, "/git-upload-pack")
 }
@@ -175,12 +174,12 @@ func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-// injectedParameter names a parameter on the hop. The name may be the agent's
-// choice, and must not end the list that it stands in.
+// injectedParameter returns the name of a parameter for the header of the hop. The agent may have chosen
+// it, so it is escaped: it must not contain a separator of the list.
 func injectedParameter(name string) string { return "query:" + url.QueryEscape(name) }
 
-// removeCredentials deletes every field in which a client sends a credential,
-// and the one that the route fills.
+// removeCredentials deletes every field in which a client sends a credential, and the one that the
+// route sets.
 func removeCredentials(h http.Header, a *bundle.Auth) {
 	for name := range h {
 		if http1.SameField(name, a.Name) || slices.ContainsFunc(credentialFields, func(f string) bool { return http1.SameField(name, f) }) {
@@ -198,18 +197,18 @@ func removeField(h http.Header, name string) {
 	}
 }
 
-// withoutParameters removes from a query the parameters of these names, which
-// are folded; the others stay as they were written.
+// withoutParameters removes the parameters with these folded names from a query. The others stay as
+// they were written.
 func withoutParameters(raw string, names ...string) string {
 	if raw == "" {
 		return ""
 	}
 	kept := strings.Split(raw, "&")
 	kept = slices.DeleteFunc(kept, func(part string) bool {
-		// Some servers take a semicolon for an ampersand.
+		// Some servers read a semicolon as an ampersand.
 		for one := range strings.SplitSeq(part, ";") {
 			key, _, _ := strings.Cut(one, "=")
-			if decoded, err := url.QueryUnescape(key); err == nil && slices.Contains(names, folded(decoded)) {
+			if decoded, err := url.QueryUnescape(key); err == nil && slices.Contains(names, foldName(decoded)) {
 				return true
 			}
 		}
@@ -218,10 +217,10 @@ func withoutParameters(raw string, names ...string) string {
 	return strings.Join(kept, "&")
 }
 
-// folded is a parameter's name as the most forgiving server reads it: without
-// case, with underscores for what some languages allow in no name, and without
-// an index or what follows a zero byte.
-func folded(name string) string {
+// foldName returns the name of a parameter as the most lenient server reads it: in lower case, with
+// underscores for characters that some languages do not allow in names, and without an index or
+// anything after a zero byte.
+func foldName(name string) string {
 	name, _, _ = strings.Cut(name, "[")
 	name, _, _ = strings.Cut(name, "\x00")
 	return underscores.Replace(strings.ToLower(strings.TrimSpace(name)))

@@ -17,14 +17,14 @@ import (
 	"airlock/internal/policy"
 )
 
-// liveFor is a configuration of one route.
-func liveFor(a *bundle.Auth, slots wallet) *live {
+// configFor is a configuration of one route.
+func configFor(a *bundle.Auth, slots credentials) *activeConfig {
 	host, err := policy.ParsePattern("api.test")
 	if err != nil {
 		panic(err)
 	}
 	routes := []bundle.Route{{Host: host, Auth: a}}
-	return &live{rules: routes, wallet: slots, wires: newTripwires(routes), looks: formsOf(slots, users(routes))}
+	return &activeConfig{rules: routes, credentials: slots, canaries: newCanaries(routes), patterns: formsOf(slots, users(routes))}
 }
 
 // ruleOf is the rule of the refusal in an error.
@@ -36,8 +36,8 @@ func ruleOf(err error) string {
 	return ""
 }
 
-func TestInject(t *testing.T) {
-	w := wallet{"S": "the value"}
+func TestInjectPerAuthType(t *testing.T) {
+	w := credentials{"S": "the value"}
 	for _, c := range []struct {
 		name   string
 		auth   bundle.Auth
@@ -67,7 +67,7 @@ func TestInject(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			out := httptest.NewRequest(http.MethodGet, "https://api.test/?"+c.query, nil)
 			out.Header = c.header
-			names, err := liveFor(&c.auth, w).inject(t.Context(), out, &c.auth)
+			names, err := configFor(&c.auth, w).inject(t.Context(), out, &c.auth)
 			if err != nil || !slices.Equal(names, c.names) || out.URL.RawQuery != c.raw || len(out.Header) != len(c.want) {
 				t.Errorf("%v: injected %v, query %q, header %v", err, names, out.URL.RawQuery, out.Header)
 			}
@@ -81,8 +81,8 @@ func TestInject(t *testing.T) {
 }
 
 func TestReplaceInBodies(t *testing.T) {
-	w := wallet{"S": `va"l&ue-1`}
-	long := strings.Repeat("0123456789", wholeReplaced/10+1)
+	w := credentials{"S": `va"l&ue-1`}
+	long := strings.Repeat("0123456789", maxWholeReplace/10+1)
 	for _, c := range []struct {
 		name, kind, encoding, body, want string
 		chunked                          bool
@@ -108,7 +108,7 @@ func TestReplaceInBodies(t *testing.T) {
 			}
 			out.Header.Set("Content-Type", c.kind)
 			out.Header.Set("Content-Encoding", c.encoding)
-			names, err := liveFor(a, w).inject(t.Context(), out, a)
+			names, err := configFor(a, w).inject(t.Context(), out, a)
 			var got []byte
 			if err == nil {
 				got, err = io.ReadAll(out.Body)
@@ -125,30 +125,30 @@ func TestReplaceInBodies(t *testing.T) {
 			}
 		})
 	}
-	nothingHeld(t)
+	noBytesBuffered(t)
 }
 
-func nothingHeld(t *testing.T) {
+func noBytesBuffered(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if held.Acquire(ctx, heldBytes) != nil {
+	if bufferedBytes.Acquire(ctx, maxBuffered) != nil {
 		t.Fatal("bodies are still held")
 	}
-	held.Release(heldBytes)
+	bufferedBytes.Release(maxBuffered)
 }
 
-// A request that is refused after its body was read gives the memory back,
-// though nobody closes the body.
-func TestARefusedBodyIsNotHeld(t *testing.T) {
+// TestRefusedBodyReleasesItsMemory refuses a request after its body was read; the body is
+// never closed.
+func TestRefusedBodyReleasesItsMemory(t *testing.T) {
 	a := &bundle.Auth{Type: "replace", Placeholder: "<HOLDER>", Slot: "S", In: []string{"body"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	out := httptest.NewRequest(http.MethodPost, "https://api.test/<HOLDER>", strings.NewReader(strings.Repeat("<HOLDER>", 10_000)))
-	if _, err := liveFor(a, wallet{"S": "the value"}).inject(ctx, out, a); ruleOf(err) != "tripwire" || held.TryAcquire(heldBytes) {
+	if _, err := configFor(a, credentials{"S": "the value"}).inject(ctx, out, a); ruleOf(err) != "tripwire" || bufferedBytes.TryAcquire(maxBuffered) {
 		t.Errorf("%v", err)
 	}
 	cancel()
-	nothingHeld(t)
+	noBytesBuffered(t)
 }
 
 // FuzzReplaceBody compares the replacement across the borders of reads with
@@ -180,9 +180,9 @@ func (p *pieces) Read(to []byte) (int, error) {
 	return n, nil
 }
 
-func TestTripwire(t *testing.T) {
+func TestMisplacedPlaceholderIsRefused(t *testing.T) {
 	a := &bundle.Auth{Type: "replace", Placeholder: "PLACEHOLDER1", Slot: "S", In: []string{"headers"}}
-	l := liveFor(a, wallet{"S": "the value"})
+	l := configFor(a, credentials{"S": "the value"})
 	for _, c := range []struct {
 		name, target, header, body string
 		unbound                    bool
@@ -205,27 +205,27 @@ func TestTripwire(t *testing.T) {
 			var name string
 			auth := a
 			if c.unbound {
-				name, auth = l.wires.inHead(out), nil
+				name, auth = l.canaries.findInHead(out), nil
 			}
 			_, err := l.inject(t.Context(), out, auth)
 			if name == "" && ruleOf(err) != "tripwire" && (!c.unbound || c.body != "") {
 				t.Errorf("it passed: %v", err)
 			}
-			if c.unbound && c.header != "" && l.wires.inHead(out) == "" {
+			if c.unbound && c.header != "" && l.canaries.findInHead(out) == "" {
 				t.Error("the header passed")
 			}
 		})
 	}
 }
 
-// TestTrailers has a credential of the agent's, and a placeholder, behind a
+// TestTrailersAreChecked has a credential of the agent, and a placeholder, in the trailer of a
 // body.
-func TestTrailers(t *testing.T) {
+func TestTrailersAreChecked(t *testing.T) {
 	for name, c := range map[string]struct{ auth *bundle.Auth }{
 		"bearer":  {&bundle.Auth{Type: "bearer", Slot: "S"}},
 		"replace": {&bundle.Auth{Type: "replace", Placeholder: "PLACEHOLDER1", Slot: "S"}},
 	} {
-		l := liveFor(c.auth, wallet{"S": "the value"})
+		l := configFor(c.auth, credentials{"S": "the value"})
 		out := httptest.NewRequest(http.MethodPost, "/", io.NopCloser(strings.NewReader("body")))
 		out.ContentLength, out.Trailer = -1, http.Header{}
 		_, err := l.inject(t.Context(), out, c.auth)

@@ -1,9 +1,10 @@
-// Package egress is the agent's only way to the web. It terminates the
-// agent's TLS, lets a request pass when a route names it, takes the agent's
-// own credentials out and puts the real one in, and hands the request to
-// pipelock over a socket of the bundle. What comes back it searches for the
-// credential, so that no upstream can tell it to the agent. It resolves no
-// name and dials nothing but pipelock.
+// Package egress is the agent's only access to the web. It terminates the agent's TLS, forwards a
+// request if a route allows it, removes the agent's own credentials, injects the real one, and sends
+// the request to pipelock over a socket of the bundle. It redacts the credential from responses, so
+// that no upstream can return it to the agent. It resolves no names and dials only pipelock.
+//
+// Each request is handled by the goroutine of its connection with one activeConfig, which a reload
+// replaces as a whole.
 package egress
 
 import (
@@ -22,28 +23,28 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/policy"
 	"airlock/internal/secretmem"
 )
 
-// drain is how long requests in progress may take after the end was asked for.
+// drain is how long requests in progress may take after a stop was requested.
 const drain = 8 * time.Second
 
 // Config is what Run needs.
 type Config struct {
 	File   string               // path of egress.yaml; read again on SIGHUP
-	Dirs   bundle.Dirs          // what the well-known folders in the file stand for
+	Dirs   bundle.Dirs          // the folders that paths in the file refer to
 	Pair   string               // for the audit
-	Getenv func(string) string  // where the slots are; never nil
+	Getenv func(string) string  // returns the values of the slots; never nil
 	Reload <-chan os.Signal     // each value is one reload; nil: never
 	Log    *slog.Logger         // never nil
-	Ready  func(address string) // told once, when requests are served; may be nil
+	Ready  func(address string) // called once, when requests are served; may be nil
 }
 
 // Main runs egress as the applet of that name.
@@ -66,34 +67,33 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Getenv: slots, Reload: reload, Log: log})
 }
 
-// Validate says everything that is wrong with the configuration, the file
-// that it names among it.
+// Validate returns all errors of the configuration, including those of the file that it names.
 func (c Config) Validate() error {
 	_, _, err := c.load()
 	return err
 }
 
-// load reads the file into the policy that is served.
-func (c Config) load() (bundle.EgressFile, *live, error) {
-	file, digest, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, c.File)
+// load reads the file into a configuration that can be served.
+func (c Config) load() (bundle.EgressFile, *activeConfig, error) {
+	file, digest, err := bundle.LoadBy[bundle.EgressFile](activation.Open, c.File)
 	if err != nil {
 		return file, nil, err
 	}
-	purse := readWallet(file.Routes, c.Getenv)
-	return file, &live{
-		digest: digest,
-		file:   c.File,
-		lines:  file.Lines,
-		rules:  file.Routes,
-		sends:  newMirrors(file.Mirrors),
-		learn:  file.Learn,
-		wallet: purse,
-		wires:  newTripwires(file.Routes),
-		looks:  formsOf(purse.redactable(file.Routes), users(file.Routes)),
+	creds := readCredentials(file.Routes, c.Getenv)
+	return file, &activeConfig{
+		digest:      digest,
+		file:        c.File,
+		lines:       file.Lines,
+		rules:       file.Routes,
+		mirrors:     newMirrors(file.Mirrors),
+		learn:       file.Learn,
+		credentials: creds,
+		canaries:    newCanaries(file.Routes),
+		patterns:    formsOf(creds.redactable(file.Routes), users(file.Routes)),
 	}, nil
 }
 
-// Run serves until ctx ends or something fails that cannot be mended.
+// Run serves until ctx ends or an unrecoverable error occurs.
 func Run(ctx context.Context, c Config) error {
 	file, first, err := c.load()
 	if err != nil {
@@ -108,22 +108,19 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer log.Close()
-	log.Trouble = handoff.Trouble
-	hop, err := newHop(file.Upstream, c.Dirs)
-	if err != nil {
-		return err
-	}
-	l, err := handoff.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
+	log.Trouble = activation.Unavailable
+	hop := newHop(file.Upstream, c.Dirs)
+	l, err := activation.Listen(bundle.FDEgress, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortEgress)))
 	if err != nil {
 		return err
 	}
 	s := newServer(c.Log, log, hop, minter)
-	first.mint = newMint(hop, log)
-	first.redactor() // now, not with the first answer
-	s.live.Store(first)
+	first.tokens = newTokenCache(hop, log)
+	first.redactor() // built now rather than for the first response
+	s.active.Store(first)
 	first.warn(c.Log)
 	expose(s.tunnels)
-	s.tell()
+	s.registerQueries()
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serve(ctx, l) })
@@ -139,12 +136,12 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
-// reloads swaps the policy whenever asked. A bad file leaves the old one.
+// reloads replaces the configuration on each value of c.Reload. An invalid file changes nothing.
 func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 	for {
 		select {
 		case <-ctx.Done():
-			handoff.Stopping()
+			activation.Stopping()
 			return
 		case <-c.Reload:
 		}
@@ -155,77 +152,77 @@ func (c Config) reloads(ctx context.Context, s *server, authority bundle.CA) {
 		}
 		if err != nil {
 			c.Log.Error("the configuration was refused; the old routes stay", "error", err)
-			handoff.Notify(handoff.KeyError, err.Error())
+			activation.Notify(activation.KeyError, err.Error())
 			continue
 		}
-		next.mint = s.live.Load().mint
-		s.live.Store(next)
-		s.recall(next)
+		next.tokens = s.active.Load().tokens
+		s.active.Store(next)
+		s.revoke(next)
 		next.warn(c.Log)
 		next.announce()
 		c.Log.Info("reloaded", "routes", len(next.rules), "digest", next.digest[:12])
 	}
 }
 
-// live is one configuration, as it is served.
-type live struct {
-	digest string
-	file   string // that it was read from
-	lines  []int  // of each route in it
-	rules  rules
-	sends  mirrors          // git to git-gate
-	learn  []policy.Pattern // learn mode passes what goes there; none: it is off
-	wallet wallet
-	wires  tripwires
-	looks  []form // of the wallet
-	mint   *mint  // nil where nothing is served
+// activeConfig is one loaded configuration with everything derived from it. Apart from the cached
+// redactor it is read-only, and may be used concurrently.
+type activeConfig struct {
+	digest      string
+	file        string // path of the configuration
+	lines       []int  // line of each route in the file
+	rules       rules
+	mirrors     mirrors          // repositories that are redirected to git-gate
+	learn       []policy.Pattern // hosts of learn mode; none: it is off
+	credentials credentials
+	canaries    canaries
+	patterns    []form      // forms of the credentials, for redaction
+	tokens      *tokenCache // nil where nothing is served
 
-	current atomic.Pointer[lookout]
+	cachedRedactor atomic.Pointer[redactorCache]
 }
 
-// lookout is a redactor and the tokens that it was made for.
-type lookout struct {
+// redactorCache is a redactor and the list of issued tokens that it was built for.
+type redactorCache struct {
 	redactor *redactor
 	issued   *[]issuedToken
 }
 
-// redactor looks for everything that an answer must not tell, as of now.
-func (l *live) redactor() *redactor {
+// redactor returns the redactor for all credentials and the tokens issued so far.
+func (l *activeConfig) redactor() *redactor {
 	var issued *[]issuedToken
-	if l.mint != nil {
-		issued = l.mint.issued.Load()
+	if l.tokens != nil {
+		issued = l.tokens.issued.Load()
 	}
-	if have := l.current.Load(); have != nil && have.issued == issued {
+	if have := l.cachedRedactor.Load(); have != nil && have.issued == issued {
 		return have.redactor
 	}
-	forms := slices.Clone(l.looks)
+	forms := slices.Clone(l.patterns)
 	if issued != nil {
 		for _, t := range *issued {
-			forms = append(forms, formsOf(wallet{t.slot: t.value}, nil)...)
+			forms = append(forms, formsOf(credentials{t.slot: t.value}, nil)...)
 		}
 	}
-	next := &lookout{newRedactor(forms), issued}
-	l.current.Store(next)
+	next := &redactorCache{newRedactor(forms), issued}
+	l.cachedRedactor.Store(next)
 	return next.redactor
 }
 
-// announce tells the supervisor what is served.
-func (l *live) announce() {
-	handoff.Notify(handoff.KeyMode, l.mode())
-	handoff.Ready(l.digest)
+// announce notifies the supervisor of the configuration in force.
+func (l *activeConfig) announce() {
+	activation.Notify(activation.KeyDegraded, l.learnNotice())
+	activation.Ready(l.digest)
 }
 
-// warn says which routes will refuse for want of a credential, and that more
-// passes than the routes.
-func (l *live) warn(log *slog.Logger) {
-	if m := l.mode(); m != "" {
+// warn logs which routes will refuse because a credential is missing, and whether learn mode is on.
+func (l *activeConfig) warn(log *slog.Logger) {
+	if m := l.learnNotice(); m != "" {
 		log.Warn(m)
 	}
 	for i, r := range l.rules {
 		if r.Auth == nil {
 			continue
 		}
-		if v := l.wallet.missing(r.Auth); !v.Allow {
+		if v := l.credentials.missing(r.Auth); !v.Allow {
 			log.Warn("a route will refuse", "route", fmt.Sprintf("routes[%d] %s", i, r.Host), "why", v.Why)
 		}
 	}

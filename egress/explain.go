@@ -7,14 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
-// explain says how a request would be judged that nobody has sent. Nothing is
-// resolved, dialled or written down for it.
-func (l *live) explain(q policy.Question, now time.Time) policy.Explanation {
+// explain returns the verdict on a request without sending it. Nothing is resolved, dialled or recorded.
+func (l *activeConfig) explain(q policy.Question, now time.Time) policy.Explanation {
 	x := policy.Explanation{Daemon: bundle.Egress}
 	t, err := policy.ParseTarget(q.URL)
 	if err != nil {
@@ -25,12 +24,12 @@ func (l *live) explain(q policy.Question, now time.Time) policy.Explanation {
 		x.Allow, x.Final, x.Rule, x.Why = true, true, localHost, "egress answers it itself, with the live routes"
 		return x
 	}
-	v, route := l.ruling(ask{tls: t.TLS, authority: t.Authority, method: q.Method, path: t.Path, query: t.Query}, now)
+	v, route := l.decideOrLearn(requestInfo{tls: t.TLS, authority: t.Authority, method: q.Method, path: t.Path, query: t.Query}, now)
 	x.Allow, x.Rule, x.Why, x.At = v.Allow, v.Rule, v.Why, l.at(v.Rule)
 	switch {
 	case v.Allow && route.Auth != nil:
 		x.Auth = route.Auth.Type
-		if missing := l.wallet.missing(route.Auth); !missing.Allow {
+		if missing := l.credentials.missing(route.Auth); !missing.Allow {
 			x.Allow, x.Rule, x.Why, x.Auth = false, missing.Rule, missing.Why, ""
 		}
 	case !v.Allow && x.At != "":
@@ -47,8 +46,8 @@ func (l *live) explain(q policy.Question, now time.Time) policy.Explanation {
 	return x
 }
 
-// at is the file and the line of a rule that is a route; empty for another.
-func (l *live) at(rule string) string {
+// at returns the file and line of a rule that is a route, and "" for others.
+func (l *activeConfig) at(rule string) string {
 	for i := range l.rules {
 		if i < len(l.lines) && l.rules.name(i) == rule {
 			return fmt.Sprintf("%s:%d", filepath.Base(l.file), l.lines[i])
@@ -57,43 +56,42 @@ func (l *live) at(rule string) string {
 	return ""
 }
 
-// routeFor is the route that would let pass a request and no other, as it is
-// written in egress.yaml and in a manifest.
+// routeFor returns a route that allows only that request, as it is written in egress.yaml and in a
+// manifest.
 func routeFor(t policy.Target, method string) string {
 	path, err := policy.CleanPath(t.Path)
 	if err != nil || strings.Contains(path, "*") {
 		return ""
 	}
 	git := ""
-	if fetchesGit(path, ask{method: method, query: t.Query}) {
+	if fetchesGit(path, requestInfo{method: method, query: t.Query}) {
 		git = ", git: fetch"
 	}
 	return fmt.Sprintf("{host: %s, methods: [%s], paths: [%s]%s}", strconv.Quote(t.Authority.HostFor(httpsPort)), method, strconv.Quote(path), git)
 }
 
-// explain adds what the routes do not know: whether the pair's authority may
-// speak for the host.
+// explain adds to the verdict of the routes whether the pair's certificate authority permits the host.
 func (s *server) explain(q policy.Question) policy.Explanation {
-	l := s.live.Load()
+	l := s.active.Load()
 	x := l.explain(q, time.Now())
-	if t, err := policy.ParseTarget(q.URL); err == nil && x.Allow && t.TLS && !s.mayVouch(t.Authority.Host) {
-		v := l.rules.unvouched(t.Authority)
+	if t, err := policy.ParseTarget(q.URL); err == nil && x.Allow && t.TLS && !s.caPermits(t.Authority.Host) {
+		v := l.rules.outsideConstraints(t.Authority)
 		x.Allow, x.Final, x.Rule, x.Why, x.At, x.Auth = false, false, v.Rule, v.Why, "", ""
 	}
 	return x
 }
 
-// tell answers the supervisor's questions from the rules of the moment.
-func (s *server) tell() {
+// registerQueries registers handlers for the supervisor's queries, which use the current configuration.
+func (s *server) registerQueries() {
 	s.meterLearning()
-	handoff.Answer(handoff.TopicExplain, s.explain)
-	handoff.Answer(handoff.TopicRoutes, func(any) routesView { return s.live.Load().view() })
+	activation.HandleQuery(activation.TopicExplain, s.explain)
+	activation.HandleQuery(activation.TopicRoutes, func(any) routesView { return s.active.Load().view() })
 }
 
-// routesView is what is in force, for the operator.
+// routesView is the configuration in force, for the operator.
 type routesView struct {
 	Mode   string      `json:"mode,omitempty"`
 	Routes []routeView `json:"routes"`
 }
 
-func (l *live) view() routesView { return routesView{Mode: l.mode(), Routes: l.list()} }
+func (l *activeConfig) view() routesView { return routesView{Mode: l.learnNotice(), Routes: l.list()} }

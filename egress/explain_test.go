@@ -21,13 +21,13 @@ routes:
   - {host: git.test, git: fetch, auth: {type: bearer, slot: EMPTY}}
 `
 
-func explainer(t *testing.T, text string) *live {
+func explainer(t *testing.T, text string) *activeConfig {
 	t.Helper()
 	var f bundle.EgressFile
 	if err := config.Decode("sample", []byte(text), &f); err != nil {
 		t.Fatal(err)
 	}
-	return &live{file: "/etc/airlock/egress.yaml", lines: f.Lines, rules: f.Routes, wallet: wallet{"S": "a value that is long"}}
+	return &activeConfig{file: "/etc/airlock/egress.yaml", lines: f.Lines, rules: f.Routes, credentials: credentials{"S": "a value that is long"}}
 }
 
 func TestExplain(t *testing.T) {

@@ -12,24 +12,24 @@ import (
 	"airlock/internal/bundle"
 )
 
-// methodParameter is the parameter of a query or a form by which frameworks take
-// another method for the request's own.
+// methodParameter is the parameter of a query or a form with which frameworks override the method of a
+// request.
 const methodParameter = "_method"
 
-// maxFormName bounds the name of a parameter that is compared with it, and
-// maxFormValue its value, in bytes. Longer ones are neither.
+// maxFormName bounds the names of parameters that are compared with methodParameter, and maxFormValue
+// their values, in bytes. Longer ones do not match.
 const (
 	maxFormName  = 64
 	maxFormValue = 64
 )
 
-// watchMethod refuses a form that names a method that its route is not for, before
-// the end of that form goes on.
+// watchMethod refuses a form that overrides the method with one that its route does not allow, before the
+// end of the form is sent.
 func watchMethod(out *http.Request, route *bundle.Route) {
 	if len(route.Methods) == 0 || !hasBody(out) {
 		return
 	}
-	kind, _, _ := mime.ParseMediaType(out.Header.Get("Content-Type")) // what is no type is no form
+	kind, _, _ := mime.ParseMediaType(out.Header.Get("Content-Type")) // an invalid type is no form
 	var look func(p []byte) bool
 	allowed := func(method string) bool { return allowsMethod(route, method) }
 	switch kind {
@@ -43,16 +43,16 @@ func watchMethod(out *http.Request, route *bundle.Route) {
 	out.Body = &formBody{out.Body, look}
 }
 
-// formBody is the body of a form that ends in a refusal where look finds one.
+// formBody is the body of a form. It ends with a refusal if check reports one.
 type formBody struct {
 	io.ReadCloser
-	look func(p []byte) (refuse bool) // nil p: the body has ended
+	check func(p []byte) (refuse bool) // nil p: the body has ended
 }
 
 // Read implements io.Reader.
 func (f *formBody) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
-	if n > 0 && f.look(p[:n]) || err == io.EOF && f.look(nil) {
+	if n > 0 && f.check(p[:n]) || err == io.EOF && f.check(nil) {
 		return 0, refused("route", "the parameter "+methodParameter+" of the form names a method that the route is not for")
 	}
 	return n, err
@@ -61,7 +61,7 @@ func (f *formBody) Read(p []byte) (int, error) {
 // Buffered reports whether a Read would return at once.
 func (f *formBody) Buffered() bool { return buffered(f.ReadCloser) }
 
-// urlencodedMethod reads the parameters of an urlencoded form.
+// urlencodedMethod parses the parameters of a urlencoded form.
 type urlencodedMethod struct {
 	allowed     func(method string) bool
 	name, value []byte
@@ -79,21 +79,21 @@ func (u *urlencodedMethod) look(p []byte) (refuse bool) {
 				return true
 			}
 		case u.inValue:
-			u.value = appendUpTo(u.value, c, maxFormValue)
+			u.value = appendBounded(u.value, c, maxFormValue)
 		case c == '=':
 			u.inValue = true
 		default:
-			u.name = appendUpTo(u.name, c, maxFormName)
+			u.name = appendBounded(u.name, c, maxFormName)
 		}
 	}
 	return false
 }
 
-// end judges the parameter that ends here.
+// end checks the parameter that ends here.
 func (u *urlencodedMethod) end() (refuse bool) {
 	if len(u.name) > 0 {
 		name, err := url.QueryUnescape(string(u.name))
-		if err == nil && folded(name) == methodParameter {
+		if err == nil && foldName(name) == methodParameter {
 			method, err := url.QueryUnescape(string(u.value))
 			refuse = err != nil || !u.allowed(method)
 		}
@@ -102,25 +102,25 @@ func (u *urlencodedMethod) end() (refuse bool) {
 	return refuse
 }
 
-// appendUpTo appends a byte to what has no more than most; one more stays, so that
-// what is longer is nothing else.
-func appendUpTo(text []byte, c byte, most int) []byte {
+// appendBounded appends a byte unless the text is longer than most. One byte more than most is kept, so
+// that a longer text does not match.
+func appendBounded(text []byte, c byte, most int) []byte {
 	if len(text) > most {
 		return text
 	}
 	return append(text, c)
 }
 
-// multipartMethod reads the parts of a form, as far as they are short.
+// multipartMethod searches the short parts of a multipart form.
 type multipartMethod struct {
 	allowed func(method string) bool
-	last    []byte // the end of what came
+	last    []byte // the end of the previous input
 }
 
-// namedPart is a part with its name and a value that ends with its line.
+// namedPart matches a part with its name and a value of one line.
 var namedPart = regexp.MustCompile(`(?i)\bname\*?\s*=\s*([^\r\n;]*)[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]*)\r?\n`)
 
-// maxPart is up to which length the header and the value of such a part are read.
+// maxPart is the greatest length of the header and the value of such a part, in bytes.
 const maxPart = 2 << 10
 
 func (m *multipartMethod) look(p []byte) (refuse bool) {
@@ -137,7 +137,7 @@ func (m *multipartMethod) look(p []byte) (refuse bool) {
 			if plain, err := url.PathUnescape(name); err == nil {
 				name = plain
 			}
-			if folded(name) == methodParameter && !m.allowed(string(found[2])) {
+			if foldName(name) == methodParameter && !m.allowed(string(found[2])) {
 				return true
 			}
 		}

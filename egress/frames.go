@@ -8,13 +8,12 @@ import (
 	"airlock/internal/websocket"
 )
 
-// minHeld is with how many bytes of a form at its end a frame is held back
-// until the next one comes. With fewer it goes on: a message may end in any
-// letter, and its sender may wait for an answer.
+// minHeld is how many bytes of a form a frame must end with to be held back until the next frame comes. A
+// frame that ends with fewer is passed on: a message may end with any letter, and its sender may wait
+// for a response.
 const minHeld = 4
 
-// readFrames redacts what comes back over a WebSocket. The length of a frame
-// stays.
+// readFrames redacts the frames that the origin sends over a WebSocket. It does not change their length.
 func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspector, why websocket.Why) error {
 	conn, ok := res.Body.(io.ReadWriteCloser)
 	if !ok {
@@ -25,28 +24,28 @@ func readFrames(res *http.Response, now func() *redactor, up *websocket.Inspecto
 	return nil
 }
 
-// frames is the redaction of one WebSocket, over the borders of its frames.
+// frames redacts one WebSocket across the borders of its frames.
 type frames struct {
-	now   func() *redactor // the one of the moment
-	r     *redactor
-	state int32
-	taken stream   // knows what goes with what was taken out
-	ended bool     // by a Close: nothing may follow (RFC 6455 §5.5.1)
-	open  [][]byte // the payloads that are held back, and the one at hand
+	now      func() *redactor // returns the current redactor
+	r        *redactor
+	state    int32
+	redacted stream   // what follows a redacted form
+	ended    bool     // a Close was read: nothing may follow (RFC 6455 §5.5.1)
+	open     [][]byte // the payloads held back, and the current one
 }
 
 func (f *frames) inspect(frame websocket.Frame) error {
 	if f.ended {
-		return fmt.Errorf("%w: behind a Close", websocket.ErrProtocol)
+		return fmt.Errorf("%w: a frame after a Close", websocket.ErrProtocol)
 	}
 	if r := f.now(); r != f.r {
-		f.r, f.state, f.taken = r, 0, stream{r: r, keepLength: true}
+		f.r, f.state, f.redacted = r, 0, stream{r: r, keepLength: true}
 		for i := range f.open {
 			f.search(f.open[:i+1])
 		}
 	}
 	if frame.Opcode >= websocket.Close {
-		// It may stand between two parts of a message (§5.4), and is read by itself.
+		// A control frame may come between two parts of a message (§5.4) and is searched by itself.
 		s := stream{r: f.r, keepLength: true}
 		copy(frame.Payload, s.flush(s.feed(nil, frame.Payload)))
 	} else {
@@ -61,33 +60,33 @@ func (f *frames) inspect(frame websocket.Frame) error {
 	return nil
 }
 
-// search reads the last payload, and takes out what ends in it.
+// search searches the last payload and redacts the forms that end in it.
 func (f *frames) search(open [][]byte) {
 	if f.r.empty() {
 		return
 	}
 	last := open[len(open)-1]
 	for i := 0; i < len(last); i++ {
-		if f.taken.eats(last[i]) {
+		if f.redacted.absorbs(last[i]) {
 			last[i] = '*'
 			continue
 		}
 		if f.state == 0 {
-			if i = ahead(&f.r.skip, last, i); i >= len(last) {
+			if i = nextCandidate(&f.r.skip, last, i); i >= len(last) {
 				return
 			}
 		}
 		f.state = f.r.step(f.state, last[i])
 		if found := f.r.nodes[f.state].form; found != nil {
-			overwrite(open, i+1, f.taken.markerOf(found, int(f.r.nodes[f.state].depth)))
+			overwrite(open, i+1, f.redacted.markerOf(found, int(f.r.nodes[f.state].depth)))
 			f.r.found()
-			f.taken.eating, f.state = f.state, 0
+			f.redacted.absorbing, f.state = f.state, 0
 		}
 	}
 }
 
-// overwrite puts text where it ends before byte end of the last piece. What
-// is no longer there has been given on.
+// overwrite writes text so that it ends before byte end of the last piece. The part of it that would lie
+// before the first piece is dropped: those bytes have been sent.
 func overwrite(pieces [][]byte, end int, text []byte) {
 	for at := len(pieces) - 1; at >= 0 && len(text) > 0; at-- {
 		piece := pieces[at]

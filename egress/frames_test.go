@@ -12,7 +12,7 @@ func wsFrame(opcode byte, payload string) []byte {
 	return append([]byte{0x80 | opcode, byte(len(payload))}, payload...)
 }
 
-func TestFrames(t *testing.T) {
+func TestWebSocketFramesAreRedacted(t *testing.T) {
 	r := testRedactor()
 	marker := "[redacted:EGRESS_TOKEN_0]"[:len(value)]
 	var bytewise, half [][]byte
@@ -59,7 +59,7 @@ func TestFrames(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := in.Feed(wsFrame(websocket.Text, "more")); err == nil {
-		t.Error("a frame behind a Close passed")
+		t.Error("expected a frame after a Close to be refused")
 	}
 }
 

@@ -9,27 +9,26 @@ import (
 	"airlock/internal/policy"
 )
 
-// The services of git over HTTP (gitprotocol-http).
+// Services of git over HTTP (gitprotocol-http).
 const (
 	fetchService = "git-upload-pack"
 	pushService  = "git-receive-pack"
 )
 
-// davMethods are those of a push to a plain web server (git-http-push), which
-// nothing else of a repository needs.
+// davMethods are the methods of a push to a plain web server (git-http-push). No other use of a
+// repository needs them.
 var davMethods = []string{"PROPFIND", "PROPPATCH", "LOCK", "UNLOCK", "MKCOL", "MOVE", "COPY", "PUT", "DELETE"}
 
-// pushesGit recognises a push in any spelling that a server might read as
-// one: the smart protocol by its service, the dumb one by writing to where a
-// repository keeps its objects and refs.
-func pushesGit(a ask) bool {
+// pushesGit reports whether a server may read the request as a push: of the smart protocol by its
+// service, of the dumb protocol by a write to the objects or refs of a repository.
+func pushesGit(a requestInfo) bool {
 	if hasSegment(a.path, pushService) || advertises(a, pushService) || strings.Contains(strings.ToLower(a.content), pushService) {
 		return true
 	}
 	if !slices.Contains(davMethods, a.method) {
 		return false
 	}
-	return slices.ContainsFunc(lowered(a.path), func(path string) bool {
+	return slices.ContainsFunc(lenientPaths(a.path), func(path string) bool {
 		for _, place := range []string{"info/refs", "refs/heads/", "refs/tags/", "objects/"} {
 			if strings.Contains(path, ".git/"+place) || (a.method != http.MethodPut && a.method != http.MethodDelete && strings.Contains(path, "/"+place)) {
 				return true
@@ -39,9 +38,8 @@ func pushesGit(a ask) bool {
 	})
 }
 
-// fetchesGit tells whether a request is one of the two of a clone or a fetch,
-// and nothing else.
-func fetchesGit(cleanPath string, a ask) bool {
+// fetchesGit reports whether a request is exactly one of the two of a clone or a fetch.
+func fetchesGit(cleanPath string, a requestInfo) bool {
 	if strings.HasSuffix(cleanPath, "/"+fetchService) {
 		return a.method == http.MethodPost
 	}
@@ -50,26 +48,25 @@ func fetchesGit(cleanPath string, a ask) bool {
 		(a.method == http.MethodGet || a.method == http.MethodHead)
 }
 
-// resemblesFetch is fetchesGit for who refuses: in any spelling that a server
-// might read as one.
-func resemblesFetch(a ask) bool {
+// resemblesFetch reports whether a server may read the request as one of a clone or a fetch.
+func resemblesFetch(a requestInfo) bool {
 	reads := a.method == http.MethodGet || a.method == http.MethodHead
 	return (!reads && hasSegment(a.path, fetchService)) || advertises(a, fetchService)
 }
 
-// advertises tells whether a request asks which refs a service knows.
-func advertises(a ask, service string) bool {
-	return hasSegment(a.path, "refs") && mentions(a.query, service)
+// advertises reports whether a request asks for the refs of a service.
+func advertises(a requestInfo, service string) bool {
+	return hasSegment(a.path, "refs") && queryMentions(a.query, service)
 }
 
-// hasSegment tells whether a path has that segment, before or after its dot
+// hasSegment reports whether a path has that segment, before or after its dot
 // segments are resolved, with path parameters or without.
 func hasSegment(escaped, want string) bool {
 	odd := func(r rune) bool { return r == '%' || r >= 0x80 }
 	if !strings.Contains(strings.ToLower(escaped), want) && !strings.ContainsFunc(escaped, odd) {
-		return false // nothing in it reads as something else
+		return false // no character with another reading
 	}
-	for _, path := range lowered(escaped) {
+	for _, path := range lenientPaths(escaped) {
 		for segment := range strings.SplitSeq(path, "/") {
 			if name, _, _ := strings.Cut(segment, ";"); strings.TrimSpace(name) == want {
 				return true
@@ -79,11 +76,11 @@ func hasSegment(escaped, want string) bool {
 	return false
 }
 
-// lowered is a path in each way that a lenient server reads it.
-func lowered(escaped string) []string {
+// lenientPaths returns the readings of a path by lenient servers.
+func lenientPaths(escaped string) []string {
 	decoded, err := policy.DecodePath(escaped)
 	if err != nil {
-		return nil // it is refused for that
+		return nil // an invalid path is refused anyway
 	}
 	all := policy.Readings(decoded)
 	for i := range all {
@@ -92,8 +89,8 @@ func lowered(escaped string) []string {
 	return all
 }
 
-// mentions tells whether a query holds a word, however often it is encoded.
-func mentions(query, word string) bool {
+// queryMentions reports whether a query contains a word, also if it is percent-encoded several times.
+func queryMentions(query, word string) bool {
 	for range 8 {
 		if strings.Contains(strings.ToLower(query), word) {
 			return true
@@ -103,5 +100,5 @@ func mentions(query, word string) bool {
 			return false
 		}
 	}
-	return true // nobody encodes nine times with a good intention
+	return true // encoded nine times: refused
 }

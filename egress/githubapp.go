@@ -21,15 +21,14 @@ import (
 
 const gitHubAPI = "https://api.github.com"
 
-// askGitHub gets an installation token: it says who it is with a JWT that the
-// app's key has signed (docs.github.com, "Authenticating as a GitHub App
-// installation").
-func (l *live) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g grant, err error) {
-	key, err := parseKey(l.wallet[a.KeySlot])
+// fetchInstallationToken fetches an installation token with a JWT signed by the key of the app
+// (docs.github.com, "Authenticating as a GitHub App installation").
+func (l *activeConfig) fetchInstallationToken(ctx context.Context, a *bundle.Auth, _ string) (g tokenResponse, err error) {
+	key, err := parseKey(l.credentials[a.KeySlot])
 	if err != nil {
 		return g, err
 	}
-	now := l.mint.now()
+	now := l.tokens.now()
 	jwt, err := signJWT(key, a.AppID, now)
 	if err != nil {
 		return g, err
@@ -45,20 +44,20 @@ func (l *live) askGitHub(ctx context.Context, a *bundle.Auth, _ string) (g grant
 		Token   string    `json:"token"`
 		Expires time.Time `json:"expires_at"`
 	}
-	if err := l.mint.send(r, []string{"Authorization"}, &answer); err != nil {
+	if err := l.tokens.send(r, []string{"Authorization"}, &answer); err != nil {
 		return g, err
 	}
-	if !answer.Expires.After(now) || answer.Expires.After(now.Add(longestLife)) {
+	if !answer.Expires.After(now) || answer.Expires.After(now.Add(maxTokenLife)) {
 		return g, errors.New("the token that came has ended, or does not end")
 	}
-	if err := l.mint.issue(a.KeySlot, answer.Token, answer.Expires); err != nil {
+	if err := l.tokens.register(a.KeySlot, answer.Token, answer.Expires); err != nil {
 		return g, err
 	}
-	return grant{token: answer.Token, expires: answer.Expires}, nil
+	return tokenResponse{token: answer.Token, expires: answer.Expires}, nil
 }
 
-// signJWT makes the JWT of an app (RFC 7519, RS256): from a minute ago, for
-// clocks that go behind, for less than the ten minutes that are allowed.
+// signJWT returns the JWT of an app (RFC 7519, RS256). It is issued a minute in the past, for clock skew,
+// and valid for less than the ten minutes that are allowed.
 func signJWT(key *rsa.PrivateKey, app string, now time.Time) (string, error) {
 	claims, err := json.Marshal(map[string]any{"iat": now.Add(-time.Minute).Unix(), "exp": now.Add(8 * time.Minute).Unix(), "iss": app})
 	if err != nil {
@@ -73,10 +72,10 @@ func signJWT(key *rsa.PrivateKey, app string, now time.Time) (string, error) {
 	return text + "." + base64.RawURLEncoding.EncodeToString(sig), nil
 }
 
-var errNoKey = errors.New("an RSA private key in PEM was wanted")
+var errNoKey = errors.New("expected an RSA private key in PEM")
 
-// keyBlock finds the PEM of a private key. In a variable its lines may be
-// parted by the two characters \n.
+// keyBlock decodes the PEM block of a private key. In a variable its lines may be separated by the two
+// characters \n.
 func keyBlock(text string) (*pem.Block, error) {
 	block, _ := pem.Decode([]byte(strings.ReplaceAll(text, `\n`, "\n")))
 	if block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
@@ -85,7 +84,7 @@ func keyBlock(text string) (*pem.Block, error) {
 	return block, nil
 }
 
-// parseKey reads the private key of an app: in PKCS #1 or PKCS #8.
+// parseKey parses the private key of an app in PKCS #1 or PKCS #8.
 func parseKey(text string) (*rsa.PrivateKey, error) {
 	block, err := keyBlock(text)
 	if err != nil {
@@ -98,5 +97,5 @@ func parseKey(text string) (*rsa.PrivateKey, error) {
 	if rsaKey, ok := key.(*rsa.PrivateKey); err == nil && ok {
 		return rsaKey, nil
 	}
-	return nil, errNoKey // the library's error could quote
+	return nil, errNoKey // the error of the library could quote the key
 }

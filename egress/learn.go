@@ -9,15 +9,15 @@ import (
 	"airlock/internal/policy"
 )
 
-// learnRule is the rule of a verdict that only learn mode let pass.
+// learnRule is the rule of a verdict that allows only because of learn mode.
 const learnRule = "learn"
 
 var learned = metrics.NewCounter("airlock_egress_learned_requests_total", "Requests that no route let pass, only learn mode.")
 
-// ruling is the routes' verdict; where they refuse, and the operator wants to
-// learn about the host, the request passes with the reason written down, and
-// with no credential. A push, a bad path and a bad method never pass.
-func (l *live) ruling(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+// decideOrLearn returns the verdict of the routes. If they deny a request to a host of learn mode, it is
+// allowed without a credential, and the audit gets the reason of the denial. A push, an invalid path
+// and an invalid method are never allowed.
+func (l *activeConfig) decideOrLearn(a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
 	refused, route := l.rules.decide(a, now)
 	if refused.Allow || len(l.learn) == 0 {
 		return refused, route
@@ -31,23 +31,23 @@ func (l *live) ruling(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		plain.Git = "fetch"
 	}
 	for _, plain.Host = range l.learn {
-		if v, _ := judge(&plain, a, path, now); v.Allow {
-			return policy.Verdict{Allow: true, Rule: learnRule, Why: said(refused)}, &plain
+		if v, _ := matchRoute(&plain, a, path, now); v.Allow {
+			return policy.Verdict{Allow: true, Rule: learnRule, Why: oneLine(refused)}, &plain
 		}
 	}
 	return refused, nil
 }
 
-// said is a refusal in one line.
-func said(v policy.Verdict) string {
+// oneLine returns a denial as one line.
+func oneLine(v policy.Verdict) string {
 	if v.Rule == noRoute {
 		return v.Why
 	}
 	return v.Rule + ": " + v.Why
 }
 
-// mode is how the operator is told, and empty while routes alone decide.
-func (l *live) mode() string {
+// learnNotice returns the notice for the operator that learn mode is on; empty: it is off.
+func (l *activeConfig) learnNotice() string {
 	if len(l.learn) == 0 {
 		return ""
 	}
@@ -58,11 +58,11 @@ func (l *live) mode() string {
 	return "learn mode: whatever is asked of " + strings.Join(hosts, ", ") + " passes without a credential, and is written down"
 }
 
-// meterLearning tells whether learn mode is on, and what it let pass.
+// meterLearning exposes whether learn mode is on and how many requests it allowed.
 func (s *server) meterLearning() {
 	metrics.Expose(learned)
 	metrics.SetGauge("airlock_egress_learn_mode", "1 while learn mode is on.", func() (float64, bool) {
-		if s.live.Load().mode() != "" {
+		if s.active.Load().learnNotice() != "" {
 			return 1, true
 		}
 		return 0, true

@@ -17,7 +17,7 @@ routes:
   - {host: a.cdn.test, expires: 2026-01-01T00:00:00Z, auth: {type: bearer, slot: S}}
 `
 
-func TestLearn(t *testing.T) {
+func TestLearnModeVerdicts(t *testing.T) {
 	l := explainer(t, learning)
 	l.learn = learnList(t, "*.cdn.test", "api.ok.test", "plain.test:80", "odd.test:8443")
 	learnt := func(why string) policy.Verdict { return policy.Verdict{Allow: true, Rule: learnRule, Why: why} }
@@ -50,12 +50,12 @@ func TestLearn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, route := l.ruling(ask{tls: target.TLS, authority: target.Authority, method: c.method, path: target.Path, query: target.Query}, time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC))
+		got, route := l.decideOrLearn(requestInfo{tls: target.TLS, authority: target.Authority, method: c.method, path: target.Path, query: target.Query}, time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC))
 		if got != c.want || (route != nil) != got.Allow || (route != nil && (route.Auth != nil) != c.auth) {
 			t.Errorf("%s %s:\n%+v, route %+v\nwant\n%+v", c.method, c.url, got, route, c.want)
 		}
 	}
-	if m := l.mode(); !strings.HasPrefix(m, "learn mode: ") || !strings.Contains(m, "*.cdn.test, api.ok.test") {
+	if m := l.learnNotice(); !strings.HasPrefix(m, "learn mode: ") || !strings.Contains(m, "*.cdn.test, api.ok.test") {
 		t.Error(m)
 	}
 }

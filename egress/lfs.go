@@ -10,22 +10,22 @@ import (
 	"strings"
 )
 
-// maxLFSBatch bounds the request of a batch of Git LFS, in bytes: clients ask for
-// 100 objects at once, of some 150 bytes each.
+// maxLFSBatch bounds a batch request of Git LFS, in bytes: clients list 100 objects of some 150 bytes
+// each.
 const maxLFSBatch = 1 << 20
 
-// lfsPlaces are where uploads of Git LFS are asked for: the batch API
-// (github.com/git-lfs/git-lfs, docs/api/batch.md) and the one before it.
+// lfsPlaces are the endpoints at which Git LFS requests uploads: the batch API (github.com/git-lfs/git-lfs,
+// docs/api/batch.md) and its predecessor.
 var lfsPlaces = []string{"/objects/batch", "/lfs/objects"}
 
-// asksLFS reports whether a request is one by which a client of Git LFS begins to
-// upload or to download, in any spelling that a server might read as one.
-func asksLFS(a ask, h http.Header) bool {
+// isLFSRequest reports whether a server may read the request as one with which Git LFS begins an
+// upload or a download.
+func isLFSRequest(a requestInfo, h http.Header) bool {
 	if a.method == http.MethodGet || a.method == http.MethodHead {
 		return false
 	}
 	named := strings.Contains(strings.ToLower(a.content+" "+strings.Join(h["Accept"], " ")), "git-lfs")
-	return slices.ContainsFunc(lowered(a.path), func(path string) bool {
+	return slices.ContainsFunc(lenientPaths(a.path), func(path string) bool {
 		path = strings.TrimRight(path, "/")
 		return slices.ContainsFunc(lfsPlaces, func(place string) bool {
 			return strings.HasSuffix(path, place) && (named || strings.Contains(path, "/lfs/") || strings.Contains(path, ".git/"))
@@ -35,10 +35,10 @@ func asksLFS(a ask, h http.Header) bool {
 
 var errLFSUpload = refused("git push", "an upload of Git LFS over HTTPS would pass the gate by; push to the remote on git-gate, which git is set up for")
 
-// refuseLFSUpload refuses a request of Git LFS that asks for an upload, or of which
-// that cannot be told. It holds the body.
-func refuseLFSUpload(ctx context.Context, out *http.Request, a ask) error {
-	if !asksLFS(a, out.Header) {
+// refuseLFSUpload refuses a request of Git LFS for an upload, and one whose body does not say clearly
+// what it is for. It buffers the body.
+func refuseLFSUpload(ctx context.Context, out *http.Request, a requestInfo) error {
+	if !isLFSRequest(a, out.Header) {
 		return nil
 	}
 	if !hasBody(out) {
@@ -47,7 +47,7 @@ func refuseLFSUpload(ctx context.Context, out *http.Request, a ask) error {
 	if encoded(out.Header) {
 		return refused("git push", "a compressed request of Git LFS cannot be read; only its downloads pass")
 	}
-	text, err := hold(ctx, out, maxLFSBatch)
+	text, err := bufferBody(ctx, out, maxLFSBatch)
 	if err != nil {
 		return err
 	}
@@ -61,9 +61,8 @@ func refuseLFSUpload(ctx context.Context, out *http.Request, a ask) error {
 	return nil
 }
 
-// onlyDownloads reports whether a batch names the operation download and no other. A
-// name that stands there twice is read by some servers as the first, by others as
-// the last.
+// onlyDownloads reports whether a batch names only the operation download. It looks at duplicate names,
+// too: some servers read the first, others the last.
 func onlyDownloads(text string) (download bool, err error) {
 	dec := json.NewDecoder(strings.NewReader(text))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {

@@ -5,7 +5,6 @@ import (
 	"airlock/internal/tunnel"
 )
 
-// What egress counts.
 var (
 	requests   = metrics.NewCounter("airlock_egress_requests_total", "Requests by verdict and class of the answer's status; none: the agent left before it.", "verdict", "status")
 	injections = metrics.NewCounter("airlock_egress_credentials_injected_total", "Requests that got a credential, by its type.", "type")
@@ -18,7 +17,7 @@ func expose(t *tunnel.Server) {
 	metrics.SetGauge("airlock_egress_tunnels_open", "Tunnels that are open.", func() (float64, bool) { return float64(t.Open()), true })
 }
 
-// class is the class of a status, like 2xx.
+// class returns the class of a status, like 2xx.
 func class(status int) string {
 	if status < 100 || status > 599 {
 		return "none"

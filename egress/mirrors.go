@@ -10,7 +10,7 @@ import (
 	"airlock/internal/policy"
 )
 
-// mirrors are the repositories that git-gate has, by their identities.
+// mirrors are the repositories of git-gate, by their identities.
 type mirrors map[bundle.GitIdentity]mirror
 
 type mirror struct {
@@ -18,7 +18,7 @@ type mirror struct {
 	to   string
 }
 
-// newMirrors takes mirrors that have been validated.
+// newMirrors returns the mirrors of a validated configuration.
 func newMirrors(all []bundle.Mirror) mirrors {
 	known := mirrors{}
 	for i, m := range all {
@@ -35,13 +35,12 @@ func newMirrors(all []bundle.Mirror) mirrors {
 	return known
 }
 
-// repositoryPlaces begin what a client of git or of Git LFS asks for below a
-// repository.
+// repositoryPlaces are the beginnings of the paths below a repository that git and Git LFS request.
 var repositoryPlaces = []string{"/info/refs", "/info/lfs/"}
 
-// redirect is where a request for a repository of git-gate's is sent: by that, every
-// spelling of its URL is the same repository, and no other is.
-func (ms mirrors) redirect(a ask) (to string, v policy.Verdict) {
+// redirect returns the URL on git-gate for a request for one of its repositories. It compares the
+// identity of the repository, so all spellings of its URL match.
+func (ms mirrors) redirect(a requestInfo) (to string, v policy.Verdict) {
 	if len(ms) == 0 || !a.tls {
 		return "", policy.Verdict{}
 	}
@@ -70,7 +69,7 @@ func (ms mirrors) redirect(a ask) (to string, v policy.Verdict) {
 	return "", policy.Verdict{}
 }
 
-// sendTo answers with the place on git-gate.
+// sendTo redirects the client to git-gate.
 func sendTo(w http.ResponseWriter, to string) {
 	h := w.Header()
 	h["Location"] = []string{to}

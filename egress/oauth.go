@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	// unsaidLife is how long a token is used whose end was not told
-	// (RFC 6749 §5.1 leaves it open), longestLife how long any is.
-	unsaidLife  = 5 * time.Minute
-	longestLife = 24 * time.Hour
-	// refreshLife is how long a refresh token is looked for.
-	refreshLife = 365 * 24 * time.Hour
+	// defaultTokenLife is how long a token without expires_in is used (RFC 6749 §5.1 leaves it open),
+	// maxTokenLife how long any token is.
+	defaultTokenLife = 5 * time.Minute
+	maxTokenLife     = 24 * time.Hour
+	// refreshTokenLife is how long responses are searched for a refresh token.
+	refreshTokenLife = 365 * 24 * time.Hour
 )
 
-// askOAuth gets an access token (RFC 6749): for the client itself, or with a
-// refresh token, the one of the slot unless a newer one came.
-func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g grant, err error) {
-	id, secret := l.wallet[a.ClientIDSlot], l.wallet[a.ClientSecretSlot]
+// fetchOAuthToken fetches an access token (RFC 6749) with the client's credentials or with a refresh
+// token: the one of the slot, or the newest that the endpoint has sent.
+func (l *activeConfig) fetchOAuthToken(ctx context.Context, a *bundle.Auth, refresh string) (g tokenResponse, err error) {
+	id, secret := l.credentials[a.ClientIDSlot], l.credentials[a.ClientSecretSlot]
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if a.RefreshSlot != "" {
 		if refresh == "" {
-			refresh = l.wallet[a.RefreshSlot]
+			refresh = l.credentials[a.RefreshSlot]
 		}
 		form = url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
 	}
@@ -57,19 +57,19 @@ func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g 
 		Expires json.RawMessage `json:"expires_in"`
 		Refresh string          `json:"refresh_token"`
 	}
-	asked := l.mint.now()
-	if err := l.mint.send(r, injected, &answer); err != nil {
+	asked := l.tokens.now()
+	if err := l.tokens.send(r, injected, &answer); err != nil {
 		return g, err
 	}
 	if answer.Type != "" && !strings.EqualFold(answer.Type, "bearer") {
 		return g, errors.New("the token that came is not a bearer token")
 	}
-	used, lives := lifeOf(answer.Expires)
-	if err := l.mint.issue(a.ClientSecretSlot, answer.Token, asked.Add(lives)); err != nil {
+	used, lives := tokenLifetimes(answer.Expires)
+	if err := l.tokens.register(a.ClientSecretSlot, answer.Token, asked.Add(lives)); err != nil {
 		return g, err
 	}
 	if a.RefreshSlot != "" && answer.Refresh != "" {
-		if err := l.mint.issue(a.RefreshSlot, answer.Refresh, asked.Add(refreshLife)); err != nil {
+		if err := l.tokens.register(a.RefreshSlot, answer.Refresh, asked.Add(refreshTokenLife)); err != nil {
 			return g, err
 		}
 		g.refresh = answer.Refresh
@@ -78,15 +78,15 @@ func (l *live) askOAuth(ctx context.Context, a *bundle.Auth, refresh string) (g 
 	return g, nil
 }
 
-// lifeOf is how long a token may be used, and how long it is looked for. Some
-// write the seconds as a text.
-func lifeOf(seconds json.RawMessage) (used, lives time.Duration) {
+// tokenLifetimes returns how long a token may be used, and how long responses are searched for it. Some
+// endpoints send the seconds as a string.
+func tokenLifetimes(seconds json.RawMessage) (used, lives time.Duration) {
 	n, err := strconv.ParseFloat(strings.Trim(string(seconds), `"`), 64)
 	if err != nil || !(n > 0) {
-		return unsaidLife, longestLife
+		return defaultTokenLife, maxTokenLife
 	}
-	lives = longestLife
-	if n < longestLife.Seconds() {
+	lives = maxTokenLife
+	if n < maxTokenLife.Seconds() {
 		lives = time.Duration(n * float64(time.Second))
 	}
 	return lives, lives

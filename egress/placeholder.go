@@ -24,24 +24,23 @@ import (
 )
 
 const (
-	// wholeReplaced is up to which length a body gets its credential as a
-	// whole, so that its length can be told; a longer one goes on in chunks.
-	wholeReplaced = 1 << 20
-	// heldBytes bounds the bodies that are held as a whole at any time.
-	heldBytes = 64 << 20
-	// heldWait is how long a request waits for others to let go of theirs.
-	heldWait = 10 * time.Second
+	// maxWholeReplace is the length in bytes up to which a body is replaced as a whole, so that its new
+	// length is known; longer ones are sent in chunks.
+	maxWholeReplace = 1 << 20
+	// maxBuffered bounds the bytes of all buffered bodies.
+	maxBuffered = 64 << 20
+	// bufferWait is how long a request waits for others to release their buffers.
+	bufferWait = 10 * time.Second
 )
 
-// held is taken for every body that is held as a whole.
-var held = semaphore.NewWeighted(heldBytes)
+// bufferedBytes counts the bytes of all buffered bodies.
+var bufferedBytes = semaphore.NewWeighted(maxBuffered)
 
-// replace puts the value where the agent wrote the placeholder, in the parts
-// of the request that the route names. What stands beside it is the agent's
-// and is scanned: httpd.Replaced says so, and which slot it was. The agent's
-// own credentials are removed: a field without the placeholder is one.
-func (l *live) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	value, mark := l.wallet[a.Slot], httpd.Replaced+a.Slot
+// replace replaces the placeholder with the value in the parts of the request that the route names. The
+// text around it is the agent's and is scanned by pipelock: httpd.Replaced marks such parts with their
+// slot. Credential fields without the placeholder are the agent's own and are removed.
+func (l *activeConfig) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	value, mark := l.credentials[a.Slot], httpd.Replaced+a.Slot
 	filled := map[string]bool{}
 	if a.Places("headers") {
 		for name, values := range out.Header {
@@ -76,7 +75,8 @@ func (l *live) replace(ctx context.Context, out *http.Request, a *bundle.Auth) (
 	return append(injected, httpd.InjectedBody+mark), nil
 }
 
-// replaceField also looks into a Basic pair, as git, curl and pip write it.
+// replaceField replaces the placeholder in a field, also within the base64 of Basic credentials, as git,
+// curl and pip send them.
 func replaceField(field, placeholder, value string) (string, bool) {
 	if strings.Contains(field, placeholder) {
 		return strings.ReplaceAll(field, placeholder, value), true
@@ -93,7 +93,7 @@ func replaceField(field, placeholder, value string) (string, bool) {
 	return scheme + " " + base64.StdEncoding.EncodeToString(pair), true
 }
 
-// replaceQuery replaces in values, not in names, and returns the names.
+// replaceQuery replaces the placeholder in the values of a query and returns their names.
 func replaceQuery(u *url.URL, placeholder, value string) (names []string) {
 	parts := strings.Split(u.RawQuery, "&")
 	for i, part := range parts {
@@ -110,10 +110,10 @@ func replaceQuery(u *url.URL, placeholder, value string) (names []string) {
 	return names
 }
 
-// bodyForms are the spellings of a placeholder in a body of that type, each
-// with the value in the same spelling.
+// bodyForms returns the encodings of a placeholder in a body of that type, each with the value in the
+// same encoding.
 func bodyForms(contentType, placeholder, value string) []form {
-	kind, _, _ := mime.ParseMediaType(contentType) // what is no type is no JSON and no form
+	kind, _, _ := mime.ParseMediaType(contentType) // an invalid type is treated as plain text
 	switch {
 	case kind == "application/json" || strings.HasSuffix(kind, "+json"):
 		all := []form{{[]byte(placeholder), []byte(inJSON(value))}}
@@ -133,7 +133,7 @@ func bodyForms(contentType, placeholder, value string) []form {
 
 func inJSON(text string) string {
 	quoted, err := json.Marshal(text)
-	if err != nil { // cannot happen: a string
+	if err != nil { // impossible for a string
 		return ""
 	}
 	return string(quoted[1 : len(quoted)-1])
@@ -148,16 +148,15 @@ func encoded(h http.Header) bool {
 	return e != "" && !strings.EqualFold(e, "identity")
 }
 
-// replaceBody replaces the forms, in a short body at once, in a long one while
-// it passes.
+// replaceBody replaces the forms: in a short body at once, in a long one while it is read.
 func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	r := newAutomaton(forms, func() {})
-	if out.ContentLength < 0 || out.ContentLength > wholeReplaced {
+	if out.ContentLength < 0 || out.ContentLength > maxWholeReplace {
 		out.Body = newReader(out.Body, r, false)
 		setLength(out, -1)
 		return nil
 	}
-	text, err := hold(ctx, out, wholeReplaced)
+	text, err := bufferBody(ctx, out, maxWholeReplace)
 	if err != nil {
 		return err
 	}
@@ -165,10 +164,10 @@ func replaceBody(ctx context.Context, out *http.Request, forms []form) error {
 	return nil
 }
 
-// hold reads the body as a whole, up to a limit. A long one counts as held
-// until it is closed or the request is over.
-func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
-	if b, ok := out.Body.(*heldBody); ok {
+// bufferBody reads the whole body, up to a limit. A long one counts in bufferedBytes until it is closed
+// or the request ends.
+func bufferBody(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
+	if b, ok := out.Body.(*bufferedBody); ok {
 		return b.text, nil
 	}
 	if out.ContentLength > limit {
@@ -189,20 +188,20 @@ func hold(ctx context.Context, out *http.Request, limit int64) ([]byte, error) {
 		done()
 		return nil, asRefused(err)
 	}
-	out.Body = &heldBody{Closer: out.Body, done: done}
+	out.Body = &bufferedBody{Closer: out.Body, done: done}
 	putBody(out, text)
 	return text, nil
 }
 
-// reserve waits until a body of that size may be held, too.
+// reserve waits until a body of that size may be buffered. done releases it.
 func reserve(ctx context.Context, size int64) (done func(), err error) {
-	wait, cancel := context.WithTimeout(ctx, heldWait)
+	wait, cancel := context.WithTimeout(ctx, bufferWait)
 	defer cancel()
-	if err := held.Acquire(wait, size); err != nil {
+	if err := bufferedBytes.Acquire(wait, size); err != nil {
 		return func() {}, refused("credential", "too many long bodies at once; the request may be tried again")
 	}
-	done = sync.OnceFunc(func() { held.Release(size) })
-	context.AfterFunc(ctx, done) // whatever becomes of the request
+	done = sync.OnceFunc(func() { bufferedBytes.Release(size) })
+	context.AfterFunc(ctx, done) // even if the body is not closed
 	return done, nil
 }
 
@@ -218,7 +217,7 @@ func tooLong(limit int64) error {
 	return refused("credential", fmt.Sprintf("a body of more than %d bytes is too long for this credential", limit))
 }
 
-// asRefused makes a refusal of whatever went wrong while a body was read.
+// asRefused returns err as a refusedError.
 func asRefused(err error) error {
 	var known *refusedError
 	if errors.As(err, &known) {
@@ -227,22 +226,22 @@ func asRefused(err error) error {
 	return refused("credential", "the body of the request could not be read")
 }
 
-// putBody puts another text in the place of a body that is held.
+// putBody replaces the text of a buffered body.
 func putBody(out *http.Request, text []byte) {
-	b := out.Body.(*heldBody)
+	b := out.Body.(*bufferedBody)
 	b.text, b.Reader = text, bytes.NewReader(text)
 	setLength(out, int64(len(text)))
 }
 
-// setLength tells the length of the body, -1 when nobody knows it.
+// setLength sets the length of the body; -1: unknown.
 func setLength(out *http.Request, n int64) {
 	out.ContentLength = n
 	out.TransferEncoding = nil
 	out.Header.Del("Content-Length")
 }
 
-// heldBody is a body that is held as a whole.
-type heldBody struct {
+// bufferedBody is a body that has been read into memory.
+type bufferedBody struct {
 	io.Reader
 	io.Closer
 	text []byte
@@ -250,17 +249,16 @@ type heldBody struct {
 }
 
 // Close implements io.Closer.
-func (b *heldBody) Close() error {
+func (b *bufferedBody) Close() error {
 	b.done()
 	return b.Closer.Close()
 }
 
-// tripwires are the placeholders of all routes, to be found where none may be.
-type tripwires struct{ forms *redactor }
+// canaries finds placeholders of any route in requests in which none is allowed. It is read-only.
+type canaries struct{ forms *redactor }
 
-// newTripwires looks for each placeholder in every form that a secret is
-// looked for in.
-func newTripwires(routes []bundle.Route) tripwires {
+// newCanaries returns canaries for each placeholder in every encoding in which secrets are searched.
+func newCanaries(routes []bundle.Route) canaries {
 	var forms []form
 	for _, r := range routes {
 		if r.Auth == nil || r.Auth.Placeholder == "" {
@@ -270,16 +268,15 @@ func newTripwires(routes []bundle.Route) tripwires {
 			forms = append(forms, form{text, []byte(r.Host.String())})
 		}
 	}
-	return tripwires{newAutomaton(forms, func() {})}
+	return canaries{newAutomaton(forms, func() {})}
 }
 
-func strayed(name string) error {
-	return refused("tripwire", "the placeholder of "+name+" was sent where it is not bound")
+func misplacedError(host string) error {
+	return refused("tripwire", "the placeholder of "+host+" was sent where it is not bound")
 }
 
-// inHead is the host of the route whose placeholder stands somewhere in the
-// target or the header, or nothing.
-func (t tripwires) inHead(r *http.Request) (name string) {
+// findInHead returns the host of the route whose placeholder is in the target or the header, or "".
+func (t canaries) findInHead(r *http.Request) (name string) {
 	if t.forms.empty() {
 		return ""
 	}
@@ -300,82 +297,81 @@ func (t tripwires) inHead(r *http.Request) (name string) {
 			write(v)
 		}
 	}
-	return (&wire{forms: t.forms}).in(b.Bytes())
+	return (&matcher{forms: t.forms}).match(b.Bytes())
 }
 
-// watch refuses the request when a placeholder stands in its body: a short one
-// before anything of it goes on, a longer one on the way.
-func (t tripwires) watch(ctx context.Context, out *http.Request) error {
+// watchBody refuses the request if a placeholder is in its body: a short body is checked before
+// anything is sent, a longer one while it is sent.
+func (t canaries) watchBody(ctx context.Context, out *http.Request) error {
 	if t.forms.empty() || !hasBody(out) {
 		return nil
 	}
-	w := &wire{forms: t.forms}
+	w := &matcher{forms: t.forms}
 	if out.ContentLength < 0 || out.ContentLength > smallBody {
-		out.Body = &watched{ReadCloser: out.Body, wire: w}
+		out.Body = &canaryReader{ReadCloser: out.Body, matcher: w}
 		return nil
 	}
-	text, err := hold(ctx, out, smallBody)
+	text, err := bufferBody(ctx, out, smallBody)
 	if err != nil {
 		return err
 	}
-	if name := w.in(text); name != "" {
-		return strayed(name)
+	if name := w.match(text); name != "" {
+		return misplacedError(name)
 	}
 	return nil
 }
 
-// watchTrailer has what follows a body judged like what came before it: some
-// servers make one of the two.
-func (l *live) watchTrailer(out *http.Request, a *bundle.Auth) {
+// watchTrailer checks the trailer of a request like its header, because some servers merge the two.
+func (l *activeConfig) watchTrailer(out *http.Request, a *bundle.Auth) {
 	if !hasBody(out) || out.ContentLength >= 0 && out.Trailer == nil {
 		return
 	}
-	out.Body = &trailed{out.Body, func() error {
+	out.Body = &trailerChecker{out.Body, func() error {
 		if a != nil {
 			removeCredentials(out.Trailer, a)
 		}
-		w := &wire{forms: l.wires.forms}
+		w := &matcher{forms: l.canaries.forms}
 		for _, values := range out.Trailer {
-			if name := w.in([]byte(strings.Join(values, "\n") + "\n")); name != "" {
-				return strayed(name)
+			if name := w.match([]byte(strings.Join(values, "\n") + "\n")); name != "" {
+				return misplacedError(name)
 			}
 		}
 		return nil
 	}}
 }
 
-// trailed looks at the trailer of a body before it lets go of its end.
-type trailed struct {
+// trailerChecker checks the trailer of a body before it returns io.EOF.
+type trailerChecker struct {
 	io.ReadCloser
-	look func() error
+	check func() error
 }
 
-func (t *trailed) Read(p []byte) (int, error) {
+func (t *trailerChecker) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	if err == io.EOF {
-		if refused := t.look(); refused != nil {
+		if refused := t.check(); refused != nil {
 			return n, refused
 		}
 	}
 	return n, err
 }
 
-// Buffered tells whether a Read would return at once.
-func (t *trailed) Buffered() bool { return buffered(t.ReadCloser) }
+// Buffered reports whether a Read would return at once.
+func (t *trailerChecker) Buffered() bool { return buffered(t.ReadCloser) }
 
 func buffered(r io.Reader) bool {
 	b, ok := r.(interface{ Buffered() bool })
 	return ok && b.Buffered()
 }
 
-// wire looks for placeholders in one flow of bytes.
-type wire struct {
+// matcher searches one stream of bytes for placeholders.
+type matcher struct {
 	forms *redactor
 	state int32
 }
 
-// in is the host of the route whose placeholder ends in p, or nothing.
-func (w *wire) in(p []byte) (name string) {
+// match returns the host of the route whose placeholder ends in p, or "".
+func (w *matcher) match(p []byte) (name string) {
 	for _, c := range p {
 		w.state = w.forms.step(w.state, c)
 		if f := w.forms.nodes[w.state].form; f != nil {
@@ -385,19 +381,19 @@ func (w *wire) in(p []byte) (name string) {
 	return ""
 }
 
-// watched ends with an error before it gives on the end of a placeholder.
-type watched struct {
+// canaryReader fails before it returns the end of a placeholder.
+type canaryReader struct {
 	io.ReadCloser
-	wire *wire
+	matcher *matcher
 }
 
-// Buffered tells whether a Read would return at once.
-func (w *watched) Buffered() bool { return buffered(w.ReadCloser) }
+// Buffered reports whether a Read would return at once.
+func (w *canaryReader) Buffered() bool { return buffered(w.ReadCloser) }
 
-func (w *watched) Read(p []byte) (int, error) {
+func (w *canaryReader) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if name := w.wire.in(p[:n]); name != "" {
-		return 0, strayed(name)
+	if name := w.matcher.match(p[:n]); name != "" {
+		return 0, misplacedError(name)
 	}
 	return n, err
 }

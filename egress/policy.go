@@ -13,39 +13,39 @@ import (
 	"airlock/internal/policy"
 )
 
-// httpsPort is the port that a route without one stands for.
+// httpsPort is the port of a route that names none.
 const httpsPort = 443
 
 // noRoute is the rule of a refusal when no route names the host.
 const noRoute = "no route"
 
-// methodForm is what a method looks like; a longer or mixed one could carry
-// something out, and would stand in the audit.
+// methodForm is the form of an allowed method. A longer or mixed one could exfiltrate data, and would
+// appear in the audit.
 var methodForm = regexp.MustCompile(`^[A-Z][A-Z-]{0,19}$`)
 
 // rules are the routes of one configuration.
 type rules []bundle.Route
 
-// ask is a request, reduced to what a decision depends on.
-type ask struct {
+// requestInfo holds the parts of a request that a decision depends on.
+type requestInfo struct {
 	tls       bool
 	authority policy.Authority
 	method    string
-	path      string // escaped, as it came
-	query     string // raw, as it came
-	content   string // type of the body
+	path      string // escaped, as received
+	query     string // raw, as received
+	content   string // media type of the body
 }
 
-// decide finds the first route that lets the request pass. Where none does,
-// the verdict names the route that came nearest.
-func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
+// decide returns the verdict of the first route that allows the request. If none does, the verdict names
+// the nearest route.
+func (rs rules) decide(a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
 	path, v := admissible(a)
 	if !v.Allow {
 		return v, nil
 	}
 	nearest, best := policy.Verdict{}, 0
 	for i := range rs {
-		v, score := judge(&rs[i], a, path, now)
+		v, score := matchRoute(&rs[i], a, path, now)
 		if v.Rule == "" {
 			continue
 		}
@@ -58,13 +58,13 @@ func (rs rules) decide(a ask, now time.Time) (policy.Verdict, *bundle.Route) {
 		}
 	}
 	if best == 0 {
-		return rs.unnamed(a.authority), nil
+		return rs.noRouteVerdict(a.authority), nil
 	}
 	return nearest, nil
 }
 
-// admissible refuses what no route can allow. It returns the cleaned path.
-func admissible(a ask) (path string, v policy.Verdict) {
+// admissible denies requests that no route can allow. It returns the cleaned path.
+func admissible(a requestInfo) (path string, v policy.Verdict) {
 	if !methodForm.MatchString(a.method) {
 		return "", policy.Denied("method", "a method is a word in upper case")
 	}
@@ -81,11 +81,11 @@ func admissible(a ask) (path string, v policy.Verdict) {
 	return path, policy.Allowed("request")
 }
 
-// name is what a verdict calls a route.
+// name returns the name of a route in verdicts.
 func (rs rules) name(i int) string { return "routes[" + strconv.Itoa(i) + "] " + rs[i].Host.String() }
 
-// unnamed refuses a host that no route names.
-func (rs rules) unnamed(a policy.Authority) policy.Verdict {
+// noRouteVerdict returns the denial of a host that no route names.
+func (rs rules) noRouteVerdict(a policy.Authority) policy.Verdict {
 	why := "no route names " + a.Shown()
 	if a.Host.Addr().IsValid() {
 		why += ", an address: a client that looks up names itself has to leave that to the proxy (as with socks5h)"
@@ -96,8 +96,8 @@ func (rs rules) unnamed(a policy.Authority) policy.Verdict {
 	return policy.Denied(noRoute, why)
 }
 
-// nearestByName is the first route whose host has most in common with a name,
-// or -1 when none has more than a public suffix.
+// nearestByName returns the index of the first route whose host has the most labels in common with h, or
+// -1 if none has more in common than a public suffix.
 func (rs rules) nearestByName(h policy.Host) int {
 	nearest, best := -1, 0
 	for i := range rs {
@@ -108,16 +108,15 @@ func (rs rules) nearestByName(h policy.Host) int {
 	return nearest
 }
 
-// injectsFor tells whether a credential is ever sent to the host: then every
-// answer of it is searched, whatever its route.
+// injectsFor reports whether any route sends a credential to the host. If so, all its responses are
+// searched, whatever their route.
 func (rs rules) injectsFor(h policy.Host) bool {
 	return slices.ContainsFunc(rs, func(r bundle.Route) bool { return r.Auth != nil && r.Host.Matches(h) })
 }
 
-// judge tells whether one route lets the request pass, and if not, how far it
-// came: the later the check that failed, the higher the score. A route that
-// names another host gives a verdict without a rule.
-func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict, score int) {
+// matchRoute returns the verdict of one route. For a denial, the score is higher the later the check is
+// that failed. The verdict of a route for another host has no rule.
+func matchRoute(r *bundle.Route, a requestInfo, path string, now time.Time) (v policy.Verdict, score int) {
 	if !r.Host.Matches(a.authority.Host) {
 		return policy.Verdict{}, 0
 	}
@@ -141,7 +140,7 @@ func judge(r *bundle.Route, a ask, path string, now time.Time) (v policy.Verdict
 	return policy.Allowed(here), 0
 }
 
-// defaultPorts are those that a route stands for that names none.
+// defaultPorts returns the ports of a route that names none.
 func defaultPorts(r *bundle.Route, tls bool) []uint16 {
 	if r.PlainHTTP && !tls {
 		return []uint16{80}

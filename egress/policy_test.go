@@ -90,7 +90,7 @@ func TestDecide(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, route := rs.decide(ask{tls: u[0] == "https", authority: a, method: c.method, path: path, query: query}, now)
+		got, route := rs.decide(requestInfo{tls: u[0] == "https", authority: a, method: c.method, path: path, query: query}, now)
 		if got != c.want || (route != nil) != got.Allow {
 			t.Errorf("%s %s: %+v, want %+v", c.method, c.target, got, c.want)
 		}
@@ -107,28 +107,28 @@ func TestPushIsRecognised(t *testing.T) {
 	} {
 		path, query, _ := strings.Cut(target, "?")
 		for _, method := range []string{"GET", "POST"} {
-			if v, _ := rs.decide(ask{tls: true, authority: a, method: method, path: path, query: query}, time.Now()); v.Allow || v.Rule != "git push" {
+			if v, _ := rs.decide(requestInfo{tls: true, authority: a, method: method, path: path, query: query}, time.Now()); v.Allow || v.Rule != "git push" {
 				t.Errorf("%s %s: %+v", method, target, v)
 			}
 		}
 	}
 }
 
-func TestWalletDoesNotPrintItself(t *testing.T) {
-	w := wallet{"S": "the value"}
+func TestCredentialsDoNotPrintThemselves(t *testing.T) {
+	w := credentials{"S": "the value"}
 	if s := w.String() + w.GoString(); strings.Contains(s, "value") {
 		t.Error(s)
 	}
 }
 
-func TestMissing(t *testing.T) {
+func TestMissingCredentialIsDenied(t *testing.T) {
 	for name, value := range map[string]string{"nothing": "", "too short": "1234567", "a line end": "the-value\nmore"} {
-		v := (wallet{"S": value}).missing(&bundle.Auth{Type: "bearer", Slot: "S"})
+		v := (credentials{"S": value}).missing(&bundle.Auth{Type: "bearer", Slot: "S"})
 		if v.Allow || v.Rule != "credential" || (value != "" && strings.Contains(v.Why, value)) {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
-	if v := (wallet{"S": "the-value"}).missing(&bundle.Auth{Type: "bearer", Slot: "S"}); !v.Allow {
+	if v := (credentials{"S": "the-value"}).missing(&bundle.Auth{Type: "bearer", Slot: "S"}); !v.Allow {
 		t.Errorf("%+v", v)
 	}
 }

@@ -17,41 +17,41 @@ import (
 
 	"github.com/elazarl/goproxy"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
 	"airlock/internal/forward"
-	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
+	"airlock/internal/memtrim"
 	"airlock/internal/policy"
-	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 )
 
-// localHost is answered by egress itself: the live routes, without a secret.
+// localHost is a host that egress answers itself, with the routes in force and without secrets.
 const localHost = "_egress.local"
 
-// server is the shell around the policy: it listens, asks, writes down, obeys.
+// server serves the port: it applies the policy to requests, records the verdicts, and forwards.
 type server struct {
 	log     *slog.Logger
 	audit   *audit.Log
-	live    atomic.Pointer[live]
+	active  atomic.Pointer[activeConfig]
 	tunnels *tunnel.Server
-	// mayVouch tells whether the pair's authority may speak for a host.
-	mayVouch func(policy.Host) bool
-	outer    *goproxy.ProxyHttpServer
-	hop      *hop
-	streams  streams
-	older    older
+	// caPermits reports whether the name constraints of the pair's CA permit a host.
+	caPermits    func(policy.Host) bool
+	outer        *goproxy.ProxyHttpServer
+	hop          *hop
+	leases       leases
+	http1Origins http1Origins
 }
 
 func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *server {
-	s := &server{log: log, audit: book, hop: hop, mayVouch: minter.Permits}
-	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.inside), log, httpd.IdleTimeout)
-	s.tunnels.H2 = func(a policy.Authority) bool { return !s.older.has(a) }
-	// goproxy takes the CONNECT apart and answers what is no proxy request;
-	// the tunnel and every request are ours (docs/decisions/0001-goproxy.md).
+	s := &server{log: log, audit: book, hop: hop, caPermits: minter.Permits}
+	s.tunnels = tunnel.New(bundle.Egress, minter.Leaf, http.HandlerFunc(s.serveTunnel), log, httpd.IdleTimeout)
+	s.tunnels.H2 = func(a policy.Authority) bool { return !s.http1Origins.has(a) }
+	// goproxy parses the CONNECT and answers what is no proxy request; tunnels and requests are
+	// handled here (docs/decisions/0001-goproxy.md).
 	s.outer = goproxy.NewProxyHttpServer()
 	s.outer.Logger = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	s.outer.NonproxyHandler = http.HandlerFunc(notAProxyRequest)
@@ -62,18 +62,18 @@ func newServer(log *slog.Logger, book *audit.Log, hop *hop, minter *ca.Minter) *
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	s.outer.OnRequest().HandleConnectFunc(func(host string, _ *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
 		return &goproxy.ConnectAction{Action: goproxy.ConnectHijack, Hijack: func(r *http.Request, c net.Conn, _ *goproxy.ProxyCtx) {
-			s.open(r, c)
+			s.acceptConnect(r, c)
 		}}, host
 	})
-	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.outside), s.log)
-	outer.Context = func(c net.Conn) context.Context { return remember(context.Background(), c) }
-	return s.tunnels.Behind(ctx, outer, front{l, s}, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	outer := httpd.NewHTTP1(bundle.Egress, http.HandlerFunc(s.serveProxy), s.log)
+	outer.Context = func(c net.Conn) context.Context { return withConn(context.Background(), c) }
+	return s.tunnels.Behind(ctx, outer, sniffListener{l, s}, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
-// outside serves the port itself: CONNECT, and plain-HTTP proxy requests.
-func (s *server) outside(w http.ResponseWriter, r *http.Request) {
-	if a, ok := viaSocks(r.Context()); ok {
-		s.plain(w, r, a)
+// serveProxy handles requests to the port itself: CONNECT, and plain-HTTP proxy requests.
+func (s *server) serveProxy(w http.ResponseWriter, r *http.Request) {
+	if a, ok := socksAuthority(r.Context()); ok {
+		s.serveSOCKS(w, r, a)
 		return
 	}
 	if r.Method == http.MethodConnect {
@@ -82,8 +82,8 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 			refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "CONNECT: "+err.Error(), r.Host, httpd.AskOperator)
 			return
 		}
-		if !s.mayVouch(authority.Host) {
-			s.refuseOpenly(w, authority, httpd.PrefersText(r))
+		if !s.caPermits(authority.Host) {
+			s.refuseConnect(w, authority, httpd.PrefersText(r))
 			return
 		}
 		s.outer.ServeHTTP(w, r)
@@ -98,17 +98,16 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 		refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "a proxy request is written http://host/path; https goes through CONNECT", r.URL.Redacted(), httpd.AskOperator)
 		return
 	}
-	s.judge(w, r, authority, false)
+	s.serveRequest(w, r, authority, false)
 }
 
 func notAProxyRequest(w http.ResponseWriter, r *http.Request) {
 	refuse(w, httpd.PrefersText(r), http.StatusBadRequest, "authority", "this is a proxy: send CONNECT host:port or an absolute URL", r.URL.Path, httpd.AskOperator)
 }
 
-// open answers a CONNECT, always with yes: an authority that is refused is
-// refused inside TLS, where ordinary clients show the reason. Nothing is
-// resolved or dialled for it.
-func (s *server) open(r *http.Request, c net.Conn) {
+// acceptConnect accepts every CONNECT with a valid authority. A refusal is sent inside TLS, where
+// ordinary clients show the reason. Nothing is resolved or dialled.
+func (s *server) acceptConnect(r *http.Request, c net.Conn) {
 	authority, err := policy.ParseAuthority(r.Host, 0)
 	if err == nil {
 		_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
@@ -120,21 +119,21 @@ func (s *server) open(r *http.Request, c net.Conn) {
 	s.tunnels.Intercept(c, authority)
 }
 
-// inside serves the requests of a tunnel, whose authority has been checked.
-func (s *server) inside(w http.ResponseWriter, r *http.Request) {
-	s.judge(w, r, tunnel.Authority(r.Context()), true)
+// serveTunnel handles a request of a tunnel; the tunnel has checked that its authority is right.
+func (s *server) serveTunnel(w http.ResponseWriter, r *http.Request) {
+	s.serveRequest(w, r, tunnel.Authority(r.Context()), true)
 }
 
-// judge decides, writes down, and obeys.
-func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
-	defer rest.Soon()
-	l := s.live.Load()
+// serveRequest decides on a request, records the verdict, and forwards or refuses the request.
+func (s *server) serveRequest(w http.ResponseWriter, r *http.Request, authority policy.Authority, tls bool) {
+	defer memtrim.ScheduleIdle()
+	l := s.active.Load()
 	if authority.Host.String() == localHost {
 		l.describe(w)
 		return
 	}
-	a := askOf(r, authority, tls)
-	if to, v := l.sends.redirect(a); v.Allow {
+	a := newRequestInfo(r, authority, tls)
+	if to, v := l.mirrors.redirect(a); v.Allow {
 		if err := s.record(a, v); err != nil {
 			s.log.Error("refusing: the audit cannot be written", "error", err)
 			refuse(w, httpd.PrefersText(r), http.StatusServiceUnavailable, "audit", "the verdict could not be written down", a.url(), httpd.AskOperator)
@@ -144,8 +143,8 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 		sendTo(w, to)
 		return
 	}
-	v, route := l.decide(r, a, time.Now())
-	p := &pass{s: s, live: l, route: route, authority: authority, tls: tls, ask: a, text: httpd.PrefersText(r)}
+	v, route := l.decideRequest(r, a, time.Now())
+	p := &exchange{s: s, config: l, route: route, authority: authority, tls: tls, info: a, plainText: httpd.PrefersText(r)}
 	var out *http.Request
 	if v.Allow {
 		var err error
@@ -158,41 +157,41 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, authority policy.
 			v = verdictOf(err)
 		}
 	}
-	if err := s.record(p.ask, v); err != nil {
+	if err := s.record(p.info, v); err != nil {
 		s.log.Error("refusing: the audit cannot be written", "error", err)
-		refuse(w, p.text, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusServiceUnavailable, "audit", "the verdict could not be written down", p.info.url(), httpd.AskOperator)
 		return
 	}
 	if !v.Allow {
 		s.log.Info("refused", "host", authority.Shown(), "method", safeMethod(r.Method), "rule", v.Rule, "why", v.Why)
 		requests.Inc(v.Word(), class(http.StatusForbidden))
-		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.ask.url(), Ask: askFor(v), Text: p.text})
+		httpd.Refuse(w, statusOf(w, v), httpd.Refusal{By: bundle.Egress, Rule: v.Rule, Why: v.Why, URL: p.info.url(), Ask: askFor(v), Text: p.plainText})
 		return
 	}
 	if v.Rule == learnRule {
 		learned.Inc()
 	}
-	ctx := s.streams.begin(r.Context(), p)
-	defer s.streams.end(p)
-	if newer := s.live.Load(); newer != l {
-		s.recall(newer) // it came between the decision and here
+	ctx := s.leases.begin(r.Context(), p)
+	defer s.leases.end(p)
+	if newer := s.active.Load(); newer != l {
+		s.revoke(newer) // reloaded between the decision and the lease
 	}
 	answer := &redactingWriter{ResponseWriter: w, redactor: l.redactor()}
-	defer answer.count(0) // of one that came to no answer
-	forward.Send(s.hop.transport, answer, s.hop.aim(out.WithContext(ctx), p), p)
+	defer answer.count(0) // counts a request without a response
+	forward.Send(s.hop.transport, answer, s.hop.forPipelock(out.WithContext(ctx), p), p)
 }
 
-// askOf reduces a request to what a decision depends on.
-func askOf(r *http.Request, a policy.Authority, tls bool) ask {
-	return ask{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
+// newRequestInfo returns the parts of a request that a decision depends on.
+func newRequestInfo(r *http.Request, a policy.Authority, tls bool) requestInfo {
+	return requestInfo{tls: tls, authority: a, method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, content: r.Header.Get("Content-Type")}
 }
 
-// record writes a verdict down. That a name passes here says nothing of what
-// it carries: pipelock judges that, and writes the whole name.
-func (s *server) record(a ask, v policy.Verdict) error {
+// record writes a verdict to the audit. The host is redacted, since its labels may carry data;
+// pipelock checks that, and records the whole name.
+func (s *server) record(a requestInfo, v policy.Verdict) error {
 	host := a.authority.Shown()
 	if v.Rule == learnRule {
-		host = a.authority.String() // a route is to be made of it
+		host = a.authority.String() // the operator makes a route of it
 	}
 	return s.audit.Record(audit.Entry{
 		Verdict: v.Word(), Rule: v.Rule, Why: v.Why,
@@ -200,7 +199,7 @@ func (s *server) record(a ask, v policy.Verdict) error {
 	})
 }
 
-// verdictOf is the verdict in an error that carries one.
+// verdictOf returns the verdict of a refusedError, and a denial for other errors.
 func verdictOf(err error) policy.Verdict {
 	var known *refusedError
 	if errors.As(err, &known) {
@@ -209,13 +208,13 @@ func verdictOf(err error) policy.Verdict {
 	return policy.Denied("credential", "the credential could not be put in")
 }
 
-// decide joins the policy's answer with what it cannot know: whether the
-// credential is there, and whether a placeholder goes astray.
-func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *bundle.Route) {
-	v, route := l.ruling(a, now)
+// decideRequest combines the verdict of the policy with checks outside of it: whether the credential
+// exists, and whether a placeholder is sent to a host to which it is not bound.
+func (l *activeConfig) decideRequest(r *http.Request, a requestInfo, now time.Time) (policy.Verdict, *bundle.Route) {
+	v, route := l.decideOrLearn(a, now)
 	if replaces := route != nil && route.Auth != nil && route.Auth.Type == "replace"; !replaces {
-		if stray := l.wires.inHead(r); stray != "" {
-			return verdictOf(strayed(stray)), nil
+		if stray := l.canaries.findInHead(r); stray != "" {
+			return verdictOf(misplacedError(stray)), nil
 		}
 	}
 	if !v.Allow {
@@ -224,20 +223,19 @@ func (l *live) decide(r *http.Request, a ask, now time.Time) (policy.Verdict, *b
 	if up := r.Header.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
 		return policy.Denied("upgrade", "only an upgrade to websocket can be read, and so passed"), nil
 	}
-	if other := overridden(r.Header, r.URL.RawQuery, route); !other.Allow {
+	if other := checkOverride(r.Header, r.URL.RawQuery, route); !other.Allow {
 		other.Rule = v.Rule
 		return other, nil
 	}
 	if route.Auth != nil {
-		if missing := l.wallet.missing(route.Auth); !missing.Allow {
+		if missing := l.credentials.missing(route.Auth); !missing.Allow {
 			return missing, nil
 		}
 	}
 	return v, route
 }
 
-// statusOf is the status of a refusal; 405 says which methods there are (RFC 9110
-// §15.5.6).
+// statusOf returns the status of a refusal. For 405 it sets the allowed methods (RFC 9110 §15.5.6).
 func statusOf(w http.ResponseWriter, v policy.Verdict) int {
 	if v != httpd.NoTrace {
 		return http.StatusForbidden
@@ -246,7 +244,7 @@ func statusOf(w http.ResponseWriter, v policy.Verdict) int {
 	return http.StatusMethodNotAllowed
 }
 
-// safeMethod keeps a method that is none out of the audit.
+// safeMethod returns the method for the audit, or "?" if it is malformed.
 func safeMethod(m string) string {
 	if methodForm.MatchString(m) {
 		return m
@@ -264,8 +262,8 @@ func askFor(v policy.Verdict) string {
 	return httpd.AskAccess
 }
 
-// url is what was asked for, without its query.
-func (a ask) url() string {
+// url returns the URL of the request without its query.
+func (a requestInfo) url() string {
 	if a.tls {
 		return "https://" + a.authority.HostFor(httpsPort) + a.path
 	}
@@ -276,8 +274,8 @@ func refuse(w http.ResponseWriter, text bool, status int, rule, why, url, ask st
 	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Egress, Rule: rule, Why: why, URL: url, Ask: ask, Text: text})
 }
 
-// describe answers the magic host.
-func (l *live) describe(w http.ResponseWriter) {
+// describe answers requests to localHost.
+func (l *activeConfig) describe(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -293,7 +291,7 @@ type routeView struct {
 	Expires string   `json:"expires,omitempty"`
 }
 
-func (l *live) list() []routeView {
+func (l *activeConfig) list() []routeView {
 	all := []routeView{}
 	for _, r := range l.rules {
 		v := routeView{Host: r.Host.String(), Methods: r.Methods, Git: r.Git}
@@ -311,93 +309,85 @@ func (l *live) list() []routeView {
 	return all
 }
 
-// pass is a request that was let through, on its way to the origin.
-type pass struct {
+// exchange is an allowed request and its response. It implements forward.Hooks.
+type exchange struct {
 	s         *server
-	live      *live
+	config    *activeConfig
 	route     *bundle.Route
 	authority policy.Authority
 	tls       bool
-	injected  []string // names of what holds the credential
-	ask       ask
-	text      bool // a refusal is told as plain text
+	injected  []string // names of the fields and parameters that hold the credential
+	info      requestInfo
+	plainText bool // a refusal is sent as plain text
 	stop      context.CancelCauseFunc
 }
 
-// searched tells whether the answers of this host are read to their end.
-func (p *pass) searched() bool { return p.live.rules.injectsFor(p.authority.Host) }
+// searched reports whether responses of this host are searched for a credential as a whole.
+func (p *exchange) searched() bool { return p.config.rules.injectsFor(p.authority.Host) }
 
 // Answer implements forward.Hooks.
-func (p *pass) Answer(res *http.Response) error {
+func (p *exchange) Answer(res *http.Response) error {
 	if res.Header.Get(httpd.HeaderProto) == "h1" {
-		p.s.older.add(p.authority)
+		p.s.http1Origins.add(p.authority)
 	}
 	delete(res.Header, httpd.HeaderProto)
-	return p.answer(res)
+	return p.redactResponse(res)
 }
 
-// Failed implements forward.Hooks: it answers for an upstream that could not.
-func (p *pass) Failed(w http.ResponseWriter, err error) {
+// Failed implements forward.Hooks: it responds to the agent when the upstream failed.
+func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	var unreadable *unreadableError
 	var malformed *http1.Violation
-	var gone *goneError
+	var gone *revokedError
 	var stopped *refusedError
 	switch {
 	case errors.As(err, &stopped):
-		p.s.stopped(p, stopped.v)
-		httpd.Forbid(w, bundle.Egress, stopped.v, p.ask.url(), askFor(stopped.v), p.text)
+		p.s.recordRefusal(p, stopped.v)
+		httpd.Forbid(w, bundle.Egress, stopped.v, p.info.url(), askFor(stopped.v), p.plainText)
 	case errors.As(err, &unreadable):
-		refuse(w, p.text, http.StatusBadGateway, "redaction", unreadable.Error(), p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusBadGateway, "redaction", unreadable.Error(), p.info.url(), httpd.AskOperator)
 	case errors.As(err, &gone):
-		httpd.Forbid(w, bundle.Egress, gone.v, p.ask.url(), httpd.AskAccess, p.text)
+		httpd.Forbid(w, bundle.Egress, gone.v, p.info.url(), httpd.AskAccess, p.plainText)
 	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+		panic(http.ErrAbortHandler) // the agent has disconnected
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
-		refuse(w, p.text, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.ask.url(), httpd.AskOperator)
+		refuse(w, p.plainText, http.StatusBadRequest, "http", "in the body: "+malformed.Why, p.info.url(), httpd.AskOperator)
 	default:
-		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.live.redactor().text(err.Error()))
-		refuse(w, p.text, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.ask.url(), httpd.AskOperator)
+		p.s.log.Warn("upstream failed", "host", p.authority.Shown(), "error", p.config.redactor().text(err.Error()))
+		refuse(w, p.plainText, http.StatusBadGateway, "upstream", "pipelock did not answer; the request may be tried again", p.info.url(), httpd.AskOperator)
 	}
 }
 
-// Cut implements forward.Hooks: the answer had begun.
-func (p *pass) Cut(err error) {
+// Cut implements forward.Hooks: the response failed after it had begun.
+func (p *exchange) Cut(err error) {
 	var stopped *refusedError
 	if errors.As(err, &stopped) {
-		p.s.stopped(p, stopped.v)
+		p.s.recordRefusal(p, stopped.v)
 	}
 }
 
-// stopped writes down what was found in the middle of a request.
-func (s *server) stopped(p *pass, v policy.Verdict) {
+// recordRefusal records a refusal during a request.
+func (s *server) recordRefusal(p *exchange, v policy.Verdict) {
 	s.log.Info("refused", "host", p.authority.Shown(), "rule", v.Rule, "why", v.Why)
-	if err := s.record(p.ask, v); err != nil {
-		s.log.Error("the audit cannot be written", "error", err) // nothing more is let through
+	if err := s.record(p.info, v); err != nil {
+		s.log.Error("the audit cannot be written", "error", err) // later requests are refused
 	}
 }
 
-// hop is the way to pipelock.
+// hop is the connection pool to pipelock.
 type hop struct {
 	transport http.RoundTripper
-	direct    bool
 }
 
 const (
-	// hopIdle is how long a connection to pipelock waits for another request.
+	// hopIdle is how long an idle connection to pipelock is kept.
 	hopIdle = 2 * time.Second
-	// hopConns bounds how many wait.
+	// hopConns bounds the number of idle connections.
 	hopConns = 256
 )
 
-// newHop makes the hop to "unix:/path"; "direct" goes to the origin itself.
-func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
-	if upstream == "direct" {
-		roots, err := ca.Roots()
-		if err != nil {
-			return nil, err
-		}
-		return &hop{direct: true, transport: directTransport(roots)}, nil
-	}
+// newHop returns the hop to "unix:/path", or to pipelock's usual socket if upstream is empty.
+func newHop(upstream string, dirs bundle.Dirs) *hop {
 	path := strings.TrimPrefix(dirs.Address(cmp.Or(upstream, "unix:/run/airlock/pipelock.sock")), "unix:")
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &hop{transport: &http1.Transport{
@@ -405,22 +395,22 @@ func newHop(upstream string, dirs bundle.Dirs) (*hop, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
 		Key:            func(*http.Request) string { return "pipelock" },
-		Replaced:       func(res *http.Response) bool { return res.Header.Get(httpd.HeaderHop) != "" },
+		IsGoodbye:      func(res *http.Response) bool { return res.Header.Get(httpd.HeaderHop) != "" },
 		IdleTimeout:    hopIdle,
 		MaxIdle:        hopConns,
 		MaxHeaderBytes: httpd.MaxHeaderBytes,
-	}}, nil
+	}}
 }
 
-// outgoing is the request for the origin, before it has its credential.
-func (p *pass) outgoing(r *http.Request) *http.Request {
+// outgoing returns the request for the origin, without its credential.
+func (p *exchange) outgoing(r *http.Request) *http.Request {
 	out := forward.Outgoing(r)
 	h := out.Header
 	httpd.StripOwn(h)
-	h.Del("Sec-Websocket-Extensions") // a compressed frame cannot be read in passing
+	h.Del("Sec-Websocket-Extensions") // compressed frames could not be inspected
 	if p.searched() {
-		// A credential that comes back in parts is not recognised. An answer
-		// as a whole is always allowed (RFC 9110 §14.2).
+		// A credential that is returned in parts would not be recognised. A server may always send
+		// the whole response (RFC 9110 §14.2).
 		h.Del("Range")
 		h.Del("If-Range")
 		withoutCharsets(h)
@@ -434,14 +424,11 @@ func (p *pass) outgoing(r *http.Request) *http.Request {
 	return out
 }
 
-// aim turns it into the one that pipelock gets: absolute-form, and with the
-// names of what holds the credential.
-func (h *hop) aim(out *http.Request, p *pass) *http.Request {
+// forPipelock turns the request into the one for pipelock: in absolute form, and with the names of the
+// fields and parameters that hold the credential.
+func (h *hop) forPipelock(out *http.Request, p *exchange) *http.Request {
 	if len(p.injected) > 0 {
 		injections.Inc(p.route.Auth.Type)
-	}
-	if h.direct {
-		return out
 	}
 	if out.ProtoMajor == 2 {
 		out.Header.Set(httpd.HeaderProto, "h2")
@@ -452,14 +439,13 @@ func (h *hop) aim(out *http.Request, p *pass) *http.Request {
 	if len(p.injected) > 0 {
 		out.Header.Set(httpd.HeaderInjected, strings.Join(p.injected, ", "))
 	}
-	// An opaque URL is written as it is: the https form in clear, on the socket.
+	// An opaque URL is written as it is: an https URL, sent in clear on the socket.
 	out.URL.Opaque = out.URL.Scheme + "://" + out.Host + out.URL.EscapedPath()
 	out.URL.Scheme, out.URL.Host = "http", "pipelock"
 	return out
 }
 
-// redactingWriter redacts the fields of informational answers, and counts the
-// answer that is the last.
+// redactingWriter redacts the fields of informational responses and counts the final response.
 type redactingWriter struct {
 	http.ResponseWriter
 	redactor *redactor
@@ -473,7 +459,7 @@ func (w *redactingWriter) count(status int) {
 	}
 }
 
-// WriteHeader redacts informational answers; the last has been redacted.
+// WriteHeader redacts informational responses; redactResponse has redacted the final one.
 func (w *redactingWriter) WriteHeader(status int) {
 	if status < http.StatusOK {
 		w.redactor.header(w.Header())
@@ -483,10 +469,10 @@ func (w *redactingWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap serves http.ResponseController.
+// Unwrap implements what http.ResponseController looks for.
 func (w *redactingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Hijack counts the answer that switches protocols.
+// Hijack counts a response that switches protocols.
 func (w *redactingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.count(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()

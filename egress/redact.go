@@ -11,8 +11,8 @@ import (
 	"airlock/internal/secrets"
 )
 
-// formsOf are the forms of the slots' values. Users of Basic authentication
-// are given with each slot, because the pair is encoded as one.
+// formsOf returns all encodings of the values of slots. users are the user names of Basic credentials by
+// slot: user and value are encoded together.
 func formsOf(slots map[string]string, users map[string][]string) (forms []form) {
 	for slot, value := range slots {
 		marker := fmt.Appendf(nil, "[redacted:%s]", slot)
@@ -31,11 +31,14 @@ func formsOf(slots map[string]string, users map[string][]string) (forms []form) 
 	return forms
 }
 
-// references are the character references of HTML for the three characters of base64
-// that are no letters and digits, in the spellings of those who escape one or two of
-// them and nothing else.
+// references replace the characters of base64 that are no letters or digits with HTML character
+// references, in all common spellings and for all subsets of the three.
 var references = func() (all []*strings.Replacer) {
-	for _, spelling := range [][]string{{"+", "&#43;", "/", "&#47;", "=", "&#61;"}, {"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"}, {"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"}} {
+	for _, spelling := range [][]string{
+		{"+", "&#43;", "/", "&#47;", "=", "&#61;"},
+		{"+", "&#x2b;", "/", "&#x2f;", "=", "&#x3d;"},
+		{"+", "&#x2B;", "/", "&#x2F;", "=", "&#x3D;"},
+	} {
 		for which := 1; which < 8; which++ {
 			var pairs []string
 			for i := range 3 {
@@ -49,8 +52,8 @@ var references = func() (all []*strings.Replacer) {
 	return all
 }()
 
-// withReferences are the forms of a text with references in it; none where it has
-// none of the characters, or is escaped already.
+// withReferences returns the forms of a text with references; none if it has none of the characters or
+// is already escaped.
 func withReferences(text []byte) (all [][]byte) {
 	if bytes.ContainsAny(text, "&%\\") || !bytes.ContainsAny(text, "+/=") {
 		return nil
@@ -75,7 +78,7 @@ func newRedactor(forms []form) *redactor {
 	return r
 }
 
-// all redacts a text that is there as a whole.
+// all returns a complete text redacted.
 func (r *redactor) all(text []byte) []byte {
 	if r.empty() {
 		return text
@@ -88,48 +91,45 @@ func (r *redactor) all(text []byte) []byte {
 	return s.flush(s.feed(nil, text))
 }
 
-// header redacts every value in place, and drops a field whose name holds a
-// form: there is nothing to put in its place. A name has lost its case on the
-// way here.
+// header redacts every value in place, and drops fields whose names contain a form. Names are compared
+// in lower case, because their case is lost in parsing.
 func (r *redactor) header(h http.Header) {
 	if r.empty() {
 		return
 	}
 	for name, values := range h {
-		if len(name) >= r.names.skip.window && holds(r.names, strings.ToLower(name)) {
+		if len(name) >= r.names.skip.window && containsForm(r.names, strings.ToLower(name)) {
 			delete(h, name)
 			redactions.Inc()
 			continue
 		}
 		for i, v := range values {
-			if holds(r, v) {
+			if containsForm(r, v) {
 				values[i] = string(r.all([]byte(v)))
 			}
 		}
 	}
 }
 
-// stream is the redaction of one flow of bytes. It holds back no more than
-// what a form may have begun with.
+// stream redacts one stream of bytes. It holds back only bytes that may be the beginning of a form.
 type stream struct {
 	r          *redactor
 	window     window
-	held       []byte // bytes that the window stands for
-	keepLength bool   // markers are cut or padded to the length of what they replace
-	eating     int32  // the state of what was taken out last: what leads on from there belongs to a longer form; 0: nothing does
+	held       []byte // input bytes of the current window state
+	keepLength bool   // markers are truncated or padded to the length of the text that they replace
+	absorbing  int32  // state after the last redacted form, while a longer form may continue it; else 0
 }
 
-// clean is feed without a copy: the first n bytes of p go on as they are, the
-// rest is held back. It does nothing, and says so, where something was held
-// back before or must be taken out.
+// clean is feed without a copy: the first n bytes of p are unchanged, the rest is held back. It does
+// nothing and returns false if bytes were held back before or something has to be redacted.
 func (s *stream) clean(p []byte) (n int, ok bool) {
-	if len(s.held) > 0 || s.eating != 0 {
+	if len(s.held) > 0 || s.absorbing != 0 {
 		return 0, false
 	}
 	r, w, b := s.r, s.window.clone(), breaks{}
 	for i := 0; i < len(p); i++ {
 		if w.state == 0 && !w.escaped {
-			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
+			if i = nextCandidateWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
@@ -137,18 +137,18 @@ func (s *stream) clean(p []byte) (n int, ok bool) {
 			return 0, false
 		}
 	}
-	n = len(p) - w.raw(r)
+	n = len(p) - w.heldRaw(r)
 	s.window, s.held = w, append(s.held, p[n:]...)
 	return n, true
 }
 
-// feed appends to out what may go on of p.
+// feed appends to out the redacted bytes of p that are not held back.
 func (s *stream) feed(out, p []byte) []byte {
 	r, w := s.r, &s.window
 	var b breaks
-	from := 0 // p[from:] has not been appended yet; s.held stands before it
+	from := 0 // s.held and then p[from:] have not been appended yet
 	for i := 0; i < len(p); i++ {
-		if s.eats(p[i]) {
+		if s.absorbs(p[i]) {
 			from = i + 1
 			if s.keepLength {
 				out = append(out, '*')
@@ -156,26 +156,26 @@ func (s *stream) feed(out, p []byte) []byte {
 			continue
 		}
 		if w.state == 0 && !w.escaped {
-			if i = aheadWrapped(&r.skip, p, i, &b); i >= len(p) {
+			if i = nextCandidateWrapped(&r.skip, p, i, &b); i >= len(p) {
 				break
 			}
 		}
 		if w.next(r, p[i]); r.nodes[w.state].form == nil || w.escaped {
 			continue
 		}
-		// All that the state stands for goes: a longer form that has this one in
-		// it may have begun.
-		m, raw := r.nodes[w.state].form, w.raw(r)
+		// Everything that the state covers is redacted: a longer form that contains this one may have
+		// begun.
+		m, raw := r.nodes[w.state].form, w.heldRaw(r)
 		pending := append(s.held, p[from:i+1]...)
 		out = append(out, pending[:len(pending)-raw]...)
 		out = append(out, s.markerOf(m, raw)...)
 		r.found()
-		s.eating = w.state
+		s.absorbing = w.state
 		s.held, from = s.held[:0], i+1
 		*w = window{}
 	}
 	pending := len(s.held) + len(p) - from
-	clear := pending - w.raw(r)
+	clear := pending - w.heldRaw(r)
 	n := min(clear, len(s.held))
 	out = append(out, s.held[:n]...)
 	s.held = append(s.held[:0], s.held[n:]...)
@@ -184,15 +184,15 @@ func (s *stream) feed(out, p []byte) []byte {
 	return out
 }
 
-// eats tells whether a byte goes with what was taken out before it.
-func (s *stream) eats(c byte) bool {
-	if s.eating != 0 {
-		s.eating = s.r.childOf(s.eating, c)
+// absorbs reports whether a byte continues the form that was redacted before it.
+func (s *stream) absorbs(c byte) bool {
+	if s.absorbing != 0 {
+		s.absorbing = s.r.childOf(s.absorbing, c)
 	}
-	return s.eating != 0
+	return s.absorbing != 0
 }
 
-// markerOf is what takes the place of a form with which length bytes go.
+// markerOf returns the replacement of a form that takes length bytes of input.
 func (s *stream) markerOf(f *form, length int) []byte {
 	switch {
 	case !s.keepLength:
@@ -203,18 +203,18 @@ func (s *stream) markerOf(f *form, length int) []byte {
 	return append(bytes.Clone(f.marker), bytes.Repeat([]byte("*"), length-len(f.marker))...)
 }
 
-// follow goes on with another redactor. What is held back may also begin what
-// that one looks for.
-func (s *stream) follow(out []byte, r *redactor) []byte {
+// switchRedactor continues with another redactor. Bytes held back are fed again, because they may begin a
+// form of that one.
+func (s *stream) switchRedactor(out []byte, r *redactor) []byte {
 	if r == s.r {
 		return out
 	}
 	held := s.held
-	s.r, s.window, s.held, s.eating = r, window{}, nil, 0
+	s.r, s.window, s.held, s.absorbing = r, window{}, nil, 0
 	return s.feed(out, held)
 }
 
-// flush appends what was held back: nothing follows.
+// flush appends the bytes held back, at the end of the stream.
 func (s *stream) flush(out []byte) []byte {
 	out = append(out, s.held...)
 	s.held, s.window = s.held[:0], window{}
@@ -225,8 +225,8 @@ func (s *stream) flush(out []byte) []byte {
 type reader struct {
 	body   io.ReadCloser
 	stream stream
-	now    func() *redactor // the one of the moment; nil: always the same
-	buf    []byte           // what was read where something is to be changed
+	now    func() *redactor // returns the current redactor; nil: it does not change
+	buf    []byte           // a copy of the input that has to be changed
 	out    []byte           // redacted, not yet read
 	err    error
 }
@@ -235,7 +235,7 @@ func newReader(body io.ReadCloser, r *redactor, keepLength bool) *reader {
 	return &reader{body: body, stream: stream{r: r, keepLength: keepLength}}
 }
 
-// Read implements io.Reader. What holds nothing stays where it was read to.
+// Read implements io.Reader. Input without a form is returned without a copy.
 func (d *reader) Read(p []byte) (int, error) {
 	for len(d.out) == 0 {
 		if d.err != nil || len(p) == 0 {
@@ -244,7 +244,7 @@ func (d *reader) Read(p []byte) (int, error) {
 		n, err := d.body.Read(p)
 		d.out, d.err = d.out[:0], err
 		if d.now != nil {
-			d.out = d.stream.follow(d.out, d.now())
+			d.out = d.stream.switchRedactor(d.out, d.now())
 		}
 		if clean, ok := d.stream.clean(p[:n]); ok && len(d.out) == 0 && err == nil {
 			if clean > 0 {
@@ -266,7 +266,7 @@ func (d *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (d *reader) Buffered() bool {
 	b, ok := d.body.(interface{ Buffered() bool })
 	return len(d.out) > 0 || d.err != nil || ok && b.Buffered()

@@ -19,11 +19,11 @@ import (
 	"airlock/internal/bundle"
 )
 
-// maxHashed is the longest body that is held to be hashed, where the client
-// has said no hash of it.
+// maxHashed is the longest body in bytes that is buffered to compute its hash, if the client has not
+// sent one.
 const maxHashed = 32 << 20
 
-// What a request may say of its body instead of a hash.
+// Values that a request may have in place of the hash of its body.
 const (
 	unsignedPayload  = "UNSIGNED-PAYLOAD"
 	unsignedTrailer  = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
@@ -40,10 +40,10 @@ const (
 
 var (
 	hexDigest = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
-	// ownPaths are the services whose paths are encoded once and stay as they
-	// are, and that take a body without a hash.
+	// ownPaths are the services whose paths are encoded once and not cleaned, and that accept a body
+	// without a hash.
 	ownPaths = []string{"s3", "s3-object-lambda", "s3-outposts", "s3express"}
-	// presigned are the parameters of a query that was signed.
+	// presigned are the parameters of a presigned query.
 	presigned = []string{"x_amz_algorithm", "x_amz_credential", "x_amz_date", "x_amz_expires", "x_amz_signedheaders", "x_amz_signature", "x_amz_security_token", "awsaccesskeyid"}
 )
 
@@ -54,10 +54,10 @@ type awsKey struct {
 	region, service     string
 }
 
-// sign signs the request anew: what it says of its body is kept, and chunks
-// that the agent has signed are signed one by one while they pass.
-func (l *live) sign(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
-	k := awsKey{l.wallet[a.IDSlot], l.wallet[a.SecretSlot], l.wallet[a.SessionSlot], a.Region, a.Service}
+// sign replaces the signature of the request. The hash of the body that the request names is kept, and
+// signed chunks are signed again one by one while they are sent.
+func (l *activeConfig) sign(ctx context.Context, out *http.Request, a *bundle.Auth) (injected []string, err error) {
+	k := awsKey{l.credentials[a.IDSlot], l.credentials[a.SecretSlot], l.credentials[a.SessionSlot], a.Region, a.Service}
 	removeField(out.Header, amzDate)
 	out.URL.RawQuery = withoutParameters(out.URL.RawQuery, presigned...)
 	hash, err := k.payload(ctx, out)
@@ -79,12 +79,12 @@ func (l *live) sign(ctx context.Context, out *http.Request, a *bundle.Auth) (inj
 	return injected, nil
 }
 
-// payload is what is signed in the place of the body: the client's word, or a
-// hash of our own.
+// payload returns the value that is signed in place of the body: that of the client, or a hash of the
+// buffered body.
 func (k awsKey) payload(ctx context.Context, out *http.Request) (string, error) {
 	given := out.Header.Values(amzHash)
 	if len(given) > 1 {
-		return "", refused("credential", amzHash+" stands there twice")
+		return "", refused("credential", amzHash+" is sent twice")
 	}
 	own := slices.Contains(ownPaths, k.service)
 	if len(given) == 1 {
@@ -99,7 +99,7 @@ func (k awsKey) payload(ctx context.Context, out *http.Request) (string, error) 
 		var text []byte
 		if hasBody(out) {
 			var err error
-			if text, err = hold(ctx, out, maxHashed); err != nil {
+			if text, err = bufferBody(ctx, out, maxHashed); err != nil {
 				return "", err
 			}
 		}
@@ -111,14 +111,14 @@ func (k awsKey) payload(ctx context.Context, out *http.Request) (string, error) 
 	return hash, nil
 }
 
-// signature continues from what was signed last.
+// signature is the chain of signatures of a request and its chunks.
 type signature struct {
 	key         []byte
 	date, scope string
 	last        string // in hexadecimal
 }
 
-// signHead writes the date and the signature of everything but the body.
+// signHead sets the date and the signature of the head.
 func (k awsKey) signHead(out *http.Request, hash string, now time.Time) (*signature, error) {
 	wire, query, err := signedQuery(out.URL.RawQuery)
 	if err != nil {
@@ -135,14 +135,14 @@ func (k awsKey) signHead(out *http.Request, hash string, now time.Time) (*signat
 	return s, nil
 }
 
-// next signs lines and remembers the signature.
+// next signs lines and keeps the signature as the last one.
 func (s *signature) next(algorithm string, lines ...string) string {
 	text := append([]string{algorithm, s.date, s.scope}, lines...)
 	s.last = hex.EncodeToString(mac(s.key, strings.Join(text, "\n")))
 	return s.last
 }
 
-// derive is the key of one day, region and service.
+// derive returns the key of one day, region and service.
 func (k awsKey) derive(day string) []byte {
 	key := []byte("AWS4" + k.secret)
 	for _, part := range []string{day, k.region, k.service, "aws4_request"} {
@@ -162,8 +162,8 @@ func hexHash(text []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// path is the path in its canonical form: for most services the path that is
-// sent, cleaned and encoded once more; for some the decoded one, encoded once.
+// path returns the canonical path: for most services the path that is sent, cleaned and encoded once
+// more; for some the decoded path, encoded once.
 func (k awsKey) path(u *url.URL) string {
 	if slices.Contains(ownPaths, k.service) {
 		return cmp.Or(awsEncode(u.Path, "/"), "/")
@@ -176,8 +176,8 @@ func (k awsKey) path(u *url.URL) string {
 	return awsEncode(cleaned, "/")
 }
 
-// signedQuery is the query as it is sent, written so that no two servers read
-// it differently, and as it is signed.
+// signedQuery returns the query as it is sent, rewritten so that all servers read it in the same way, and
+// the canonical query that is signed.
 func signedQuery(raw string) (wire, canonical string, err error) {
 	type parameter struct{ name, value string }
 	var sent []string
@@ -208,9 +208,8 @@ func signedQuery(raw string) (wire, canonical string, err error) {
 	return strings.Join(sent, "&"), strings.Join(signed, "&"), nil
 }
 
-// signedFields are the fields that are signed, a line each, and their names:
-// those that mean something to the service and that nothing on the way
-// changes.
+// signedFields returns the lines and the names of the fields that are signed: those that matter to the
+// service and that no proxy on the way changes.
 func signedFields(out *http.Request) (lines, names string) {
 	fields := map[string]string{"host": out.Host}
 	for name, values := range out.Header {
@@ -233,7 +232,7 @@ func signedFields(out *http.Request) (lines, names string) {
 	return lines, strings.Join(order, ";")
 }
 
-// awsEncode leaves the unreserved characters of RFC 3986 and those of keep.
+// awsEncode percent-encodes all but the unreserved characters of RFC 3986 and those in keep.
 func awsEncode(text, keep string) string {
 	const digits = "0123456789ABCDEF"
 	var b strings.Builder

@@ -107,7 +107,7 @@ func TestSignedPath(t *testing.T) {
 // TestSign has what becomes of the agent's own signature and of what it says
 // of its body.
 func TestSign(t *testing.T) {
-	slots := wallet{"ID": exampleID, "KEY": exampleKey}
+	slots := credentials{"ID": exampleID, "KEY": exampleKey}
 	for _, c := range []struct {
 		name, service, scheme, hash, body, query string
 		want, rule                               string
@@ -134,7 +134,7 @@ func TestSign(t *testing.T) {
 			if c.hash != "" {
 				out.Header.Set(amzHash, c.hash)
 			}
-			names, err := liveFor(a, slots).inject(t.Context(), out, a)
+			names, err := configFor(a, slots).inject(t.Context(), out, a)
 			if ruleOf(err) != c.rule {
 				t.Fatalf("%v, want %q", err, c.rule)
 			}

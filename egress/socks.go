@@ -15,92 +15,90 @@ import (
 	"airlock/internal/socks"
 )
 
-// handshakeWithin is how long a client may take to shake hands and to say the
-// first word behind that.
-const handshakeWithin = 20 * time.Second
+// handshakeTimeout is how long a client may take for the SOCKS handshake and the first bytes after it.
+const handshakeTimeout = 20 * time.Second
 
-// front is the port's listener: what it accepts may turn out to speak SOCKS5.
-type front struct {
+// sniffListener is the listener of the port. Its connections detect SOCKS by their first byte.
+type sniffListener struct {
 	net.Listener
 	s *server
 }
 
 // Accept implements net.Listener.
-func (f front) Accept() (net.Conn, error) {
+func (f sniffListener) Accept() (net.Conn, error) {
 	c, err := f.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &caller{Conn: c, s: f.s}, nil
+	return &sniffConn{Conn: c, s: f.s}, nil
 }
 
-// caller is a connection of the port. Its first byte says what it speaks, and
-// whoever reads that byte serves SOCKS there and then: TLS behind a handshake
-// goes to the tunnels, plain HTTP stays an ordinary connection, but one whose
-// authority is settled.
-type caller struct {
+// sniffConn is a connection of the port. The first Read looks at the first byte; if it is that of SOCKS,
+// the Read also performs the handshake. A TLS connection after it is handed to the tunnels; plain HTTP
+// continues on this connection, for the authority that SOCKS requested.
+type sniffConn struct {
 	net.Conn
 	s         *server
-	begun     bool             // the first byte was read; of the reader
-	early     io.Reader        // what was read and not handed on, then the rest; nil: nothing was
-	authority policy.Authority // what SOCKS was asked for; zero: no SOCKS
+	sniffed   bool             // the first byte was read; owned by the reader
+	early     io.Reader        // input that was read ahead, then the rest; nil: none was
+	authority policy.Authority // requested by SOCKS; zero: no SOCKS
 
-	mu   sync.Mutex
-	gone bool // the tunnels have it: it is no longer ours to touch
+	mu       sync.Mutex
+	detached bool // the tunnels own the connection
 }
 
 // Read implements net.Conn.
-func (c *caller) Read(p []byte) (int, error) {
+func (c *sniffConn) Read(p []byte) (int, error) {
 	switch {
 	case c.early != nil:
 		return c.early.Read(p)
-	case c.begun:
+	case c.sniffed:
 		return c.Conn.Read(p)
 	}
 	n, err := c.Conn.Read(p)
 	if n == 0 {
 		return n, err
 	}
-	c.begun = true
+	c.sniffed = true
 	if p[0] != socks.Version5 && p[0] != socks.Version4 {
 		return n, err
 	}
-	if err := c.socks(bytes.Clone(p[:n])); err != nil {
-		if !errors.Is(err, errTaken) {
-			c.s.log.Info("a SOCKS connection was closed", "authority", c.asked(), "why", err.Error())
+	if err := c.acceptSOCKS(bytes.Clone(p[:n])); err != nil {
+		if !errors.Is(err, errIntercepted) {
+			c.s.log.Info("a SOCKS connection was closed", "authority", c.requested(), "why", err.Error())
 		}
 		return 0, io.EOF
 	}
 	return c.early.Read(p)
 }
 
-func (c *caller) asked() string {
+func (c *sniffConn) requested() string {
 	if c.authority.Host.IsZero() {
 		return ""
 	}
 	return c.authority.String()
 }
 
-// errTaken says that the tunnels serve the connection.
-var errTaken = errors.New("taken over")
+// errIntercepted reports that the tunnels serve the connection.
+var errIntercepted = errors.New("taken over")
 
-// socks shakes hands, always with yes, as CONNECT does, and looks at what
-// follows.
-func (c *caller) socks(first []byte) (err error) {
-	_ = c.Conn.SetDeadline(time.Now().Add(handshakeWithin)) // one that cannot be set is closed
+// acceptSOCKS performs the handshake, which accepts every authority as CONNECT does, and detects the
+// protocol after it. TLS is handed to the tunnels.
+func (c *sniffConn) acceptSOCKS(first []byte) (err error) {
+	_ = c.Conn.SetDeadline(time.Now().Add(handshakeTimeout)) // fails only on a closed connection
 	r := io.MultiReader(bytes.NewReader(first), c.Conn)
 	if c.authority, err = socks.Accept(r, c.Conn); err != nil {
 		return err
 	}
 	head := make([]byte, 1, 4)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return errors.New("nothing was said behind the handshake")
+		return errors.New("no data after the handshake")
 	}
 	if head[0] == recordHandshake {
 		_ = c.Conn.SetDeadline(time.Time{})
-		c.release()
+		c.detach()
 		c.s.tunnels.Intercept(&replay{c.Conn, io.MultiReader(bytes.NewReader(head), r)}, c.authority)
-		return errTaken
+		return errIntercepted
 	}
 	if head[0] < 'A' || head[0] > 'Z' {
 		return errors.New("neither TLS nor plain HTTP")
@@ -115,46 +113,46 @@ func (c *caller) socks(first []byte) (err error) {
 	return nil
 }
 
-// recordHandshake begins every ClientHello (RFC 8446 §5.1).
+// recordHandshake is the first byte of a ClientHello (RFC 8446 §5.1).
 const recordHandshake = 0x16
 
-func (c *caller) release() {
+func (c *sniffConn) detach() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.gone = true
+	c.detached = true
 }
 
-// unless does something to the connection while it is ours.
-func (c *caller) unless(f func() error) error {
+// ifAttached runs f unless the tunnels own the connection.
+func (c *sniffConn) ifAttached(f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gone {
+	if c.detached {
 		return nil
 	}
 	return f()
 }
 
 // Close implements net.Conn.
-func (c *caller) Close() error { return c.unless(c.Conn.Close) }
+func (c *sniffConn) Close() error { return c.ifAttached(c.Conn.Close) }
 
 // SetDeadline implements net.Conn.
-func (c *caller) SetDeadline(t time.Time) error {
-	return c.unless(func() error { return c.Conn.SetDeadline(t) })
+func (c *sniffConn) SetDeadline(t time.Time) error {
+	return c.ifAttached(func() error { return c.Conn.SetDeadline(t) })
 }
 
 // SetReadDeadline implements net.Conn.
-func (c *caller) SetReadDeadline(t time.Time) error {
-	return c.unless(func() error { return c.Conn.SetReadDeadline(t) })
+func (c *sniffConn) SetReadDeadline(t time.Time) error {
+	return c.ifAttached(func() error { return c.Conn.SetReadDeadline(t) })
 }
 
 // SetWriteDeadline implements net.Conn.
-func (c *caller) SetWriteDeadline(t time.Time) error {
-	return c.unless(func() error { return c.Conn.SetWriteDeadline(t) })
+func (c *sniffConn) SetWriteDeadline(t time.Time) error {
+	return c.ifAttached(func() error { return c.Conn.SetWriteDeadline(t) })
 }
 
-// CloseWrite ends our half.
-func (c *caller) CloseWrite() error {
-	return c.unless(func() error {
+// CloseWrite half-closes the connection.
+func (c *sniffConn) CloseWrite() error {
+	return c.ifAttached(func() error {
 		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 			return half.CloseWrite()
 		}
@@ -162,10 +160,10 @@ func (c *caller) CloseWrite() error {
 	})
 }
 
-// NetConn is the connection below.
-func (c *caller) NetConn() net.Conn { return c.Conn }
+// NetConn returns the underlying connection.
+func (c *sniffConn) NetConn() net.Conn { return c.Conn }
 
-// replay is a connection whose first bytes had been read already.
+// replay is a connection whose first bytes have already been read.
 type replay struct {
 	net.Conn
 	r io.Reader
@@ -181,35 +179,36 @@ func (c *replay) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-type callerKey struct{}
+type connKey struct{}
 
-// remember lets the handlers find the connection of a request.
-func remember(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
+// withConn returns a context from which socksAuthority finds the connection of a request.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
 }
 
-// viaSocks is what SOCKS was asked for on the connection of a request.
-func viaSocks(ctx context.Context) (policy.Authority, bool) {
-	c, ok := ctx.Value(callerKey{}).(*caller)
+// socksAuthority returns the authority that SOCKS requested on the connection of a request.
+func socksAuthority(ctx context.Context) (policy.Authority, bool) {
+	c, ok := ctx.Value(connKey{}).(*sniffConn)
 	if !ok || c.authority.Host.IsZero() {
 		return policy.Authority{}, false
 	}
 	return c.authority, true
 }
 
-// plain judges a request that came by SOCKS without TLS, once it speaks of
-// what SOCKS was asked for.
-func (s *server) plain(w http.ResponseWriter, r *http.Request, a policy.Authority) {
-	if status, v := speaksOf(r, a); !v.Allow {
+// serveSOCKS handles a plain request on a SOCKS connection. Its Host must be the authority that SOCKS
+// requested.
+func (s *server) serveSOCKS(w http.ResponseWriter, r *http.Request, a policy.Authority) {
+	if status, v := checkAuthority(r, a); !v.Allow {
 		s.log.Info("refused behind SOCKS", "authority", a.Shown(), "why", v.Why)
 		w.Header().Set("Connection", "close")
 		refuse(w, httpd.PrefersText(r), status, v.Rule, v.Why, "http://"+a.HostFor(80)+"/", httpd.AskOperator)
 		return
 	}
-	s.judge(w, r, a, false)
+	s.serveRequest(w, r, a, false)
 }
 
-func speaksOf(r *http.Request, a policy.Authority) (status int, v policy.Verdict) {
+// checkAuthority refuses a request that is not for the authority of its connection.
+func checkAuthority(r *http.Request, a policy.Authority) (status int, v policy.Verdict) {
 	if r.Method == http.MethodConnect {
 		return http.StatusMethodNotAllowed, policy.Denied("authority", "CONNECT behind SOCKS")
 	}

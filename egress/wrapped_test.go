@@ -39,7 +39,7 @@ func longestPiece(text, form string) int {
 }
 
 // TestRedactWrapped: a credential that comes back in lines, at every column that it may
-// begin in, is taken out but for fewer than minWrapped characters of its encoding.
+// begin in, is redacted except for fewer than minHeldWrapped characters of its encoding.
 func TestRedactWrapped(t *testing.T) {
 	secret := lab.Token() + "+/" + lab.Token()[4:]
 	r := newRedactor(formsOf(map[string]string{"EGRESS_TOKEN_0": secret}, nil))
@@ -55,13 +55,13 @@ func TestRedactWrapped(t *testing.T) {
 					for way, src := range map[string]io.Reader{"whole": strings.NewReader(text), "bytewise": iotest.OneByteReader(strings.NewReader(text)), "halves": iotest.HalfReader(strings.NewReader(text))} {
 						got, err := io.ReadAll(newReader(io.NopCloser(src), r, false))
 						if err != nil || !bytes.Contains(got, []byte("[redacted:EGRESS_TOKEN_0]")) || !bytes.HasPrefix(got, []byte("head ")) || !bytes.HasSuffix(got, []byte(" tail")) {
-							t.Fatalf("%s in lines of %d that end with %q, behind %d, %s: %q, %v", name, columns, end, before, way, got, err)
+							t.Fatalf("%s in lines of %d that end with %q, after %d bytes, %s: %q, %v", name, columns, end, before, way, got, err)
 						}
 						if before%3 != 0 || way != "whole" {
 							continue
 						}
-						if n := longestPiece(string(got), form); n >= minWrapped {
-							t.Fatalf("%s in lines of %d that end with %q, behind %d, %s: %d characters are left", name, columns, end, before, way, n)
+						if n := longestPiece(string(got), form); n >= minHeldWrapped {
+							t.Fatalf("%s in lines of %d that end with %q, after %d bytes, %s: %d characters are left", name, columns, end, before, way, n)
 						}
 					}
 				}
@@ -96,7 +96,7 @@ func TestLineEndsHoldNothingBack(t *testing.T) {
 			s := stream{r: r}
 			event := "data: x " + strings.Repeat("word ", 10) + "0123456789abcdef"[:n] + end
 			got := string(s.feed(nil, []byte(event)))
-			if all := n < minWrapped; all != (got == event) || !strings.HasPrefix(event, got) {
+			if all := n < minHeldWrapped; all != (got == event) || !strings.HasPrefix(event, got) {
 				t.Errorf("of %q went on %q", event, got)
 			}
 			rest := string(s.flush(s.feed(nil, []byte("other"))))

@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -132,10 +132,10 @@ func (p *pushing) ask(ctx context.Context, hits []hit) string {
 		}
 		asked = append(asked, h.digest)
 		ctx, cancel := context.WithTimeout(ctx, askWithin)
-		id, err := handoff.Submit(ctx, policy.GitAllow{Repo: p.mirror.name, Rule: h.rule, Digest: h.digest, Place: h.place(), Says: says})
+		id, err := activation.Submit(ctx, policy.GitAllow{Repo: p.mirror.name, Rule: h.rule, Digest: h.digest, Place: h.place(), Says: says})
 		cancel()
 		switch {
-		case errors.Is(err, handoff.ErrNobody):
+		case errors.Is(err, activation.ErrNoSupervisor):
 			return b.String() + "If it is no secret, ask the operator through supervise (tool ask_operator).\n"
 		case err != nil:
 			fmt.Fprintf(&b, "%s: the operator is not asked whether it is one: %s\n", h, clean(err.Error()))

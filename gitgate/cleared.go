@@ -4,7 +4,7 @@ import (
 	"hash/maphash"
 
 	"airlock/gitgate/objects"
-	"airlock/internal/recent"
+	"airlock/internal/seenset"
 )
 
 // maxVerdicts bounds how many objects are remembered, twice, at 40 bytes each or so.
@@ -13,7 +13,7 @@ const maxVerdicts = 128 << 10
 // cleared remembers objects in which nothing was found, so that a push that is tried again costs no second look. The rules cannot change within
 // a process; a path counts, since some rules want one. Names are trusted: collisions are refused before.
 type cleared struct {
-	recent.Set[verdict]
+	seenset.Set[verdict]
 	seed maphash.Seed
 }
 
@@ -23,7 +23,7 @@ type verdict struct {
 }
 
 func newCleared() *cleared {
-	return &cleared{Set: recent.Set[verdict]{Max: maxVerdicts}, seed: maphash.MakeSeed()}
+	return &cleared{Set: seenset.Set[verdict]{Max: maxVerdicts}, seed: maphash.MakeSeed()}
 }
 
 func (v *cleared) key(h objects.Hash, path string) verdict {

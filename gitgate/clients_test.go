@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"airlock/internal/lab"
 )
 
 // libraries are other people's clients, where they are installed. Each takes a URL, a folder to clone to, and fetches once more.
@@ -59,6 +61,7 @@ func TestOtherClients(t *testing.T) {
 }
 
 func TestTenThousandReferences(t *testing.T) {
+	lab.Long(t)
 	r := newRig(t)
 	head := r.seed("main", map[string]string{"a": "1"})
 	var refs strings.Builder

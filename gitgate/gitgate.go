@@ -24,10 +24,10 @@ import (
 	"time"
 
 	"airlock/gitgate/objects"
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
-	"airlock/internal/handoff"
 	"airlock/internal/hostkey"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
@@ -87,7 +87,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	file, digest, err := bundle.LoadBy[bundle.GitGateFile](handoff.Open, path)
+	file, digest, err := bundle.LoadBy[bundle.GitGateFile](activation.Open, path)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func Run(ctx context.Context, c Config) error {
 	defer web.Close()
 	metrics.Expose(verdicts)
 	metrics.Collect(g.families)
-	handoff.Ready(c.Digest)
+	activation.Ready(c.Digest)
 	return g.serve(ctx, git, web, cmp.Or(c.Drain, 5*time.Second))
 }
 
@@ -164,7 +164,7 @@ func listen(given net.Listener, name, address string) (net.Listener, error) {
 	if given != nil {
 		return given, nil
 	}
-	return handoff.Listen(name, address)
+	return activation.Listen(name, address)
 }
 
 // serve runs both protocols. Clients live on a context of their own, which ends after the drain.
@@ -192,7 +192,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 		return nil
 	})
 	group.Go(func() error {
-		leave := httpd.Leave{Within: drain + farewellWithin, Ending: handoff.Ending()}
+		leave := httpd.DrainOptions{Timeout: drain + farewellWithin, NoSuccessor: activation.NoSuccessor()}
 		l := httpListener{web, ctx, newClientTable(maxConns)}
 		server.ConnState = l.state
 		if err := httpd.Serve(ctx, server, l, leave); err != nil {
@@ -202,7 +202,7 @@ func (g *gate) serve(ctx context.Context, git, web net.Listener, drain time.Dura
 	})
 	group.Go(func() error {
 		<-ctx.Done()
-		handoff.Stopping()
+		activation.Stopping()
 		git.Close()
 		time.AfterFunc(drain, func() { // for both protocols; to cut once more later is harmless
 			g.farewells.say()
@@ -255,7 +255,7 @@ func newGate(c Config) (*gate, error) {
 	if g.audit, err = audit.Open(c.Dirs.Audit(bundle.GitGate), bundle.GitGate, c.Pair); err != nil {
 		return nil, err
 	}
-	g.audit.Trouble = handoff.Trouble
+	g.audit.Trouble = activation.Unavailable
 	if c.Roots == nil && c.File.UpstreamCA != "" {
 		c.Roots, err = ca.Roots(c.Dirs.Path(c.File.UpstreamCA))
 	}

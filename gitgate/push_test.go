@@ -19,6 +19,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"airlock/internal/config"
+	"airlock/internal/lab"
 )
 
 func TestPushArrivesUpstream(t *testing.T) {
@@ -381,6 +382,7 @@ func TestPushLimits(t *testing.T) {
 		})
 	}
 	t.Run("archive", func(t *testing.T) {
+		lab.Long(t)
 		each(t, func(t *testing.T, protocol string) {
 			r := newRig(t)
 			r.seed("main", map[string]string{"a": "1"})

@@ -237,9 +237,9 @@ func TestKeepAlive(t *testing.T) {
 
 // A pack that comes in chunks over HTTP is not answered before it is here, and a hook may think longer than a client may be silent.
 func TestLongUpload(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.KeepAlive, c.Idle = time.Millisecond, 500*time.Millisecond })
+	r := newRig(t, func(c *Config) { c.KeepAlive, c.Idle = time.Millisecond, 4*time.Second })
 	r.seed("main", map[string]string{"a": "1"})
-	r.hook("pre-receive", "sleep 1\n")
+	r.hook("pre-receive", "sleep 5\n")
 	w := r.clone("http")
 	noise := make([]byte, 3<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise)

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"airlock/internal/memtrim"
 	"airlock/internal/policy"
-	"airlock/internal/rest"
 )
 
 const (
@@ -43,7 +43,7 @@ func (g *gate) serveGit(ctx context.Context, l net.Listener) error {
 			return nil // the drain is over
 		}
 		clients.Go(func() {
-			defer rest.Soon()
+			defer memtrim.ScheduleIdle()
 			defer client.leave()
 			g.client(ctx, client)
 		})
@@ -216,7 +216,7 @@ var mirrorAllows = features{tip: true, reachable: true, filter: true}
 // web speaks smart HTTP. Errors are plain text, which git shows to the person. A push that has been read goes on until ctx
 // ends, whether its client waits for the outcome or not.
 func (g *gate) web(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	defer rest.Soon()
+	defer memtrim.ScheduleIdle()
 	defer g.survive("http")
 	w.Header().Set("Cache-Control", "no-cache, max-age=0, must-revalidate")
 	if repo, rest, ok := lfsRoute(r.URL.Path); ok {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"airlock/internal/bundle"
 	"golang.org/x/crypto/ssh"
@@ -103,7 +104,7 @@ func TestPinnedLines(t *testing.T) {
 // Identities come in all forms that ssh-keygen writes, with and without a passphrase out of a slot.
 func TestIdentities(t *testing.T) {
 	dir := t.TempDir()
-	r := newRig(t)
+	r := newRig(t, func(c *Config) { c.Idle = 2 * time.Minute }) // opening a key takes long on a busy machine
 	r.seed("main", map[string]string{"a": "1"})
 	pass := "correct horse battery"
 	for _, kind := range [][]string{{"ed25519"}, {"rsa", "-b", "2048"}, {"rsa", "-b", "2048", "-m", "PEM"}, {"ecdsa", "-m", "PKCS8"}, {"rsa", "-b", "2048", "-m", "PKCS8"}} {

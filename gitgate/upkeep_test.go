@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"airlock/gitgate/objects"
+	"airlock/internal/lab"
 	"airlock/internal/metrics"
 )
 
@@ -26,6 +27,7 @@ func (r *rig) packs() int {
 // TestPacksAreMerged: each fetch and each push brings a pack; many become one, which git finds in order, and from which everything can be had. A
 // clone that began before goes on.
 func TestPacksAreMerged(t *testing.T) {
+	lab.Long(t)
 	r := newRig(t)
 	r.seed("main", numbered("f%d", 50))
 	w := r.clone("git")

@@ -13,8 +13,8 @@ import (
 
 	"airlock/internal/bundle"
 	"airlock/internal/httpd"
-	"airlock/internal/orders"
 	"airlock/internal/policy"
+	"airlock/internal/promptinjection"
 )
 
 // maxWhole bounds what is read of an answer before it begins, in bytes: an
@@ -89,7 +89,7 @@ type watched struct {
 	io.ReadCloser
 	pass   *pass
 	events bool
-	scan   orders.Scanner
+	scan   promptinjection.Scanner
 	last   []byte // is to be read before err
 	err    error
 }

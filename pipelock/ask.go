@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
@@ -20,7 +20,7 @@ const leaveAsk = drain / 2
 func (s *server) ask(ctx context.Context, p *pass, v policy.Verdict) policy.Verdict {
 	p.hide(v)
 	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path)}
-	asked, err := handoff.Propose(ctx, q)
+	asked, err := activation.Propose(ctx, q)
 	if err != nil {
 		v.Why += "; nobody could be asked: " + err.Error()
 		return v
@@ -57,7 +57,7 @@ func (s *server) notify(p *pass, v policy.Verdict) {
 	ctx, cancel := context.WithTimeout(context.Background(), noticeWait)
 	defer cancel()
 	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path), Overwritten: true}
-	asked, err := handoff.Propose(ctx, q)
+	asked, err := activation.Propose(ctx, q)
 	if err != nil {
 		s.log.Warn("the operator's list has no notice of what was overwritten", "rule", v.Rule, "error", err)
 		return
@@ -70,7 +70,7 @@ func (s *server) notify(p *pass, v policy.Verdict) {
 }
 
 // await waits for the decision, or says why there is none.
-func (s *server) await(ctx context.Context, asked *handoff.Proposed) (d handoff.Decision, why string) {
+func (s *server) await(ctx context.Context, asked *activation.Proposed) (d activation.Decision, why string) {
 	timeout := time.NewTimer(s.askWait)
 	defer timeout.Stop()
 	over := s.over

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"airlock/internal/policy"
-	"airlock/internal/recent"
 	"airlock/internal/secrets"
+	"airlock/internal/seenset"
 )
 
 // A crumb is a short run of characters that looks drawn by chance, as a part
@@ -182,7 +182,7 @@ func (s *scanner) lookTogether(ctx context.Context, p *puzzle) policy.Verdict {
 // is a text of its own: lines would be taken for one that was wrapped.
 type puzzle struct {
 	engine *secrets.Scanner
-	clean  *recent.Set[uint64]
+	clean  *seenset.Set[uint64]
 	known  mosaic
 	any    []mosaic
 	size   int

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"airlock/internal/policy"
-	"airlock/internal/recent"
+	"airlock/internal/seenset"
 )
 
 // Under a wildcard the agent writes a part of the name itself, and whoever
@@ -261,7 +261,7 @@ func isText(b []byte) bool {
 
 // names are what is known of the names that the agent has chosen.
 type names struct {
-	clean recent.Set[uint64]
+	clean seenset.Set[uint64]
 
 	mu    sync.Mutex
 	fresh map[string][]time.Time // by pattern, of which there are as many as in the file

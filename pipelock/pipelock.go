@@ -18,10 +18,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/ca"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/metrics"
 	"airlock/internal/secretmem"
@@ -63,13 +63,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // Validate says everything that is wrong with the file.
 func (c Config) Validate() error {
-	_, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, c.File)
+	_, _, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, c.File)
 	return err
 }
 
 // Run serves until ctx ends or something fails that cannot be mended.
 func Run(ctx context.Context, c Config) error {
-	file, digest, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, c.File)
+	file, digest, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, c.File)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	metrics.Expose(requests, findings, orderings, traffic)
-	handoff.Ready(digest)
+	activation.Ready(digest)
 	c.Log.Info("pipelock is ready", "allow", len(file.Allow))
 	if c.Ready != nil {
 		c.Ready()
@@ -118,10 +118,10 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	book.Trouble = handoff.Trouble
+	book.Trouble = activation.Unavailable
 	r := newRules(file)
 	r.file = c.File
-	handoff.Answer(handoff.TopicExplain, r.explain)
+	activation.HandleQuery(activation.TopicExplain, r.explain)
 	g := newGuard(r)
 	if g.proxy, err = newUpstreamProxy(file.UpstreamProxy, c.Dirs, c.Getenv); err != nil {
 		return nil, nil, errors.Join(err, book.Close())
@@ -140,11 +140,11 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 // listen opens both doors: the socket for egress, and the port for an agent
 // where there is an authority to intercept with.
 func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.PipelockFile, s *server) error {
-	socket, err := handoff.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+cmp.Or(file.Socket, "/run/airlock/pipelock.sock")))
+	socket, err := activation.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+cmp.Or(file.Socket, "/run/airlock/pipelock.sock")))
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return s.serveSocket(ctx, socket, handoff.Stopping) })
+	group.Go(func() error { return s.serveSocket(ctx, socket, activation.Stopping) })
 	if file.CA == (bundle.CA{}) {
 		return nil
 	}
@@ -152,7 +152,7 @@ func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.P
 	if err != nil {
 		return err
 	}
-	port, err := handoff.Listen(bundle.FDPipelock, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortPipelock)))
+	port, err := activation.Listen(bundle.FDPipelock, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortPipelock)))
 	if err != nil {
 		return err
 	}

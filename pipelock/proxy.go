@@ -13,14 +13,14 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
 	"airlock/internal/forward"
-	"airlock/internal/handoff"
 	"airlock/internal/http1"
 	"airlock/internal/httpd"
+	"airlock/internal/memtrim"
 	"airlock/internal/policy"
-	"airlock/internal/rest"
 	"airlock/internal/tunnel"
 	"airlock/internal/websocket"
 )
@@ -64,14 +64,14 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 		s.judge(w, r, p)
 	}
 	srv := httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(h), s.log)
-	srv.Notice, srv.Left = []byte(notice), left
-	return srv.Serve(ctx, l, httpd.Leave{Within: drain})
+	srv.GoodbyeMessage, srv.OnDrained = []byte(notice), left
+	return srv.Serve(ctx, l, httpd.DrainOptions{Timeout: drain})
 }
 
 // serveAgent serves an agent that has no egress before it.
 func (s *server) serveAgent(ctx context.Context, l net.Listener, t *tunnel.Server) error {
 	s.tunnels = t
-	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	return t.Behind(ctx, httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(s.outside), s.log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }
 
 func (s *server) outside(w http.ResponseWriter, r *http.Request) {
@@ -131,7 +131,7 @@ func defaultPort(scheme string) uint16 {
 
 // judge decides, writes down, and obeys.
 func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
-	defer rest.Soon()
+	defer memtrim.ScheduleIdle()
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority, time.Now())
 	if httpd.Echoes(r.Method) {

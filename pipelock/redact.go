@@ -3,14 +3,15 @@ package pipelock
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"hash/maphash"
 	"net/http"
 	"slices"
 	"strings"
 
 	"airlock/internal/policy"
-	"airlock/internal/recent"
 	"airlock/internal/secrets"
+	"airlock/internal/seenset"
 )
 
 // filler stands where something was overwritten: it is legal in a header, a
@@ -33,7 +34,7 @@ type overwriting struct {
 	llm     bool                // keys and archives are overwritten, too, whatever is left of the text
 	held    int                 // how many bytes at the end of the text are held back and will be seen again
 	// told remembers what was told before, by keyOf; nil: everything is to be told.
-	told  *recent.Set[uint64]
+	told  *seenset.Set[uint64]
 	keyOf func(rule string, value []byte) uint64
 
 	news []uint64 // keys of what was overwritten and is to be told; one at least where told is nil
@@ -122,8 +123,7 @@ func (o *overwriting) touchesEnd(f secrets.Finding, text []byte) bool {
 const maxToken = 4 << 10
 
 const (
-	// keyLine is how many characters of base64 in a row may be a line of a private key, and keyGap how much other text may stand before the next
-	// one, in bytes.
+	// keyLine is how many characters of base64 in a row may be a line of a private key, and keyGap how many others may come before the next one.
 	keyLine = 40
 	keyGap  = 200
 )
@@ -136,17 +136,32 @@ func restOfKey(text []byte, end int) int {
 			return end + i + len("-----END") + j + len("-----")
 		}
 	}
-	run := 0
-	for at := end; at < most && at < end+keyGap+keyLine; at++ {
-		if !isBase64(rune(text[at])) && text[at] != '=' {
-			run = 0
+	run, gap, direct := 0, 0, true // characters of base64 in a row, characters since end, and whether all of them are of base64
+	for at := end; at < most && gap < keyGap+keyLine; {
+		c, n := escapedByte(text[at:most])
+		at, gap = at+n, gap+1
+		if !isBase64(rune(c)) && c != '=' {
+			run, direct = 0, false
 			continue
 		}
-		if run++; run >= keyLine || at < end+keyLine && run == at-end+1 { // a line, or the rest of the one that was found
-			end = at + 1
+		if run++; run >= keyLine || direct {
+			end, gap = at, 0
 		}
 	}
 	return end
+}
+
+// escapedByte returns the first character of a text and its length in bytes. One that is written as %4D, \x4d or \u004d is one character, also where the backslash is doubled.
+func escapedByte(text []byte) (c byte, n int) {
+	for _, prefix := range []string{"%", `\x`, `\u00`, `\\x`, `\\u00`} {
+		if n := len(prefix) + 2; len(text) >= n && string(text[:len(prefix)]) == prefix {
+			var b [1]byte
+			if _, err := hex.Decode(b[:], text[len(prefix):n]); err == nil {
+				return b[0], n
+			}
+		}
+	}
+	return text[0], 1
 }
 
 func (o *overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {

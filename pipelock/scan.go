@@ -10,13 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/policy"
-	"airlock/internal/recent"
 	"airlock/internal/secrets"
+	"airlock/internal/seenset"
 )
 
 const (
@@ -57,12 +57,12 @@ const (
 type scanner struct {
 	engine *secrets.Scanner
 	known  map[string]secrets.Digest
-	clean  recent.Set[uint64] // sums of heads that hold nothing
-	parts  recent.Set[uint64] // of names of hosts, and of fields
-	rows   recent.Set[uint64] // of what was read together
+	clean  seenset.Set[uint64] // sums of heads that hold nothing
+	parts  seenset.Set[uint64] // of names of hosts, and of fields
+	rows   seenset.Set[uint64] // of what was read together
 	trails trails
 	names  names
-	told   recent.Set[uint64] // sums of what was overwritten on routes to models
+	told   seenset.Set[uint64] // sums of what was overwritten on routes to models
 	action actions
 	chance chance
 	limit  int64
@@ -96,7 +96,7 @@ func readRules(path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	f, err := handoff.Open(path)
+	f, err := activation.Open(path)
 	if err != nil {
 		return "", config.At("secrets.rules", "%v", err)
 	}
@@ -137,7 +137,7 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	remembers := func() recent.Set[uint64] { return recent.Set[uint64]{Max: maxClean} }
+	remembers := func() seenset.Set[uint64] { return seenset.Set[uint64]{Max: maxClean} }
 	return &scanner{
 		engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit()), within: scanTime,
 		told: remembers(), clean: remembers(), parts: remembers(), rows: remembers(), names: names{clean: remembers()},

@@ -10,18 +10,18 @@ import (
 	"airlock/internal/proposal"
 )
 
-// What supervise counts.
 var calls = metrics.NewCounter("airlock_supervise_calls_total", "Calls of tools.", "tool")
 
-// tally counts the calls of tools that there are.
-func tally(next server.ToolHandlerFunc) server.ToolHandlerFunc {
+// countCalls counts the calls of each tool. It runs for known tools only, so their names are safe as
+// labels.
+func countCalls(next server.ToolHandlerFunc) server.ToolHandlerFunc {
 	return func(ctx context.Context, call mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		calls.Inc(call.Params.Name)
 		return next(ctx, call)
 	}
 }
 
-func (d *desk) expose() {
+func (d *service) expose() {
 	metrics.Expose(calls)
 	metrics.SetGauge("airlock_supervise_proposals_open", "Proposals that nobody has answered yet.", func() (float64, bool) {
 		all, err := d.store.List()

@@ -12,8 +12,8 @@ import (
 	"time"
 	"unicode"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/proposal"
 )
@@ -25,8 +25,8 @@ const (
 
 var methodForm = regexp.MustCompile(`^[A-Z]{3,16}$`)
 
-// newAccess checks a request for access. What it returns is in canonical form,
-// so that two requests for the same are the same proposal.
+// newAccess validates a request for access and returns it in canonical form, so that equal requests
+// become the same proposal.
 func newAccess(rawURL string, methods []string, why string, textLimit int) (proposal.Proposal, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.User != nil {
@@ -80,8 +80,8 @@ func checkMethods(methods []string) ([]string, error) {
 	return all, nil
 }
 
-// checkText bounds the agent's words and takes out what could deceive the
-// person who reads them: control and formatting characters.
+// checkText bounds text of the agent and removes control and formatting characters, which could mislead
+// the operator.
 func checkText(name, text string, limit int) (string, error) {
 	clean := strings.Map(func(r rune) rune {
 		if r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
@@ -114,7 +114,7 @@ func newQuestion(question string, choices []string, textLimit int) (proposal.Pro
 	return proposal.Proposal{Kind: proposal.Question, Question: question, Choices: choices}, nil
 }
 
-// hostOf is the host of a canonical URL, for the audit.
+// hostOf returns the host of a canonical URL, for the audit.
 func hostOf(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -123,10 +123,10 @@ func hostOf(rawURL string) string {
 	return u.Host
 }
 
-// access is what the rules let pass.
+// access lists what the rules allow.
 type access struct {
 	Routes []routeView `json:"routes"`
-	Allow  []string    `json:"allow"` // hosts that pipelock lets pass at all
+	Allow  []string    `json:"allow"` // hosts that pipelock allows
 }
 
 type routeView struct {
@@ -136,12 +136,11 @@ type routeView struct {
 	Git     string   `json:"git,omitempty"`
 }
 
-// readAccess reads the rules from the files; a daemon that does not run here
-// has none.
+// readAccess reads the rules from the configuration files. A daemon without a file has no rules.
 func readAccess(dirs bundle.Dirs) (access, error) {
 	list := access{Routes: []routeView{}, Allow: []string{}}
-	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
-	if err != nil && !missing(dirs.File(bundle.Egress)) {
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](activation.Open, dirs.File(bundle.Egress))
+	if err != nil && !notExist(dirs.File(bundle.Egress)) {
 		return access{}, err
 	}
 	for _, r := range routes.Routes {
@@ -151,8 +150,8 @@ func readAccess(dirs bundle.Dirs) (access, error) {
 		}
 		list.Routes = append(list.Routes, v)
 	}
-	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
-	if err != nil && !missing(dirs.File(bundle.Pipelock)) {
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, dirs.File(bundle.Pipelock))
+	if err != nil && !notExist(dirs.File(bundle.Pipelock)) {
 		return access{}, err
 	}
 	for _, a := range allow.Allow {
@@ -163,7 +162,7 @@ func readAccess(dirs bundle.Dirs) (access, error) {
 	return list, nil
 }
 
-func missing(path string) bool {
+func notExist(path string) bool {
 	_, err := os.Stat(path)
 	return errors.Is(err, os.ErrNotExist)
 }
@@ -171,7 +170,7 @@ func missing(path string) bool {
 func (a access) text() string {
 	var b strings.Builder
 	for _, r := range a.Routes {
-		fmt.Fprintf(&b, "%s %s %s %s\n", r.Host, orWord(r.Methods, "any method"), orWord(r.Paths, "any path"), r.Git)
+		fmt.Fprintf(&b, "%s %s %s %s\n", r.Host, joinOr(r.Methods, "any method"), joinOr(r.Paths, "any path"), r.Git)
 	}
 	if len(a.Routes) == 0 {
 		b.WriteString("no routes\n")
@@ -179,16 +178,16 @@ func (a access) text() string {
 	return b.String()
 }
 
-func orWord(list []string, word string) string {
+func joinOr(list []string, word string) string {
 	if len(list) == 0 {
 		return word
 	}
 	return strings.Join(list, ",")
 }
 
-// allowedBy names the rule by which the files let a request pass that is asked for:
-// all its methods, through egress and pipelock where they have a file. It is empty
-// where none does, or where that cannot be told.
+// allowedBy returns the rule by which the configuration files already allow the requested access: all
+// its methods, through egress and pipelock where they have a file. It returns "" if no rule does, or
+// if the files cannot be read.
 func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule string) {
 	u, err := url.Parse(p.URL)
 	if err != nil {
@@ -202,7 +201,7 @@ func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule strin
 	if err != nil {
 		return ""
 	}
-	routes, _, err := bundle.LoadBy[bundle.EgressFile](handoff.Open, dirs.File(bundle.Egress))
+	routes, _, err := bundle.LoadBy[bundle.EgressFile](activation.Open, dirs.File(bundle.Egress))
 	switch {
 	case err == nil:
 		i := slices.IndexFunc(routes.Routes, func(r bundle.Route) bool {
@@ -212,10 +211,10 @@ func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule strin
 			return ""
 		}
 		rule = fmt.Sprintf("routes[%d] %s", i, routes.Routes[i].Host)
-	case !missing(dirs.File(bundle.Egress)):
+	case !notExist(dirs.File(bundle.Egress)):
 		return ""
 	}
-	allow, _, err := bundle.LoadBy[bundle.PipelockFile](handoff.Open, dirs.File(bundle.Pipelock))
+	allow, _, err := bundle.LoadBy[bundle.PipelockFile](activation.Open, dirs.File(bundle.Pipelock))
 	switch {
 	case err == nil:
 		i := slices.IndexFunc(allow.Allow, func(e bundle.Allowed) bool { return e.Host.MatchesAuthority(authority, 443, 80) && e.At(now) })
@@ -223,15 +222,14 @@ func allowedBy(dirs bundle.Dirs, p proposal.Proposal, now time.Time) (rule strin
 			return ""
 		}
 		return cmp.Or(rule, fmt.Sprintf("allow[%d] %s", i, allow.Allow[i].Host))
-	case !missing(dirs.File(bundle.Pipelock)):
+	case !notExist(dirs.File(bundle.Pipelock)):
 		return ""
 	}
 	return rule
 }
 
-// routeAllows reports whether egress would let requests of all the methods pass by the
-// route, as far as that depends on host, port, path and method. A route for git alone
-// is not looked at: what is asked for is a URL.
+// routeAllows reports whether the route allows requests with all the methods, as far as that depends on
+// host, port, path and method. Routes for git alone do not count, because a URL was requested.
 func routeAllows(r *bundle.Route, a policy.Authority, tls bool, path string, methods []string, now time.Time) bool {
 	ports := []uint16{443}
 	if r.PlainHTTP && !tls {

@@ -42,7 +42,7 @@ func TestNewAccess(t *testing.T) {
 	}
 }
 
-func TestWordsCannotDeceive(t *testing.T) {
+func TestControlCharactersAreRemoved(t *testing.T) {
 	got, err := checkText("why", "read\x1b[2J \u202edocs\u202c\r\nplease\a", 100)
 	if err != nil || got != "read[2J docs\nplease" {
 		t.Errorf("%q, %v", got, err)

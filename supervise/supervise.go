@@ -1,7 +1,6 @@
-// Package supervise is the MCP server an agent asks for help or permission.
-// It writes the request down as a proposal and waits a while for the
-// operator's answer. It changes no policy and starts no process: the host
-// does the first, the supervisor the second.
+// Package supervise is the MCP server that an agent asks for access or help. It stores the request as a
+// proposal and waits a while for the operator's answer. It changes no policy and starts no process:
+// hostctl does the first, the supervisor the second.
 package supervise
 
 import (
@@ -13,9 +12,9 @@ import (
 	"os"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/audit"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/proposal"
@@ -31,7 +30,7 @@ const (
 // Config is what Run needs.
 type Config struct {
 	File  string       // path of supervise.yaml
-	Dirs  bundle.Dirs  // what the well-known folders in the file stand for
+	Dirs  bundle.Dirs  // the folders that paths in the file refer to
 	Pair  string       // for the audit
 	Log   *slog.Logger // never nil
 	Ready func(address string)
@@ -50,15 +49,15 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return Run(ctx, Config{File: file, Dirs: dirs, Pair: os.Getenv("AIRLOCK_PAIR"), Log: log})
 }
 
-// Validate says everything that is wrong with the file.
+// Validate returns all errors of the file.
 func (c Config) Validate() error {
-	_, _, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
+	_, _, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	return err
 }
 
-// Run serves until ctx ends. Calls that wait then are answered "pending".
+// Run serves until ctx ends. Calls that still wait then get the state "pending".
 func Run(ctx context.Context, c Config) error {
-	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](handoff.Open, c.File)
+	file, digest, err := bundle.LoadBy[bundle.SuperviseFile](activation.Open, c.File)
 	if err != nil {
 		return err
 	}
@@ -71,23 +70,23 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer book.Close()
-	book.Trouble = handoff.Trouble
-	l, err := handoff.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
+	book.Trouble = activation.Unavailable
+	l, err := activation.Listen(bundle.FDSupervise, cmp.Or(file.Listen, fmt.Sprintf("0.0.0.0:%d", bundle.PortSupervise)))
 	if err != nil {
 		return err
 	}
-	d := &desk{
-		store: store, audit: book, dirs: c.Dirs, over: ctx,
-		wait: file.Wait.Or(defaultWait),
-		open: cmp.Or(file.Limits.OpenProposals, defaultOpen),
-		text: int(file.Limits.JustificationBytes.Or(defaultText)),
+	d := &service{
+		store: store, audit: book, dirs: c.Dirs, daemonCtx: ctx,
+		wait:    file.Wait.Or(defaultWait),
+		maxOpen: cmp.Or(file.Limits.OpenProposals, defaultOpen),
+		maxText: int(file.Limits.JustificationBytes.Or(defaultText)),
 	}
 	d.expose()
-	handoff.Ready(digest)
+	activation.Ready(digest)
 	c.Log.Info("supervise is ready", "address", l.Addr().String())
 	if c.Ready != nil {
 		c.Ready(l.Addr().String())
 	}
-	context.AfterFunc(ctx, handoff.Stopping)
-	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.Leave{Within: drain, Ending: handoff.Ending()})
+	context.AfterFunc(ctx, activation.Stopping)
+	return httpd.Serve(ctx, httpd.NewServer(d.handler(c.Log), c.Log), l, httpd.DrainOptions{Timeout: drain, NoSuccessor: activation.NoSuccessor()})
 }

@@ -13,22 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups makes a memory cgroup for each process, where we may: in a folder of
-// ours inside the cgroup that we are in. nil makes none.
-type groups struct {
-	dir    string // ours
-	lock   *os.File
-	v2     bool
-	parent string // v2: the cgroup that we were in, and are in a leaf of now
-	leaf   string
-	undo   string // what takes the controller back
+// cgroups makes a memory cgroup for each process, in a folder inside the supervisor's own cgroup. A
+// nil *cgroups makes none: the supervisor may not.
+type cgroups struct {
+	dir         string // holds the cgroups of the processes
+	lock        *os.File
+	v2          bool
+	parent      string // v2: the original cgroup of the supervisor, which is now in leaf
+	leaf        string
+	undoControl string // removes the controller from parent
 }
 
 const groupPrefix = "airlock-"
 
-// openGroups finds out whether we may make cgroups. Where not, it leaves
-// everything as it was.
-func openGroups() *groups {
+// openGroups returns nil, and changes nothing, if the supervisor may not make memory cgroups.
+func openGroups() *cgroups {
 	table, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -44,9 +43,9 @@ func openGroups() *groups {
 	return openGroupsIn(own, v2, "memory")
 }
 
-func openGroupsIn(own string, v2 bool, controller string) *groups {
+func openGroupsIn(own string, v2 bool, controller string) *cgroups {
 	sweep(own)
-	g := &groups{dir: filepath.Join(own, groupPrefix+strconv.Itoa(os.Getpid())), v2: v2}
+	g := &cgroups{dir: filepath.Join(own, groupPrefix+strconv.Itoa(os.Getpid())), v2: v2}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil
 	}
@@ -64,11 +63,10 @@ func openGroupsIn(own string, v2 bool, controller string) *groups {
 	return g
 }
 
-// memoryGroup is the folder of the cgroup that we are in, by what
-// /proc/self/cgroup and /proc/self/mountinfo say; empty when no controller of
-// memory is mounted.
+// memoryGroup returns the folder of this process's cgroup, from the contents of /proc/self/cgroup and
+// /proc/self/mountinfo; empty if no memory controller is mounted.
 func memoryGroup(table, mounts string) (dir string, v2 bool) {
-	paths := map[string]string{} // "memory" and "", the second version
+	paths := map[string]string{} // by controller: "memory", and "" for version 2
 	for line := range strings.Lines(table) {
 		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
 			for controller := range strings.SplitSeq(f[1], ",") {
@@ -106,10 +104,10 @@ func memoryGroup(table, mounts string) (dir string, v2 bool) {
 	return dir, v2
 }
 
-// delegate hands the controller on to our folder and to what will be in it.
-// The second version lets only a group without processes of its own do that:
-// when we are alone in ours, we go into a leaf of it, else there are no groups.
-func (g *groups) delegate(own, controller string) error {
+// delegate enables the controller for g.dir and the groups in it. In version 2, only a cgroup without
+// processes of its own can do that: if the supervisor is alone in its cgroup, it moves into a leaf,
+// and else delegate fails.
+func (g *cgroups) delegate(own, controller string) error {
 	enabled, err := os.ReadFile(filepath.Join(own, "cgroup.subtree_control"))
 	if err != nil {
 		return err
@@ -119,22 +117,21 @@ func (g *groups) delegate(own, controller string) error {
 		if err != nil || strings.TrimSpace(string(members)) != strconv.Itoa(os.Getpid()) {
 			return errors.Join(err, errors.New("others are in this cgroup"))
 		}
-		g.parent, g.leaf, g.undo = own, g.dir+"-self", "-"+controller
+		g.parent, g.leaf, g.undoControl = own, g.dir+"-self", "-"+controller
 		if err := os.Mkdir(g.leaf, 0o755); err != nil {
 			return err
 		}
-		if err := put(g.leaf, "cgroup.procs", "0"); err != nil {
+		if err := writeControl(g.leaf, "cgroup.procs", "0"); err != nil {
 			return err
 		}
-		if err := put(own, "cgroup.subtree_control", "+"+controller); err != nil {
+		if err := writeControl(own, "cgroup.subtree_control", "+"+controller); err != nil {
 			return err
 		}
 	}
-	return put(g.dir, "cgroup.subtree_control", "+"+controller)
+	return writeControl(g.dir, "cgroup.subtree_control", "+"+controller)
 }
 
-// sweep removes what supervisors that were killed have left: their folders are
-// locked by nobody.
+// sweep removes the folders of supervisors that were killed: no process holds their locks.
 func sweep(own string) {
 	left, _ := filepath.Glob(filepath.Join(own, groupPrefix+"*")) // the pattern is well formed
 	for _, dir := range left {
@@ -149,26 +146,26 @@ func sweep(own string) {
 	}
 }
 
-// removeTree removes a folder and those in it. One that still has processes
-// stays, and so does what is above it.
+// removeTree removes a folder and those in it. A cgroup that still has processes stays, and so do
+// those above it.
 func removeTree(dir string) {
 	inside, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 	for _, f := range inside {
-		_ = unix.Rmdir(filepath.Dir(f)) // another supervisor's start tries again
+		_ = unix.Rmdir(filepath.Dir(f)) // the sweep of a later supervisor tries again
 	}
 	_ = unix.Rmdir(dir)
 }
 
-// close gives everything back.
-func (g *groups) close() {
+// close removes the cgroups and undoes delegate.
+func (g *cgroups) close() {
 	if g == nil {
 		return
 	}
 	removeTree(g.dir)
 	if g.leaf != "" {
-		// In the order of delegate, backwards.
-		_ = put(g.parent, "cgroup.subtree_control", g.undo)
-		_ = put(g.parent, "cgroup.procs", "0")
+		// In the reverse order of delegate.
+		_ = writeControl(g.parent, "cgroup.subtree_control", g.undoControl)
+		_ = writeControl(g.parent, "cgroup.procs", "0")
 		_ = unix.Rmdir(g.leaf)
 	}
 	if g.lock != nil {
@@ -176,18 +173,18 @@ func (g *groups) close() {
 	}
 }
 
-// group is the cgroup of one process.
-type group struct {
+// cgroup is the cgroup of one process.
+type cgroup struct {
 	dir string
 	v2  bool
 }
 
-// make puts a process into a group of its own; nil when that fails.
-func (g *groups) make(name string, limit int64, pid int) *group {
+// make puts a process into a cgroup of its own with that limit. It returns nil if that fails.
+func (g *cgroups) make(name string, limit int64, pid int) *cgroup {
 	if g == nil {
 		return nil
 	}
-	one := &group{filepath.Join(g.dir, name), g.v2}
+	one := &cgroup{filepath.Join(g.dir, name), g.v2}
 	if err := os.Mkdir(one.dir, 0o755); err != nil {
 		return nil
 	}
@@ -196,10 +193,10 @@ func (g *groups) make(name string, limit int64, pid int) *group {
 	if g.v2 {
 		file, noSwap, swap = "memory.max", "memory.swap.max", "0"
 	}
-	err := put(one.dir, file, strconv.FormatInt(limit, 10))
-	_ = put(one.dir, noSwap, swap) // where swap is counted
+	err := writeControl(one.dir, file, strconv.FormatInt(limit, 10))
+	_ = writeControl(one.dir, noSwap, swap) // fails where swap is not counted
 	if err == nil {
-		err = put(one.dir, "cgroup.procs", strconv.Itoa(pid))
+		err = writeControl(one.dir, "cgroup.procs", strconv.Itoa(pid))
 	}
 	if err != nil {
 		one.remove()
@@ -208,8 +205,8 @@ func (g *groups) make(name string, limit int64, pid int) *group {
 	return one
 }
 
-// overran tells whether the kernel has killed something in the group.
-func (g *group) overran() bool {
+// oomKilled reports whether the kernel has killed a process of the cgroup for lack of memory.
+func (g *cgroup) oomKilled() bool {
 	file := "memory.oom_control"
 	if g.v2 {
 		file = "memory.events"
@@ -227,10 +224,9 @@ func (g *group) overran() bool {
 	return false
 }
 
-// remove takes the group away. One in which something is still ending stays
-// until close.
-func (g *group) remove() { _ = unix.Rmdir(g.dir) }
+// remove removes the cgroup. It stays until close if a process in it is still exiting.
+func (g *cgroup) remove() { _ = unix.Rmdir(g.dir) }
 
-func put(dir, file, text string) error {
+func writeControl(dir, file, text string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(text), 0)
 }

@@ -18,25 +18,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/httpd"
 	"airlock/internal/logs"
 	"airlock/internal/proposal"
 )
 
-// serveControl opens the control socket. The function that it returns closes
-// it and waits for its end.
+// serveControl serves the control socket. stop closes it and waits until its requests have ended.
 func (s *supervisor) serveControl() (stop func(), err error) {
-	l, err := handoff.Bind("unix:" + s.dirs.Control())
+	l, err := activation.Bind("unix:" + s.dirs.Control())
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.getStatus)
 	mux.HandleFunc("GET /metrics", s.getMetrics)
-	mux.HandleFunc("POST /restart", s.change(s.restart))
-	mux.HandleFunc("POST /reload", s.change(s.reread))
+	mux.HandleFunc("POST /restart", s.changeHandler(s.restart))
+	mux.HandleFunc("POST /reload", s.changeHandler(s.reloadConfig))
 	mux.HandleFunc("POST /log", s.postLevel)
 	mux.HandleFunc("GET /explain", s.getExplain)
 	mux.HandleFunc("GET /routes", s.getRoutes)
@@ -47,13 +46,13 @@ func (s *supervisor) serveControl() (stop func(), err error) {
 	go func() {
 		defer close(ended)
 		log := slog.New(slog.NewTextHandler(io.Discard, nil))
-		_ = httpd.Serve(ctx, httpd.NewServer(mux, log), ownUserOnly{l}, httpd.Leave{Within: time.Second})
+		_ = httpd.Serve(ctx, httpd.NewServer(mux, log), ownUserOnly{l}, httpd.DrainOptions{Timeout: time.Second})
 	}()
 	return func() { cancel(); <-ended }, nil
 }
 
-// ownUserOnly hangs up on every peer that is neither us nor root, and on the
-// daemons, which are us.
+// ownUserOnly closes connections of peers that are neither the supervisor's user nor root, and of the
+// daemons, which have the same user.
 type ownUserOnly struct{ net.Listener }
 
 func (o ownUserOnly) Accept() (net.Conn, error) {
@@ -62,13 +61,14 @@ func (o ownUserOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p, err := peer(c.(*net.UnixConn)); err == nil && (p.Uid == 0 || int(p.Uid) == os.Getuid()) && !ours(p.Pid) {
+		if p, err := peer(c.(*net.UnixConn)); err == nil && (p.Uid == 0 || int(p.Uid) == os.Getuid()) && !isDescendant(p.Pid) {
 			return c, nil
 		}
 		c.Close()
 	}
 }
 
+// peer returns the credentials of the client.
 func peer(c *net.UnixConn) (cred *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -88,14 +88,14 @@ func reply(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// change runs an action on the daemon that the request names and waits for
-// its outcome.
-func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
+// changeHandler returns a handler that runs act on the daemon that the request names and waits for its
+// outcome.
+func (s *supervisor) changeHandler(act func(*daemon, chan<- error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("daemon")
 		outcome := make(chan error, 1)
 		var known bool
-		err := s.do(func() {
+		err := s.runInLoop(func() {
 			d := s.daemons[name]
 			if known = d != nil; known {
 				act(d, outcome)
@@ -105,20 +105,20 @@ func (s *supervisor) change(act func(*daemon, chan<- error)) http.HandlerFunc {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case !known:
-			http.Error(w, s.unknown(name), http.StatusNotFound)
+			http.Error(w, s.unknownDaemon(name), http.StatusNotFound)
 		default:
-			s.await(w, r, outcome)
+			s.awaitOutcome(w, r, outcome)
 		}
 	}
 }
 
-func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-chan error) {
-	timeout := time.NewTimer(readyWithin + time.Second)
+func (s *supervisor) awaitOutcome(w http.ResponseWriter, r *http.Request, outcome <-chan error) {
+	timeout := time.NewTimer(readyTimeout + time.Second)
 	defer timeout.Stop()
 	select {
 	case err := <-outcome:
 		if err != nil {
-			http.Error(w, s.out.mask.text(err.Error()), http.StatusConflict)
+			http.Error(w, s.out.mask.maskString(err.Error()), http.StatusConflict)
 			return
 		}
 		s.getStatus(w, r)
@@ -128,8 +128,7 @@ func (s *supervisor) await(w http.ResponseWriter, r *http.Request, outcome <-cha
 	}
 }
 
-// postLevel changes what one daemon, or every one, writes to its log: now, and
-// in every process of it that starts later.
+// postLevel sets the log level of one daemon, or of all, in running and in later processes.
 func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	level, name := r.URL.Query().Get("level"), r.URL.Query().Get("daemon")
 	if err := logs.Check(level); err != nil {
@@ -138,7 +137,7 @@ func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	}
 	var known bool
 	var errs []error
-	err := s.do(func() {
+	err := s.runInLoop(func() {
 		for _, d := range s.daemons {
 			if name == "" || name == d.name {
 				known = true
@@ -150,7 +149,7 @@ func (s *supervisor) postLevel(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	case !known:
-		http.Error(w, s.unknown(name), http.StatusNotFound)
+		http.Error(w, s.unknownDaemon(name), http.StatusNotFound)
 	case errors.Join(errs...) != nil:
 		http.Error(w, errors.Join(errs...).Error(), http.StatusConflict)
 	}
@@ -163,19 +162,19 @@ func (s *supervisor) setLevel(d *daemon, level string) error {
 		if p == nil {
 			continue
 		}
-		// A link that is closed is that of a process that has just ended.
-		if err := p.link.Tell(handoff.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
+		// A process that has just exited has a closed link.
+		if err := p.link.Send(activation.KeyLevel, level); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%s (process %d) does not listen: %w", d.name, p.pid, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *supervisor) unknown(name string) string {
+func (s *supervisor) unknownDaemon(name string) string {
 	return fmt.Sprintf("daemon %q does not run here; there are %s", name, strings.Join(s.order, ", "))
 }
 
-// proposals opens the folder that supervise writes to.
+// proposals opens the store of proposals, which supervise writes to.
 func (s *supervisor) proposals() (*proposal.Store, error) {
 	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
 	if err != nil {
@@ -199,7 +198,7 @@ func (s *supervisor) getProposals(w http.ResponseWriter, _ *http.Request) {
 func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 	var body struct{ State, Answer string }
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&body); err != nil {
-		http.Error(w, "a JSON object with State and Answer was wanted", http.StatusBadRequest)
+		http.Error(w, "expected a JSON object with State and Answer", http.StatusBadRequest)
 		return
 	}
 	store, err := s.proposals()
@@ -208,12 +207,12 @@ func (s *supervisor) postProposal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := r.PathValue("id")
-	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.leaks.waits(id) {
-		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // it was left by a process that died
+	if p, err := store.Get(id); err == nil && p.Kind == proposal.Leak && p.State == proposal.Pending && !s.heldRequests.isHeld(id) {
+		body.State, body.Answer = proposal.Denied, "withdrawn: the request waits no more" // its process ended without withdrawing it
 	}
 	p, err := store.Answer(id, body.State, body.Answer)
 	if err == nil {
-		s.leaks.decide(p)
+		s.heldRequests.decide(p)
 	}
 	switch {
 	case errors.Is(err, proposal.ErrAbsent):

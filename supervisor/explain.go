@@ -8,17 +8,17 @@ import (
 	"slices"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 )
 
-// answerWithin is how long a daemon may take to answer a question.
-const answerWithin = 2 * time.Second
+// queryTimeout is how long a daemon may take to reply to a query.
+const queryTimeout = 2 * time.Second
 
-// getExplain asks those that a request would pass, one after the other, and
-// stops where it would go no further.
+// getExplain queries the daemons that a request would pass, in their order, up to the first that would
+// not forward it.
 func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 	q, err := control.CheckQuestion(r.FormValue("method"), r.FormValue("url"))
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		var x policy.Explanation
-		if err := s.ask(r.Context(), name, handoff.TopicExplain, q, &x); err != nil {
+		if err := s.query(r.Context(), name, activation.TopicExplain, q, &x); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -45,28 +45,28 @@ func (s *supervisor) getExplain(w http.ResponseWriter, r *http.Request) {
 	reply(w, answer)
 }
 
-// masked is a daemon's word without what must not be repeated.
+// masked returns x without secrets.
 func (s *supervisor) masked(x policy.Explanation) policy.Explanation {
 	for _, text := range []*string{&x.Rule, &x.At, &x.Why, &x.Nearest, &x.NearestAt, &x.Line, &x.Auth} {
-		*text = s.out.mask.text(*text)
+		*text = s.out.mask.maskString(*text)
 	}
 	return x
 }
 
-// getRoutes tells the routes that are in force.
+// getRoutes returns the routes in force.
 func (s *supervisor) getRoutes(w http.ResponseWriter, r *http.Request) {
 	var routes json.RawMessage
-	if err := s.ask(r.Context(), bundle.Egress, handoff.TopicRoutes, nil, &routes); err != nil {
+	if err := s.query(r.Context(), bundle.Egress, activation.TopicRoutes, nil, &routes); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	reply(w, routes)
 }
 
-// ask asks the process of a daemon that serves.
-func (s *supervisor) ask(ctx context.Context, name, topic string, question, answer any) error {
-	var link *handoff.Link
-	if err := s.do(func() {
+// query sends a query to the current process of a daemon, which must be ready.
+func (s *supervisor) query(ctx context.Context, name, topic string, question, answer any) error {
+	var link *activation.Link
+	if err := s.runInLoop(func() {
 		if d := s.daemons[name]; d != nil && d.current != nil && d.current.ready {
 			link = d.current.link
 		}
@@ -76,9 +76,9 @@ func (s *supervisor) ask(ctx context.Context, name, topic string, question, answ
 	if link == nil {
 		return fmt.Errorf("%s does not serve, so nothing passes", name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	if err := link.Ask(ctx, topic, question, answer); err != nil {
+	if err := link.Query(ctx, topic, question, answer); err != nil {
 		return fmt.Errorf("asking %s: %w", name, err)
 	}
 	return nil

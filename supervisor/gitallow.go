@@ -7,47 +7,46 @@ import (
 	"fmt"
 	"strings"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/policy"
 	"airlock/internal/proposal"
 )
 
-// maxPlace bounds what a proposal says of a place, and the agent's words, in
-// bytes.
+// maxPlace bounds the place and the agent's reason in a proposal, in bytes each.
 const maxPlace = 2048
 
-// askToAllow keeps git-gate's question whether a value is no secret. The
-// answer is a change of git-gate's file, so nobody waits for it. What a person
-// has denied is not asked about again.
-func (s *supervisor) askToAllow(_ context.Context, question []byte, _ func(id string)) handoff.Decision {
+// proposeGitAllow stores git-gate's proposal to accept a value as no secret. Approval changes
+// git-gate's configuration, so git-gate does not wait for it. A proposal that the operator has denied
+// is not stored again.
+func (s *supervisor) proposeGitAllow(_ context.Context, question []byte, _ func(id string)) activation.Decision {
 	var q policy.GitAllow
 	if err := json.Unmarshal(question, &q); err != nil {
-		return handoff.Decision{Error: "a question that cannot be read"}
+		return activation.Decision{Error: "a question that cannot be read"}
 	}
 	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
 	if err != nil {
-		return handoff.Decision{Error: "no proposals are kept here: " + err.Error()}
+		return activation.Decision{Error: "no proposals are kept here: " + err.Error()}
 	}
 	store, err := s.proposals()
 	if err != nil {
-		return handoff.Decision{Error: err.Error()}
+		return activation.Decision{Error: err.Error()}
 	}
 	p := proposal.Proposal{
 		Kind: proposal.GitAllow, Daemon: bundle.GitGate, Repo: q.Repo, Rule: q.Rule, Digest: q.Digest,
-		Place: s.bounded(q.Place), Why: s.bounded(q.Says),
+		Place: s.foreignText(q.Place), Why: s.foreignText(q.Says),
 	}
 	if old, denied, err := store.Refused(p); err != nil || denied {
-		return handoff.Decision{Error: strings.TrimSpace(fmt.Sprintf("the operator has said no (%s) %s", old.ID, old.Answer))}
+		return activation.Decision{Error: strings.TrimSpace(fmt.Sprintf("the operator has said no (%s) %s", old.ID, old.Answer))}
 	}
 	if p, err = store.Create(p, cmp.Or(f.Limits.OpenProposals, defaultOpen)); err != nil {
-		return handoff.Decision{Error: err.Error()}
+		return activation.Decision{Error: err.Error()}
 	}
-	return handoff.Decision{Answer: p.ID}
+	return activation.Decision{Answer: p.ID}
 }
 
-// bounded is foreign text for a proposal.
-func (s *supervisor) bounded(text string) string {
-	text = s.out.mask.text(text)
+// foreignText returns foreign text for a proposal: masked, bounded and valid UTF-8.
+func (s *supervisor) foreignText(text string) string {
+	text = s.out.mask.maskString(text)
 	return strings.ToValidUTF8(text[:min(len(text), maxPlace)], "")
 }

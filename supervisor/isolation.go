@@ -17,23 +17,22 @@ import (
 	"airlock/internal/control"
 )
 
-// What every daemon may read of the system: how many processors there are and
-// how much of them is ours, time zones, and itself. /proc shows the command
-// lines of other processes, too; their memory and environment are behind
-// Landlock's rule on ptrace.
+// systemFiles are what every daemon may read of the system: the number of processors and the share of
+// the bundle in them, time zones, and its own process. /proc shows the command lines of other
+// processes, too; Landlock's rule on ptrace protects their memory and environment.
 var systemFiles = []string{"/proc", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage", "/sys/devices/system/cpu",
 	"/etc/localtime", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"}
 
-// What those that dial need besides: names and root certificates, in the
-// places where Go looks for them and where the links there lead. Not all of
-// /etc/ssl: private keys of the host lie there.
+// networkFiles are what daemons that dial read in addition: name resolution and root certificates, in
+// the places where Go looks for them and to which the links there point. Not all of /etc/ssl, which
+// holds private keys of the host.
 var networkFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/services", "/etc/protocols", "/etc/gai.conf",
 	"/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
 	"/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/certs", "/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted",
 	"/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"}
 
-// profile is what a daemon may do, by its name and its own configuration. A
-// file that is wrong opens nothing: to refuse it is the daemon's business.
+// profile returns what a daemon may do, by its name and its own configuration. An invalid
+// configuration grants nothing more; the daemon refuses it itself.
 func profile(daemon string, dirs bundle.Dirs) confine.Profile {
 	p := confine.Profile{
 		Read:    append([]string{dirs.File(daemon)}, systemFiles...),
@@ -57,21 +56,18 @@ func profile(daemon string, dirs bundle.Dirs) confine.Profile {
 	return p
 }
 
-// forEgress: the pair's authority, and a connection to pipelock, by a local
-// socket. Its own file, which is replaced while it runs, it opens through us.
+// forEgress adds the pair's certificate authority and local sockets, for pipelock. egress opens its
+// own configuration, which is replaced while it runs, through the supervisor.
 func forEgress(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.EgressFile](dirs, bundle.Egress)
+	f := loadOrZero[bundle.EgressFile](dirs, bundle.Egress)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	p.Unix = true
-	if f.Upstream == "direct" {
-		network(p)
-	}
 }
 
-// forPipelock: the network, the operator's rules, what it proves itself with
-// to origins, and the pair's authority only where an agent is its client.
+// forPipelock adds the network, the operator's rules, client certificates for origins, and the pair's
+// certificate authority if agents are its clients.
 func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.PipelockFile](dirs, bundle.Pipelock)
+	f := loadOrZero[bundle.PipelockFile](dirs, bundle.Pipelock)
 	p.Read = append(p.Read, authority(f.CA, dirs)...)
 	if f.UpstreamCA != "" {
 		p.Read = append(p.Read, dirs.Path(f.UpstreamCA))
@@ -88,11 +84,10 @@ func forPipelock(p *confine.Profile, dirs bundle.Dirs) {
 	network(p)
 }
 
-// forGitGate: the network, its mirrors, and the keys of its repositories,
-// which it reads for each connection. Where they lie in the folder that is
-// theirs alone, the folder is allowed, so that a key can be replaced.
+// forGitGate adds the network, the mirrors, and the keys of the repositories, which git-gate reads for
+// each connection. Their default folder is allowed as a whole, so that a key can be replaced.
 func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.GitGateFile](dirs, bundle.GitGate)
+	f := loadOrZero[bundle.GitGateFile](dirs, bundle.GitGate)
 	own := filepath.Join(dirs.Etc, "git")
 	p.Read = append(p.Read, own)
 	for _, r := range f.Repos {
@@ -114,17 +109,16 @@ func forGitGate(p *confine.Profile, dirs bundle.Dirs) {
 	network(p)
 }
 
-// forSupervise: the folder of the proposals, and no socket at all but those
-// that it is given.
+// forSupervise adds the folder of the proposals. supervise has no sockets but the inherited ones.
 func forSupervise(p *confine.Profile, dirs bundle.Dirs) {
-	f := loaded[bundle.SuperviseFile](dirs, bundle.Supervise)
+	f := loadOrZero[bundle.SuperviseFile](dirs, bundle.Supervise)
 	p.Change = append(p.Change, dirs.Path(cmp.Or(f.Store, "/var/lib/airlock/proposals")))
 }
 
-// lent lists the files that a daemon may open through us: they are replaced
-// while it runs, and what it was allowed is the file of the time of its start.
-// supervise shows the agent the rules, none of which are secret.
-func lent(daemon string, dirs bundle.Dirs) []string {
+// brokeredFiles returns the files that a daemon may open through the supervisor. They are replaced
+// while the daemon runs, and its profile covers only the file that existed at its start. supervise
+// shows the agent the rules, none of which are secret.
+func brokeredFiles(daemon string, dirs bundle.Dirs) []string {
 	own := dirs.File(daemon)
 	if daemon == bundle.Supervise {
 		return []string{own, dirs.File(bundle.Egress), dirs.File(bundle.Pipelock)}
@@ -132,7 +126,8 @@ func lent(daemon string, dirs bundle.Dirs) []string {
 	return []string{own}
 }
 
-func loaded[T any](dirs bundle.Dirs, daemon string) T {
+// loadOrZero returns the configuration of a daemon, or the zero value if it is invalid.
+func loadOrZero[T any](dirs bundle.Dirs, daemon string) T {
 	f, _, err := bundle.Load[T](dirs.File(daemon))
 	if err != nil {
 		var none T
@@ -141,6 +136,7 @@ func loaded[T any](dirs bundle.Dirs, daemon string) T {
 	return f
 }
 
+// authority returns the files of a certificate authority, if there is one.
 func authority(ca bundle.CA, dirs bundle.Dirs) []string {
 	if ca == (bundle.CA{}) {
 		return nil
@@ -148,7 +144,7 @@ func authority(ca bundle.CA, dirs bundle.Dirs) []string {
 	return []string{dirs.Path(ca.Cert), dirs.Path(ca.Key)}
 }
 
-// network adds internet sockets, and what it takes to use them.
+// network adds internet sockets and the files that are needed to use them.
 func network(p *confine.Profile) {
 	p.Inet = true
 	p.Read = append(p.Read, networkFiles...)
@@ -160,9 +156,9 @@ func network(p *confine.Profile) {
 	}
 }
 
-// makeRoom creates what a profile allows to change, where it is not there:
-// Landlock knows files, not names. What cannot be made the daemon will report.
-func makeRoom(daemon string, p confine.Profile, dirs bundle.Dirs) {
+// createPaths creates the paths that a profile allows to change, if they do not exist: Landlock rules
+// apply to existing files. The daemon reports what cannot be created.
+func createPaths(daemon string, p confine.Profile, dirs bundle.Dirs) {
 	for _, path := range p.Change {
 		dir := path
 		if path == dirs.Audit(daemon) {
@@ -177,8 +173,8 @@ func makeRoom(daemon string, p confine.Profile, dirs bundle.Dirs) {
 	}
 }
 
-// dynamic tells whether this binary needs a loader: builds with cgo, as with
-// the race detector, do.
+// dynamic reports whether this binary is linked dynamically, as builds with cgo and the race detector
+// are.
 var dynamic = sync.OnceValue(func() bool {
 	f, err := elf.Open("/proc/self/exe")
 	if err != nil {
@@ -193,10 +189,10 @@ var dynamic = sync.OnceValue(func() bool {
 	return false
 })
 
-// ours tells whether a process descends from this one: a daemon, or what one
-// has started. Nobody else who may ask the supervisor does. One that is gone
-// is taken for ours; 0 is a process of another namespace.
-func ours(pid int32) bool {
+// isDescendant reports whether a process descends from this one, as the daemons and their children do
+// and the operator's processes do not. A process that has exited counts as a descendant. pid 0, a
+// process of another namespace, does not.
+func isDescendant(pid int32) bool {
 	for pid != 0 {
 		if int(pid) == os.Getpid() {
 			return true
@@ -204,7 +200,7 @@ func ours(pid int32) bool {
 		data, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/stat")
 		_, rest, ok := strings.Cut(string(data), ") ")
 		if i := strings.LastIndex(rest, ") "); i >= 0 {
-			rest = rest[i+2:] // the command's name may hold anything
+			rest = rest[i+2:] // the command name may contain any byte
 		}
 		if err != nil || !ok {
 			return true
@@ -216,8 +212,8 @@ func ours(pid int32) bool {
 	return false
 }
 
-// isolationOf says which layers are in force when some could not be put on.
-func isolationOf(missing []string, b *box) control.Isolation {
+// isolationStatus returns the layers in force, given those that could not be applied.
+func isolationStatus(missing []string, b *memLimit) control.Isolation {
 	in := slices.DeleteFunc(confine.Layers(), func(l string) bool { return slices.Contains(missing, l) })
 	if b.kind == "" {
 		return control.Isolation{Layers: in, Missing: append(missing, "memory")}

@@ -22,7 +22,7 @@ import (
 )
 
 func init() {
-	roles["tries"] = tries
+	roles["tries"] = runAttempts
 	roles["ends"] = func() {}
 	roles["sits"] = func() { fmt.Println("sits"); _, _ = io.Copy(io.Discard, os.Stdin) }
 }
@@ -37,7 +37,7 @@ type target struct {
 	Parent  int // pid of who started both
 }
 
-// attempts are what a daemon that was taken over would try.
+// attempts are what a compromised daemon could try.
 func (g target) attempts() map[string]func() error {
 	try := map[string]func() error{
 		"create in /etc/airlock": func() error { return writeFile(filepath.Join(g.Dirs.Etc, "new.yaml")) },
@@ -100,8 +100,7 @@ func (g target) attempts() map[string]func() error {
 	return try
 }
 
-// permitted says who may do what of it: the daemons whose attempt succeeds.
-// All others must be refused.
+// permitted lists the daemons whose attempt succeeds. All others must be refused.
 var permitted = map[string]string{
 	"read egress.yaml":             "egress",
 	"read pipelock.yaml":           "pipelock",
@@ -129,7 +128,7 @@ func init() {
 	}
 }
 
-// refusals are the answers that count as a refusal; "no such file" does not.
+// refusals are the errors that count as a refusal; "no such file" does not.
 var refusals = []error{unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOSYS, unix.EXDEV}
 
 const ptraceSeize = 0x4206
@@ -146,16 +145,16 @@ func TestWhatEachDaemonMay(t *testing.T) {
 	g := newTarget(t)
 	for _, name := range bundle.Daemons() {
 		p := profile(name, g.Dirs)
-		makeRoom(name, p, g.Dirs)
+		createPaths(name, p, g.Dirs)
 	}
-	sibling := under(t, profile(bundle.Pipelock, g.Dirs), "sits", "")
+	sibling := startConfined(t, profile(bundle.Pipelock, g.Dirs), "sits", "")
 	g.Sibling, g.Parent = sibling.pid, os.Getpid()
-	other := under(t, profile(bundle.Supervise, g.Dirs), "sits", "")
+	other := startConfined(t, profile(bundle.Supervise, g.Dirs), "sits", "")
 	for _, name := range bundle.Daemons() {
 		if g.Sibling = sibling.pid; name == bundle.Pipelock {
 			g.Sibling = other.pid
 		}
-		got := outcomes(t, g, under(t, profile(name, g.Dirs), "tries", "TARGET="+jsonOf(t, g)))
+		got := outcomes(t, g, startConfined(t, profile(name, g.Dirs), "tries", "TARGET="+jsonOf(t, g)))
 		for attempt, answer := range got {
 			want := strings.Contains(" "+permitted[attempt]+" ", " "+name+" ")
 			if answer == "" != want || strings.HasPrefix(answer, "!") {
@@ -165,16 +164,16 @@ func TestWhatEachDaemonMay(t *testing.T) {
 	}
 }
 
-// TestAttemptsWorkUnconfined keeps the table above from being true because
-// the attempts are wrong.
+// TestAttemptsWorkUnconfined checks that the attempts succeed without a profile, so that a refusal in
+// the table above is due to the profile.
 func TestAttemptsWorkUnconfined(t *testing.T) {
 	g := newTarget(t)
 	for _, name := range bundle.Daemons() {
-		makeRoom(name, profile(name, g.Dirs), g.Dirs)
+		createPaths(name, profile(name, g.Dirs), g.Dirs)
 	}
-	sibling := unconfined(t, "sits", "")
+	sibling := startUnconfined(t, "sits", "")
 	g.Sibling, g.Parent = sibling.pid, os.Getpid()
-	got := outcomes(t, g, unconfined(t, "tries", "TARGET="+jsonOf(t, g)))
+	got := outcomes(t, g, startUnconfined(t, "tries", "TARGET="+jsonOf(t, g)))
 	// These depend on the system and on who we are.
 	excused := []string{"packet socket", "vsock", "mount", "bpf", "io_uring", "user namespace", "keys", "netlink audit", "trace a sibling", "sibling's mem",
 		"read its memory", "sibling's environ", "sibling's files", "parent's environ"}
@@ -195,43 +194,43 @@ func TestAttemptsWorkUnconfined(t *testing.T) {
 func newTarget(t *testing.T) target {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "isolation") // short, for a socket's name
-	fatal(t, err)
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	g := target{Dirs: bundle.Dirs{Etc: dir + "/etc", Run: dir + "/run", State: dir + "/state"}}
 	for _, d := range []string{g.Dirs.Etc + "/ca", g.Dirs.Etc + "/git", g.Dirs.Run, g.Dirs.State} {
-		fatal(t, os.MkdirAll(d, 0o700))
+		must(t, os.MkdirAll(d, 0o700))
 	}
 	for name, content := range map[string]string{
 		"egress.yaml": "version: 1\nca: {cert: /etc/airlock/ca/ca.crt, key: /etc/airlock/ca/ca.key}\nroutes: []\n", "pipelock.yaml": "version: 1\nupstream_ca: /etc/airlock/ca/roots.crt\nallow: []\n",
 		"git-gate.yaml":  "version: 1\nrepos: {a: {url: 'ssh://git@git.test/a', identity: /etc/airlock/git/id}}\n",
 		"supervise.yaml": "version: 1\n", "spare.yaml": "x", "ca/ca.crt": "x", "ca/ca.key": "x", "ca/roots.crt": "x", "git/id": "x",
 	} {
-		fatal(t, os.WriteFile(filepath.Join(g.Dirs.Etc, name), []byte(content), 0o600))
+		must(t, os.WriteFile(filepath.Join(g.Dirs.Etc, name), []byte(content), 0o600))
 	}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	fatal(t, err)
+	must(t, err)
 	t.Cleanup(func() { tcp.Close() })
 	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	fatal(t, err)
+	must(t, err)
 	t.Cleanup(func() { udp.Close() })
 	g.TCP, g.UDP, g.Unix = tcp.Addr().String(), udp.LocalAddr().String(), g.Dirs.Run+"/s"
 	for _, name := range []string{g.Unix, "@airlock-isolation-test"} {
 		l, err := net.Listen("unix", name)
-		fatal(t, err)
+		must(t, err)
 		t.Cleanup(func() { l.Close() })
 	}
 	return g
 }
 
-// helper is a process in one of this test's roles.
+// helper is a process in one of the roles of this test binary.
 type helper struct {
 	pid int
 	out *os.File
 }
 
-// under starts a role as the supervisor starts a daemon: from a thread that
-// the profile has restricted.
-func under(t *testing.T, p confine.Profile, role, env string) helper {
+// startConfined starts a role as the supervisor starts a daemon: from a thread that is restricted to
+// the profile.
+func startConfined(t *testing.T, p confine.Profile, role, env string) helper {
 	t.Helper()
 	return startRole(t, role, env, func() error {
 		_, err := p.Apply()
@@ -239,16 +238,16 @@ func under(t *testing.T, p confine.Profile, role, env string) helper {
 	})
 }
 
-func unconfined(t *testing.T, role, env string) helper {
+func startUnconfined(t *testing.T, role, env string) helper {
 	return startRole(t, role, env, func() error { return nil })
 }
 
 func startRole(t *testing.T, role, env string, prepare func() error) helper {
 	t.Helper()
 	in, stop, err := os.Pipe()
-	fatal(t, err)
+	must(t, err)
 	out, theirs, err := os.Pipe()
-	fatal(t, err)
+	must(t, err)
 	var pid int
 	err = inThread(func() error {
 		if err := prepare(); err != nil {
@@ -259,7 +258,7 @@ func startRole(t *testing.T, role, env string, prepare func() error) helper {
 		})
 		return err
 	})
-	fatal(t, err)
+	must(t, err)
 	in.Close()
 	theirs.Close()
 	t.Cleanup(func() {
@@ -303,32 +302,32 @@ func outcomes(t *testing.T, g target, h helper) map[string]string {
 func jsonOf(t *testing.T, v any) string {
 	t.Helper()
 	data, err := json.Marshal(v)
-	fatal(t, err)
+	must(t, err)
 	return string(data)
 }
 
-func fatal(t *testing.T, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// tries is the daemon that was taken over. It prints what came of each
+// runAttempts is the daemon that was taken over. It prints the result of each
 // attempt: nothing for success, and a "!" before an error that is no refusal.
-func tries() {
+func runAttempts() {
 	var g target
 	if err := json.Unmarshal([]byte(os.Getenv("TARGET")), &g); err != nil {
 		panic(err)
 	}
 	got := map[string]string{}
 	for name, attempt := range g.attempts() {
-		got[name] = judge(attempt())
+		got[name] = classifyRefusal(attempt())
 	}
 	_ = json.NewEncoder(os.Stdout).Encode(got)
 }
 
-func judge(err error) string {
+func classifyRefusal(err error) string {
 	if err == nil {
 		return ""
 	}
@@ -395,12 +394,12 @@ func readMemory(pid int) error {
 	return err
 }
 
-// TestControlIsNotForDaemons: egress can make local sockets and has the uid
-// that the control socket asks for.
+// TestControlIsNotForDaemons tries from egress, which can make local sockets and has the uid that the
+// control socket requires.
 func TestControlIsNotForDaemons(t *testing.T) {
-	h := unconfined(t, "sits", "")
+	h := startUnconfined(t, "sits", "")
 	for pid, want := range map[int]bool{os.Getpid(): true, h.pid: true, os.Getppid(): false, 0: false, 1 << 22: true} {
-		if got := ours(int32(pid)); got != want {
+		if got := isDescendant(int32(pid)); got != want {
 			t.Errorf("process %d is ours: %v, want %v", pid, got, want)
 		}
 	}
@@ -408,7 +407,7 @@ func TestControlIsNotForDaemons(t *testing.T) {
 
 func TestRestrictionsAreInherited(t *testing.T) {
 	g := newTarget(t)
-	h := under(t, profile(bundle.Egress, g.Dirs), "sits", "")
+	h := startConfined(t, profile(bundle.Egress, g.Dirs), "sits", "")
 	status := statusOf(t, h.pid)
 	for field, want := range map[string]string{"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0000000000000000", "CapPrm": "0000000000000000"} {
 		if status[field] != want {
@@ -420,8 +419,7 @@ func TestRestrictionsAreInherited(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is the start of a process and its end, plain and from a
-// thread that is restricted first.
+// BenchmarkStart starts a process and waits for it, with and without a profile.
 func BenchmarkStart(b *testing.B) {
 	dir := b.TempDir()
 	dirs := bundle.Dirs{Etc: dir, Run: dir, State: dir}
@@ -454,7 +452,7 @@ func BenchmarkStart(b *testing.B) {
 func statusOf(t *testing.T, pid int) map[string]string {
 	t.Helper()
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	fatal(t, err)
+	must(t, err)
 	all := map[string]string{}
 	for line := range strings.Lines(string(data)) {
 		if name, value, ok := strings.Cut(line, ":"); ok {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// roles are what the test binary is when it is started under that name.
+// roles are the functions that the test binary runs when it is started under that name.
 var roles = map[string]func(){}
 
 func TestMain(m *testing.M) {

@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	minSecret = 8 // bytes; anything shorter would be found everywhere
-	minPart   = 4 // bytes of a secret's beginning at the place where a line was cut
+	minSecret = 8 // bytes; shorter values would match ordinary text
+	minPart   = 4 // bytes of the beginning of a secret at the end of a cut line
 )
 
-// masker holds the secrets that no line of output may show. It keeps no copy
-// of them: each is a part of where the supervisor keeps it.
+// masker holds the secrets that no line of output may show. The slices alias the memory of the
+// secretmem.Store; there is no copy.
 type masker [][]byte
 
 var masked = []byte("[masked]")
 
-// newMasker takes the secrets. One of several lines is looked for line by
-// line, because so it would be printed.
+// newMasker returns a masker of the secrets. Those of several lines are also masked line by line,
+// because output is handled by lines.
 func newMasker(secrets [][]byte) masker {
 	var m masker
 	for _, secret := range secrets {
@@ -40,36 +40,35 @@ func (m masker) with(secret []byte) masker {
 	return append(m, secret)
 }
 
-// hide takes the secrets out of a line, in plain form and as JSON and Go
-// escape them. Where a line was cut, what a secret may have begun with goes
-// too.
-func (m masker) hide(line []byte, cut bool) []byte {
+// mask replaces the secrets in a line, in plain form and as JSON and Go escape them. At the end of a
+// cut line it also replaces the beginning of a secret.
+func (m masker) mask(line []byte, cut bool) []byte {
 	for _, secret := range m {
-		line = hide(line, secret, cut)
+		line = maskSecret(line, secret, cut)
 	}
 	return line
 }
 
-// text is the same for a text that is whole.
-func (m masker) text(s string) string {
+// maskString is mask for a complete text.
+func (m masker) maskString(s string) string {
 	if s == "" {
 		return s
 	}
-	return string(m.hide([]byte(s), false))
+	return string(m.mask([]byte(s), false))
 }
 
-func hide(line, secret []byte, cut bool) []byte {
+func maskSecret(line, secret []byte, cut bool) []byte {
 	var out []byte
 	from := 0
 	for i := 0; i < len(line); {
-		skip := candidate(line[i:], secret[0])
+		skip := nextCandidate(line[i:], secret[0])
 		if skip < 0 {
 			break
 		}
 		i += skip
-		n := plain(line[i:], secret, cut)
+		n := plainLen(line[i:], secret, cut)
 		if n == 0 {
-			n = escaped(line[i:], secret, cut)
+			n = escapedLen(line[i:], secret, cut)
 		}
 		if n == 0 {
 			i++
@@ -85,8 +84,8 @@ func hide(line, secret []byte, cut bool) []byte {
 	return append(out, line[from:]...)
 }
 
-// candidate is where a secret with this first byte may begin next, or -1.
-func candidate(text []byte, first byte) int {
+// nextCandidate returns the offset at which a secret with this first byte may begin next, or -1.
+func nextCandidate(text []byte, first byte) int {
 	a, b := bytes.IndexByte(text, first), bytes.IndexByte(text, '\\')
 	if a < 0 || b >= 0 && b < a {
 		return b
@@ -94,9 +93,9 @@ func candidate(text []byte, first byte) int {
 	return a
 }
 
-// plain is the length of the secret at the beginning of the text, or 0. Where
-// the text is cut, its beginning is enough.
-func plain(text, secret []byte, cut bool) int {
+// plainLen returns the length of the secret at the beginning of the text, or 0. If the text is cut,
+// the beginning of the secret suffices.
+func plainLen(text, secret []byte, cut bool) int {
 	if bytes.HasPrefix(text, secret) {
 		return len(secret)
 	}
@@ -106,13 +105,13 @@ func plain(text, secret []byte, cut bool) int {
 	return 0
 }
 
-// escaped is the same for a secret of which bytes are escaped in the text.
-func escaped(text, secret []byte, cut bool) int {
+// escapedLen is plainLen for a secret with escaped bytes in the text.
+func escapedLen(text, secret []byte, cut bool) int {
 	at, left := 0, secret
 	for len(left) > 0 {
 		char, n := unescape(text[at:])
 		if n == 0 {
-			break // the end, or the middle of an escape at the end
+			break // the end of the text, or an incomplete escape there
 		}
 		if !bytes.HasPrefix(left, char) {
 			return 0
@@ -128,10 +127,10 @@ func escaped(text, secret []byte, cut bool) int {
 	return 0
 }
 
-var short = map[byte]byte{'n': '\n', 't': '\t', 'r': '\r', 'b': '\b', 'f': '\f', 'a': '\a', 'v': '\v', '"': '"', '\'': '\'', '\\': '\\', '/': '/'}
+var shortEscapes = map[byte]byte{'n': '\n', 't': '\t', 'r': '\r', 'b': '\b', 'f': '\f', 'a': '\a', 'v': '\v', '"': '"', '\'': '\'', '\\': '\\', '/': '/'}
 
-// unescape is the character at the beginning of the text, and how many bytes
-// of the text stand for it: 0 when there are not enough.
+// unescape decodes the character at the beginning of the text and returns how many bytes of the text
+// encode it; 0: the text is too short.
 func unescape(text []byte) (char []byte, n int) {
 	switch {
 	case len(text) == 0:
@@ -141,7 +140,7 @@ func unescape(text []byte) (char []byte, n int) {
 	case len(text) == 1:
 		return nil, 0
 	}
-	if c, ok := short[text[1]]; ok {
+	if c, ok := shortEscapes[text[1]]; ok {
 		return []byte{c}, 2
 	}
 	digits := map[byte]int{'x': 2, 'u': 4, 'U': 8}[text[1]]

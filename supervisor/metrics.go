@@ -9,29 +9,29 @@ import (
 	"sync"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/metrics"
 )
 
-// scrapeWithin is how long a daemon may take to say what it counts.
-const scrapeWithin = time.Second
+// scrapeTimeout is how long a daemon may take to return its metrics.
+const scrapeTimeout = time.Second
 
-// scrapeFailed counts daemons that did not say it in time.
+// scrapeFailed counts daemons that did not return them in time.
 var scrapeFailed = metrics.NewCounter("airlock_daemon_scrape_failed_total", "Times that a daemon did not tell its metrics in time.", "daemon")
 
-// states are all that there are, in the order of a life.
+// states are all states, in the order in which a daemon passes them.
 var states = []State{Down, Starting, Ready, Replacing, Backoff, Failed, Stopping, Stopped}
 
-// getMetrics answers in the Prometheus text format with what the supervisor,
-// the kernel and the daemons themselves know.
+// getMetrics returns the metrics of the supervisor, of the processes and of the daemons in the
+// Prometheus text format.
 func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	st, links, err := s.snapshot()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	told := scrape(r.Context(), links)
+	scraped := scrape(r.Context(), links)
 	var t metrics.Table
 	t.Add(s.families(st), metrics.Label{})
 	for _, p := range processes(st) {
@@ -39,24 +39,24 @@ func (s *supervisor) getMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	t.Add(metrics.Gather(), metrics.Label{Name: "daemon", Value: "supervisor"})
 	for _, name := range s.order {
-		own := slices.DeleteFunc(told[name], func(f metrics.Family) bool { return !mayTell(name, f.Name) })
+		own := slices.DeleteFunc(scraped[name], func(f metrics.Family) bool { return !mayExport(name, f.Name) })
 		t.Add(own, metrics.Label{Name: "daemon", Value: name})
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_ = t.Write(w) // the client may be gone
 }
 
-// mayTell keeps a daemon that was taken over from spoiling the families of
-// the others: it has its own, and those that the supervisor has named before.
-func mayTell(daemon, family string) bool {
+// mayExport reports whether a daemon may export a family. A compromised daemon must not change the
+// families of others, so each has its own prefix, and those whose help and type the supervisor sets.
+func mayExport(daemon, family string) bool {
 	prefix, _, _ := strings.Cut(daemon, "-") // git-gate counts what git does
 	return strings.HasPrefix(family, "airlock_"+prefix+"_") || strings.HasPrefix(family, "airlock_connections_") ||
 		strings.HasPrefix(family, "go_") || family == "process_open_fds"
 }
 
-// scrape asks all daemons at once. Those that do not answer are left out.
-func scrape(ctx context.Context, links map[string]*handoff.Link) map[string][]metrics.Family {
-	ctx, cancel := context.WithTimeout(ctx, scrapeWithin)
+// scrape queries all daemons at once. The result lacks those that do not reply in time.
+func scrape(ctx context.Context, links map[string]*activation.Link) map[string][]metrics.Family {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var group sync.WaitGroup
@@ -77,8 +77,8 @@ func scrape(ctx context.Context, links map[string]*handoff.Link) map[string][]me
 	return all
 }
 
-// families are the supervisor's own. They come first, so that no daemon can
-// put a value into them.
+// families returns the supervisor's own families. They are added first, so that no daemon can add a
+// value to them.
 func (s *supervisor) families(st control.Status) []metrics.Family {
 	each := func(name, kind, help string, value func(control.Daemon) (float64, bool)) metrics.Family {
 		f := metrics.Family{Name: name, Kind: kind, Help: help}
@@ -94,7 +94,7 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 	}
 	return []metrics.Family{
 		each("airlock_daemon_up", metrics.KindGauge, "1 while the daemon serves.", func(d control.Daemon) (float64, bool) {
-			return truth(serves(State(d.State))), true
+			return boolValue(serves(State(d.State))), true
 		}),
 		stateFamily(st),
 		each("airlock_daemon_restarts_total", metrics.KindCounter, "Starts after the first, replacements among them.", func(d control.Daemon) (float64, bool) {
@@ -110,18 +110,18 @@ func (s *supervisor) families(st control.Status) []metrics.Family {
 			return float64(d.Draining), true
 		}),
 		failedScrapes(st),
-		// Of the daemons, which cannot make them something else.
+		// Exported by the daemons; defined here so that no daemon can redefine them.
 		{Name: "airlock_connections_open", Kind: metrics.KindGauge, Help: "Connections that were accepted and not closed yet."},
 		{Name: "airlock_connections_accepted_total", Kind: metrics.KindCounter, Help: "Connections that were accepted."},
-		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", truth(st.Ready)),
+		one("airlock_ready", metrics.KindGauge, "1 while every daemon serves.", boolValue(st.Ready)),
 		one("airlock_output_dropped_lines_total", metrics.KindCounter, "Lines of output that nobody read in time.", float64(st.Dropped)),
-		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.doors.turned.Load())),
+		one("airlock_callers_turned_away_total", metrics.KindCounter, "Connections that were reset because their daemon was down.", float64(s.rejector.rejected.Load())),
 	}
 }
 
 func failedScrapes(st control.Status) metrics.Family {
 	for _, d := range st.Daemons {
-		scrapeFailed.Add(0, d.Name) // a zero is told too
+		scrapeFailed.Add(0, d.Name) // exports a zero, too
 	}
 	return scrapeFailed.Family()
 }
@@ -130,23 +130,23 @@ func stateFamily(st control.Status) metrics.Family {
 	f := metrics.Family{Name: "airlock_daemon_state", Kind: metrics.KindGauge, Help: "1 for the state in which the daemon is."}
 	for _, d := range st.Daemons {
 		for _, state := range states {
-			f.Samples = append(f.Samples, sample(truth(d.State == string(state)), "daemon", d.Name, "state", string(state)))
+			f.Samples = append(f.Samples, sample(boolValue(d.State == string(state)), "daemon", d.Name, "state", string(state)))
 		}
 	}
 	return f
 }
 
-// measured is a process and what the kernel says about it.
-type measured struct {
+// processMetrics are the metrics of a process from the kernel.
+type processMetrics struct {
 	name     string
 	families []metrics.Family
 }
 
-func processes(st control.Status) []measured {
-	all := []measured{{"supervisor", processFamilies(os.Getpid())}}
+func processes(st control.Status) []processMetrics {
+	all := []processMetrics{{"supervisor", processFamilies(os.Getpid())}}
 	for _, d := range st.Daemons {
 		if d.PID != 0 {
-			all = append(all, measured{d.Name, processFamilies(d.PID)})
+			all = append(all, processMetrics{d.Name, processFamilies(d.PID)})
 		}
 	}
 	return all
@@ -177,7 +177,7 @@ func sample(v float64, labels ...string) metrics.Sample {
 	return s
 }
 
-func truth(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}

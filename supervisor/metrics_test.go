@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestMayTell(t *testing.T) {
+func TestMayExport(t *testing.T) {
 	for _, c := range []struct {
 		daemon, family string
 		may            bool
@@ -16,7 +16,7 @@ func TestMayTell(t *testing.T) {
 		{"egress", "airlock_pipelock_requests_total", false}, {"egress", "airlock_daemon_up", false}, {"supervise", "airlock_supervisor", false},
 		{"egress", "process_resident_memory_bytes", false}, {"egress", "up", false}, {"egress", "", false},
 	} {
-		if mayTell(c.daemon, c.family) != c.may {
+		if mayExport(c.daemon, c.family) != c.may {
 			t.Errorf("%s may tell %s: %v", c.daemon, c.family, !c.may)
 		}
 	}

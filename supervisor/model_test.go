@@ -12,33 +12,33 @@ import (
 	"testing/synctest"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 )
 
-// stage is a world of actors that behave well or badly, as the dice say. It
-// watches the table and notes what must never be.
-type stage struct {
-	t     *testing.T
-	dice  *rand.Rand // of the actors: the loop's
-	plot  *rand.Rand // of the player
-	table *table
-	calm  bool // all who start now behave well
-	all   map[string][]*actor
-	away  map[string]bool
-	down  map[string]bool // the operator was told
-	asked sync.WaitGroup  // who wait for the outcome of a restart
+// simWorld simulates the effects of the table: its processes are actors that behave well or badly at
+// random. It checks invariants of the table.
+type simWorld struct {
+	t             *testing.T
+	actorRand     *rand.Rand // of the actors; used by the loop
+	eventRand     *rand.Rand // of the events
+	table         *table
+	wellBehaved   bool // all actors that start from now on behave well
+	actors        map[string][]*actor
+	rejecting     map[string]bool
+	failedDaemons map[string]bool // reported to the operator as failed
+	restarts      sync.WaitGroup  // that wait for their outcome
 }
 
-// actor is a process of the stage.
+// actor is a simulated process.
 type actor struct {
-	stage      *stage
-	name       string
-	generation int
-	began      time.Time
-	deaf       bool // to SIGTERM
-	asked      time.Time
-	dead       bool
+	world       *simWorld
+	name        string
+	generation  int
+	began       time.Time
+	ignoresTERM bool // to SIGTERM
+	termAt      time.Time
+	dead        bool
 }
 
 func chance(dice *rand.Rand, percent int) bool { return dice.IntN(100) < percent }
@@ -47,26 +47,26 @@ func some(dice *rand.Rand, most time.Duration) time.Duration {
 	return time.Duration(dice.Int64N(int64(most)))
 }
 
-func (s *stage) launch(name string, generation int) (*process, error) {
-	if s.table.stopping > 0 {
+func (s *simWorld) launch(name string, generation int) (*process, error) {
+	if s.table.stopRequests > 0 {
 		s.t.Errorf("%s was started during the end", name)
 	}
-	if !s.calm && chance(s.dice, 5) {
+	if !s.wellBehaved && chance(s.actorRand, 5) {
 		return nil, errors.New("no more processes")
 	}
-	a := &actor{stage: s, name: name, generation: generation, began: time.Now(), deaf: !s.calm && chance(s.dice, 15)}
-	s.all[name] = append(s.all[name], a)
+	a := &actor{world: s, name: name, generation: generation, began: time.Now(), ignoresTERM: !s.wellBehaved && chance(s.actorRand, 15)}
+	s.actors[name] = append(s.actors[name], a)
 	switch {
-	case s.calm || chance(s.dice, 60):
-		a.after(some(s.dice, 300*time.Millisecond), func() {
-			s.table.heard(name, generation, handoff.KeyDigest, fmt.Sprint(generation))
-			s.table.heard(name, generation, handoff.KeyReady, "1")
+	case s.wellBehaved || chance(s.actorRand, 60):
+		a.after(some(s.actorRand, 300*time.Millisecond), func() {
+			s.table.onNotify(name, generation, activation.KeyDigest, fmt.Sprint(generation))
+			s.table.onNotify(name, generation, activation.KeyReady, "1")
 		})
-		if !s.calm && chance(s.dice, 30) {
-			a.after(some(s.dice, 3*time.Minute), func() { a.die(1 << 8) })
+		if !s.wellBehaved && chance(s.actorRand, 30) {
+			a.after(some(s.actorRand, 3*time.Minute), func() { a.exit(1 << 8) })
 		}
-	case chance(s.dice, 70):
-		a.after(some(s.dice, 300*time.Millisecond), func() { a.die(2 << 8) })
+	case chance(s.actorRand, 70):
+		a.after(some(s.actorRand, 300*time.Millisecond), func() { a.exit(2 << 8) })
 	}
 	return &process{child: a, pid: 1000 + generation}, nil
 }
@@ -74,7 +74,7 @@ func (s *stage) launch(name string, generation int) (*process, error) {
 // after lets the loop run f, unless the actor is dead by then.
 func (a *actor) after(d time.Duration, f func()) {
 	time.AfterFunc(d, func() {
-		a.stage.table.post(func() {
+		a.world.table.post(func() {
 			if !a.dead {
 				f()
 			}
@@ -82,38 +82,38 @@ func (a *actor) after(d time.Duration, f func()) {
 	})
 }
 
-func (a *actor) die(status syscall.WaitStatus) {
+func (a *actor) exit(status syscall.WaitStatus) {
 	a.dead = true
-	a.stage.table.exited(a.name, a.generation, status)
+	a.world.table.onExit(a.name, a.generation, status)
 }
 
 func (a *actor) Signal(sig syscall.Signal) {
 	if sig != syscall.SIGTERM {
 		return
 	}
-	if a.asked.IsZero() {
-		a.asked = time.Now()
+	if a.termAt.IsZero() {
+		a.termAt = time.Now()
 	}
-	if !a.deaf {
-		a.after(some(a.stage.dice, 2*time.Second), func() { a.die(0) })
+	if !a.ignoresTERM {
+		a.after(some(a.world.actorRand, 2*time.Second), func() { a.exit(0) })
 	}
 }
 
 func (a *actor) SignalGroup(sig syscall.Signal) {
 	if sig == syscall.SIGKILL {
-		a.after(time.Microsecond, func() { a.die(syscall.WaitStatus(syscall.SIGKILL)) })
+		a.after(time.Microsecond, func() { a.exit(syscall.WaitStatus(syscall.SIGKILL)) })
 	}
 }
 
-func (s *stage) turnAway(name string, on bool) { s.away[name] = on }
-func (s *stage) failed(name, _ string)         { s.down[name] = true }
-func (s *stage) mended(name string)            { s.down[name] = false }
-func (s *stage) allReady()                     {}
-func (s *stage) settled()                      {}
-func (s *stage) say(string, ...any)            {}
+func (s *simWorld) rejectConns(name string, on bool) { s.rejecting[name] = on }
+func (s *simWorld) failed(name, _ string)            { s.failedDaemons[name] = true }
+func (s *simWorld) recovered(name string)            { s.failedDaemons[name] = false }
+func (s *simWorld) allReady()                        {}
+func (s *simWorld) tableChanged()                    {}
+func (s *simWorld) logf(string, ...any)              {}
 
-// check runs in the loop.
-func (s *stage) check() {
+// check checks the invariants; it runs in the loop.
+func (s *simWorld) check() {
 	for name, d := range s.table.daemons {
 		wrong := func(what string) {
 			s.t.Errorf("%s in state %s: %s", name, d.state, what)
@@ -121,27 +121,27 @@ func (s *stage) check() {
 		if serves(d.state) != (d.current != nil && d.current.ready) && d.state != Stopping {
 			wrong("a process serves in no other state, and in this one always")
 		}
-		if (d.successor != nil) != (d.state == Replacing) && s.table.stopping == 0 {
+		if (d.successor != nil) != (d.state == Replacing) && s.table.stopRequests == 0 {
 			wrong("a successor starts during a replacement only")
 		}
 		if d.current != nil && (d.state == Backoff || d.state == Failed || d.state == Down || d.state == Stopped) {
 			wrong("there is a process")
 		}
-		if s.away[name] && (d.state == Starting || serves(d.state)) {
-			wrong("callers are turned away")
+		if s.rejecting[name] && (d.state == Starting || serves(d.state)) {
+			wrong("connections are rejected")
 		}
-		if d.state == Failed && (!s.away[name] || !s.down[name]) {
-			wrong("callers wait, or the operator does not know")
+		if d.state == Failed && (!s.rejecting[name] || !s.failedDaemons[name]) {
+			wrong("connections wait, or the operator was not informed")
 		}
-		if s.down[name] && serves(d.state) {
-			wrong("the operator thinks that it is down")
+		if s.failedDaemons[name] && serves(d.state) {
+			wrong("expected the failure to be reported as recovered")
 		}
 		living := 0
-		for _, a := range s.all[name] {
+		for _, a := range s.actors[name] {
 			if a.dead {
 				continue
 			}
-			if living++; !a.asked.IsZero() && time.Since(a.asked) > grace+2*time.Second {
+			if living++; !a.termAt.IsZero() && time.Since(a.termAt) > grace+2*time.Second {
 				wrong("a process outlives its grace")
 			}
 			if known := d.draining[a.generation]; known == nil &&
@@ -156,12 +156,12 @@ func (s *stage) check() {
 	}
 }
 
-// TestTableUnderRandomEvents throws random events at the table, in a time
-// that runs by itself, and looks after each of them.
+// TestTableUnderRandomEvents runs random events against the table, in the fake time of synctest, and
+// checks the invariants after each.
 func TestTableUnderRandomEvents(t *testing.T) {
 	seen := map[State]bool{}
 	for seed := range uint64(400) {
-		synctest.Test(t, func(t *testing.T) { play(t, seed, seen) })
+		synctest.Test(t, func(t *testing.T) { simulate(t, seed, seen) })
 		if t.Failed() {
 			t.Fatalf("with seed %d", seed)
 		}
@@ -173,14 +173,14 @@ func TestTableUnderRandomEvents(t *testing.T) {
 	}
 }
 
-func play(t *testing.T, seed uint64, seen map[State]bool) {
-	s := &stage{t: t, dice: rand.New(rand.NewPCG(seed, 1)), plot: rand.New(rand.NewPCG(seed, 2)), all: map[string][]*actor{}, away: map[string]bool{}, down: map[string]bool{}}
+func simulate(t *testing.T, seed uint64, seen map[State]bool) {
+	s := &simWorld{t: t, actorRand: rand.New(rand.NewPCG(seed, 1)), eventRand: rand.New(rand.NewPCG(seed, 2)), actors: map[string][]*actor{}, rejecting: map[string]bool{}, failedDaemons: map[string]bool{}}
 	s.table = newTable(bundle.Daemons(), s)
 	sig := signals{stop: make(chan os.Signal, 3), reload: make(chan os.Signal, 1), replace: make(chan os.Signal, 1)}
 	ended := make(chan error, 1)
 	go func() { ended <- s.table.loop(context.Background(), sig) }()
 	look := func() {
-		_ = s.table.do(func() {
+		_ = s.table.runInLoop(func() {
 			s.check()
 			for _, d := range s.table.daemons {
 				seen[d.state] = true
@@ -188,18 +188,18 @@ func play(t *testing.T, seed uint64, seen map[State]bool) {
 		})
 	}
 	for range 60 {
-		time.Sleep(some(s.plot, 4*time.Second))
+		time.Sleep(some(s.eventRand, 4*time.Second))
 		s.event(sig)
 		look()
 	}
-	if chance(s.plot, 50) {
-		s.settle()
+	if chance(s.eventRand, 50) {
+		s.checkRecovery()
 	}
 	sig.stop <- syscall.SIGTERM
 	latest := time.Now().Add(grace)
 	look()
-	if chance(s.plot, 30) {
-		time.Sleep(some(s.plot, time.Second))
+	if chance(s.eventRand, 30) {
+		time.Sleep(some(s.eventRand, time.Second))
 		sig.stop <- syscall.SIGTERM
 		latest = time.Now().Add(shortGrace)
 	}
@@ -207,78 +207,77 @@ func play(t *testing.T, seed uint64, seen map[State]bool) {
 	if late := time.Since(latest); late > 10*time.Millisecond {
 		t.Errorf("the end came %v too late", late)
 	}
-	for name, all := range s.all {
+	for name, all := range s.actors {
 		for _, a := range all {
 			if !a.dead {
 				t.Errorf("%s, generation %d, was left behind", name, a.generation)
 			}
 		}
 	}
-	s.asked.Wait()        // all were told, or this is a deadlock
+	s.restarts.Wait()     // all were told, or this is a deadlock
 	time.Sleep(time.Hour) // timers that are left find nobody
 }
 
-// event lets something happen.
-func (s *stage) event(sig signals) {
-	name := s.table.order[s.plot.IntN(len(s.table.order))]
+// event causes a random event.
+func (s *simWorld) event(sig signals) {
+	name := s.table.order[s.eventRand.IntN(len(s.table.order))]
 	send := func(c chan os.Signal) {
 		select {
 		case c <- syscall.SIGUSR1:
 		default: // as os/signal does
 		}
 	}
-	switch s.plot.IntN(5) {
+	switch s.eventRand.IntN(5) {
 	case 0:
 		send(sig.replace)
 	case 1:
 		send(sig.reload)
 	case 2: // a crash
-		_ = s.table.do(func() {
+		_ = s.table.runInLoop(func() {
 			if p := s.table.daemons[name].current; p != nil {
 				p.kill()
 			}
 		})
 	default:
-		for range 1 + s.plot.IntN(3) { // several at the same moment
+		for range 1 + s.eventRand.IntN(3) { // several at the same moment
 			s.restart(name)
 		}
 	}
 }
 
-// restart asks for a new process. One that was said to serve must have begun
-// after it was asked for.
-func (s *stage) restart(name string) {
+// restart requests a new process. On success, the process that serves must have started after the
+// request.
+func (s *simWorld) restart(name string) {
 	asked, outcome := time.Now(), make(chan error, 1)
-	if s.table.do(func() { s.table.restart(s.table.daemons[name], outcome) }) != nil {
+	if s.table.runInLoop(func() { s.table.restart(s.table.daemons[name], outcome) }) != nil {
 		return
 	}
-	s.asked.Go(func() {
+	s.restarts.Go(func() {
 		if <-outcome != nil {
 			return
 		}
-		_ = s.table.do(func() {
-			if all := s.all[name]; all[len(all)-1].began.Before(asked) {
+		_ = s.table.runInLoop(func() {
+			if all := s.actors[name]; all[len(all)-1].began.Before(asked) {
 				s.t.Errorf("%s: the restart was said to be done, and no process has begun since", name)
 			}
 		})
 	})
 }
 
-// settle lets every new process behave well: all must serve again, those that
-// failed after the operator's restart, and nothing that was asked for may be
-// forgotten.
-func (s *stage) settle() {
-	_ = s.table.do(func() { s.calm = true })
+// checkRecovery makes every new process behave well: all daemons must serve again, failed ones after a
+// restart by the operator, and no requested replacement may be lost.
+func (s *simWorld) checkRecovery() {
+	_ = s.table.runInLoop(func() { s.wellBehaved = true })
 	time.Sleep(10 * time.Minute) // a process from before may still fail
 	for _, name := range s.table.order {
 		failed := false
-		_ = s.table.do(func() { failed = s.table.daemons[name].state == Failed })
+		_ = s.table.runInLoop(func() { failed = s.table.daemons[name].state == Failed })
 		if failed {
 			s.restart(name)
 		}
 	}
 	time.Sleep(10 * time.Minute)
-	_ = s.table.do(func() {
+	_ = s.table.runInLoop(func() {
 		s.check()
 		if !s.table.ready() {
 			s.t.Error("not everything serves in quiet times")

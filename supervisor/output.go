@@ -15,43 +15,43 @@ import (
 )
 
 const (
-	maxLine   = 64 << 10 // bytes of a child's line; the rest is dropped, and the line marked
-	ringLines = 4096     // lines that may wait for whoever reads our output …
-	ringBytes = 4 << 20  // … and their bytes, as they are written
-	batch     = 64 << 10 // bytes that are written at once
+	maxLine   = 64 << 10 // bytes of a child's line; the rest is dropped and the line is marked
+	ringLines = 4096     // lines that may wait for the reader of the output …
+	ringBytes = 4 << 20  // … and their bytes
+	maxWrite  = 64 << 10 // bytes of one write
 )
 
-// output writes the lines of all daemons to one stream, marked with where they
-// come from. It never waits for that stream's reader: what does not fit into
-// the ring is counted and lost, and a line says so where the lost ones were.
+// output writes the lines of all daemons to one stream, each marked with its daemon. It never blocks
+// on the reader of that stream: lines that do not fit into the ring are dropped and counted, and a
+// notice takes their place. Its methods may be called concurrently.
 type output struct {
 	json bool
 	mask masker
 	now  func() time.Time
 
-	mu      sync.Mutex
-	filled  sync.Cond // signalled when something is in the ring, or it closed
-	ring    [][]byte
-	bytes   int
-	closed  bool
-	lost    uint64 // since the last line that fitted
-	dropped uint64 // in all
+	mu         sync.Mutex
+	ready      sync.Cond // signalled when the ring is not empty, or closed is set
+	ring       [][]byte
+	bytes      int
+	closed     bool
+	unreported uint64 // lines dropped since the last notice
+	dropped    uint64 // lines dropped in all
 }
 
 func newOutput(json bool, mask masker) *output {
 	o := &output{json: json, mask: mask, now: time.Now}
-	o.filled.L = &o.mu
+	o.ready.L = &o.mu
 	return o
 }
 
-// write copies lines to w until close, and what is left then.
+// write writes lines to w until close, and then what is left.
 func (o *output) write(w io.Writer) {
 	for {
-		text, ok := o.take()
+		text, ok := o.next()
 		if !ok {
 			return
 		}
-		if _, err := w.Write(text); err != nil { // nobody is left to tell
+		if _, err := w.Write(text); err != nil { // the error cannot be reported anywhere else
 			o.mu.Lock()
 			o.dropped += uint64(bytes.Count(text, []byte("\n")))
 			o.mu.Unlock()
@@ -59,73 +59,73 @@ func (o *output) write(w io.Writer) {
 	}
 }
 
-// take waits for lines, and takes them out of the ring.
-func (o *output) take() (text []byte, ok bool) {
+// next waits for lines and removes them from the ring. It returns false after close.
+func (o *output) next() (text []byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for len(o.ring) == 0 && o.lost == 0 && !o.closed {
-		o.filled.Wait()
+	for len(o.ring) == 0 && o.unreported == 0 && !o.closed {
+		o.ready.Wait()
 	}
 	n := 0
-	for n < len(o.ring) && (n == 0 || len(text)+len(o.ring[n]) <= batch) {
+	for n < len(o.ring) && (n == 0 || len(text)+len(o.ring[n]) <= maxWrite) {
 		text = append(text, o.ring[n]...)
 		n++
 	}
 	o.ring, o.bytes = slices.Delete(o.ring, 0, n), o.bytes-len(text)
 	if len(o.ring) == 0 {
-		o.ring = nil // a burst's memory does not stay
-		text = append(text, o.confess()...)
+		o.ring = nil // frees the memory of a burst
+		text = append(text, o.droppedNotice()...)
 	}
 	return text, len(text) > 0
 }
 
-// confess is the line about those that were lost here, if any.
-func (o *output) confess() []byte {
-	if o.lost == 0 {
+// droppedNotice returns a line with the number of lines that were dropped here, or nil.
+func (o *output) droppedNotice() []byte {
+	if o.unreported == 0 {
 		return nil
 	}
-	line := o.format("supervisor", "stdout", fmt.Appendf(nil, "%d lines were lost: nobody read them in time", o.lost), false)
-	o.lost = 0
+	line := o.format("supervisor", "stdout", fmt.Appendf(nil, "%d lines were lost: nobody read them in time", o.unreported), false)
+	o.unreported = 0
 	return line
 }
 
-// close ends write when all that waits is written.
+// close ends write once all waiting lines are written.
 func (o *output) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
-	o.filled.Broadcast()
+	o.ready.Broadcast()
 }
 
-// losses is how many lines were lost.
-func (o *output) losses() uint64 {
+// droppedLines returns how many lines were dropped.
+func (o *output) droppedLines() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.dropped
 }
 
-// put queues one line of a daemon. One that was cut is marked.
-func (o *output) put(daemon, stream string, line []byte, cut bool) {
-	full := o.format(daemon, stream, o.mask.hide(line, cut), cut)
+// add queues one line of a daemon. cut reports whether the line was truncated.
+func (o *output) add(daemon, stream string, line []byte, cut bool) {
+	full := o.format(daemon, stream, o.mask.mask(line, cut), cut)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	notice := 0
-	if o.lost > 0 {
+	if o.unreported > 0 {
 		notice = 1
 	}
 	if len(o.ring)+notice >= ringLines || o.bytes+len(full) > ringBytes {
-		o.lost++
+		o.unreported++
 		o.dropped++
 		return
 	}
 	o.ring = append(o.ring, full)
 	o.bytes += len(full)
 	if notice > 0 {
-		note := o.confess()
+		note := o.droppedNotice()
 		o.ring = slices.Insert(o.ring, len(o.ring)-1, note)
 		o.bytes += len(note)
 	}
-	o.filled.Signal()
+	o.ready.Signal()
 }
 
 // copy reads a child's stream line by line until it ends.
@@ -143,14 +143,14 @@ func (o *output) copy(daemon, stream string, r io.ReadCloser) {
 			}
 			line = append(line, part...)
 			if ends {
-				o.put(daemon, stream, line, cut)
+				o.add(daemon, stream, line, cut)
 				line, cut = nil, false
 			}
 			rest = after
 		}
 		if err != nil {
 			if len(line) > 0 {
-				o.put(daemon, stream, line, cut)
+				o.add(daemon, stream, line, cut)
 			}
 			return
 		}
@@ -159,24 +159,23 @@ func (o *output) copy(daemon, stream string, r io.ReadCloser) {
 
 const cutMark = "… (cut)"
 
-// format makes a line of the output, its end included.
+// format returns a line of the output with its line end.
 func (o *output) format(daemon, stream string, line []byte, cut bool) []byte {
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	if o.json {
-		return o.object(daemon, stream, line, cut)
+		return o.formatJSON(daemon, stream, line, cut)
 	}
 	full := append(make([]byte, 0, len(daemon)+len(line)+4), "["+daemon+"] "...)
-	full = appendHarmless(full, line)
+	full = appendPrintable(full, line)
 	if cut {
 		full = append(full, cutMark...)
 	}
 	return append(full, '\n')
 }
 
-// appendHarmless appends text without what would steer a terminal: control
-// characters, marks that turn the direction of writing, and bytes that are no
-// UTF-8 are written as Go writes them.
-func appendHarmless(to, text []byte) []byte {
+// appendPrintable appends text with control characters, direction marks and invalid UTF-8 escaped as
+// in Go, so that it cannot control a terminal.
+func appendPrintable(to, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
@@ -193,9 +192,9 @@ func appendHarmless(to, text []byte) []byte {
 	return to
 }
 
-// object makes one JSON object of a line. The fields of a line that is an
-// object itself stand beside ours, which no child can overrule.
-func (o *output) object(daemon, stream string, line []byte, cut bool) []byte {
+// formatJSON returns a line as one JSON object. If the line is an object itself, its fields are added
+// to the supervisor's own, which they cannot replace.
+func (o *output) formatJSON(daemon, stream string, line []byte, cut bool) []byte {
 	line = bytes.ToValidUTF8(line, []byte("\uFFFD"))
 	fields := map[string]json.RawMessage{}
 	if !bytes.HasPrefix(bytes.TrimLeft(line, " \t"), []byte("{")) || json.Unmarshal(line, &fields) != nil {
@@ -207,7 +206,7 @@ func (o *output) object(daemon, stream string, line []byte, cut bool) []byte {
 	}
 	level := "INFO"
 	if stream == "stderr" {
-		level = "WARN" // somebody complains who has no logger, as a crash does
+		level = "WARN" // standard error is not a logger's output, but for example a crash
 	}
 	own := []field{
 		{"time", orElse(fields["time"], quote(o.now().UTC().Format(time.RFC3339Nano)))},
@@ -235,8 +234,8 @@ type field struct {
 	value json.RawMessage
 }
 
-// keys are the names of a child's own fields, sorted. A name that is one of
-// ours in other letters is none: many readers of JSON would take it for ours.
+// keys returns the names of a child's own fields, sorted. Names that equal one of the supervisor's in
+// another case are left out: many JSON parsers do not distinguish them.
 func keys(fields map[string]json.RawMessage) []string {
 	var names []string
 	for name := range fields {

@@ -17,8 +17,8 @@ import (
 
 const secret = `to"ken/with\odd` + "\tch<ars>é-0123456789"
 
-// through sends what a child prints through the output, and returns the lines.
-func through(t *testing.T, o *output, printed string) []string {
+// printThrough writes what a child prints through the output and returns the lines.
+func printThrough(t *testing.T, o *output, printed string) []string {
 	t.Helper()
 	o.now = func() time.Time { return time.Unix(0, 0) }
 	o.copy("egress", "stdout", io.NopCloser(strings.NewReader(printed)))
@@ -28,9 +28,9 @@ func through(t *testing.T, o *output, printed string) []string {
 	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 }
 
-func text(t *testing.T, printed string) []string {
+func printAsText(t *testing.T, printed string) []string {
 	t.Helper()
-	return through(t, newOutput(false, newMasker([][]byte{[]byte(secret)})), printed)
+	return printThrough(t, newOutput(false, newMasker([][]byte{[]byte(secret)})), printed)
 }
 
 func TestOutputAsText(t *testing.T) {
@@ -43,14 +43,14 @@ func TestOutputAsText(t *testing.T) {
 		{"broken \xff\xc3", `[egress] broken \xff\xc3`},
 		{"over\rwritten", `[egress] over\rwritten`},
 	} {
-		if got := strings.Join(text(t, c[0]), "|"); got != c[1] {
+		if got := strings.Join(printAsText(t, c[0]), "|"); got != c[1] {
 			t.Errorf("%q became %q, want %q", c[0], got, c[1])
 		}
 	}
 }
 
 func TestLongLinesAreCut(t *testing.T) {
-	lines := text(t, strings.Repeat("x", maxLine)+"\n"+strings.Repeat("y", 3*maxLine)+"\nnext")
+	lines := printAsText(t, strings.Repeat("x", maxLine)+"\n"+strings.Repeat("y", 3*maxLine)+"\nnext")
 	if len(lines) != 3 || len(lines[0]) != len("[egress] ")+maxLine || lines[2] != "[egress] next" {
 		t.Fatalf("%d lines, the first of %d bytes", len(lines), len(lines[0]))
 	}
@@ -69,22 +69,22 @@ func TestSecretsAreMasked(t *testing.T) {
 		fmt.Fprintf(&long, `\u%04x`, r)
 	}
 	for _, form := range []string{secret, string(asJSON[1 : len(asJSON)-1]), strings.Trim(fmt.Sprintf("%q", secret), `"`), strings.Trim(fmt.Sprintf("%+q", secret), `"`), long.String()} {
-		if got := text(t, "a "+form+" b "+form); got[0] != "[egress] a [masked] b [masked]" {
+		if got := printAsText(t, "a "+form+" b "+form); got[0] != "[egress] a [masked] b [masked]" {
 			t.Errorf("%q became %q", form, got[0])
 		}
 		// At every place where the line may be cut.
 		for n := minPart * 6; n < len(form); n++ {
-			got := text(t, strings.Repeat(".", maxLine-n)+form)
+			got := printAsText(t, strings.Repeat(".", maxLine-n)+form)
 			if !strings.HasSuffix(got[0], "[masked]"+cutMark) {
 				t.Fatalf("%d bytes of %q before the cut: %q", n, form, got[0][maxLine-n:])
 			}
 		}
 	}
 	multi := newMasker([][]byte{[]byte("-----BEGIN KEY-----\nAAAABBBBCCCC\n-----END KEY-----\n"), []byte("short")})
-	if got := through(t, newOutput(false, multi), "AAAABBBBCCCC short\n"); got[0] != "[egress] [masked] short" {
+	if got := printThrough(t, newOutput(false, multi), "AAAABBBBCCCC short\n"); got[0] != "[egress] [masked] short" {
 		t.Errorf("a line of a secret became %q", got[0])
 	}
-	if got := text(t, `a \ \u \u00 \uzzzz \x \ud800 `+secret[:minSecret]+` \`); strings.Contains(got[0], "[masked]") {
+	if got := printAsText(t, `a \ \u \u00 \uzzzz \x \ud800 `+secret[:minSecret]+` \`); strings.Contains(got[0], "[masked]") {
 		t.Errorf("%q", got[0])
 	}
 }
@@ -106,20 +106,20 @@ func TestOutputAsJSON(t *testing.T) {
 		`{"time":"1970-01-01T00:00:00Z","level":"INFO","daemon":"egress","stream":"stdout","msg":"{\"a\":1} {\"b\":2}"}`,
 		`{"time":"1970-01-01T00:00:00Z","level":"INFO","daemon":"egress","stream":"stdout","msg":null}`,
 	}
-	got := through(t, newOutput(true, newMasker([][]byte{[]byte(secret)})), printed)
+	got := printThrough(t, newOutput(true, newMasker([][]byte{[]byte(secret)})), printed)
 	for i := range want {
 		if i >= len(got) || got[i] != want[i] {
 			t.Errorf("line %d: %s\nwant     %s", i, got[i], want[i])
 		}
 	}
-	long := through(t, newOutput(true, nil), strings.Repeat("z", 2*maxLine))
+	long := printThrough(t, newOutput(true, nil), strings.Repeat("z", 2*maxLine))
 	if !json.Valid([]byte(long[0])) || !strings.HasSuffix(long[0], cutMark+`"}`) {
 		t.Error("a line that was cut is no JSON")
 	}
 }
 
-// TestStalledReader fills a pipe that nobody reads, reads it, and adds up.
-func TestStalledReader(t *testing.T) {
+// TestStalledReaderDropsLines fills a pipe that is not read, then reads it and counts the lines.
+func TestStalledReaderDropsLines(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		lines int
@@ -134,12 +134,12 @@ func TestStalledReader(t *testing.T) {
 			written := make(chan struct{})
 			go func() { defer close(written); o.write(w); w.Close() }()
 			for range c.lines {
-				o.put("egress", "stdout", bytes.Repeat([]byte("x"), c.long), false) // would hang if it waited
+				o.add("egress", "stdout", bytes.Repeat([]byte("x"), c.long), false) // would hang if it waited
 			}
 			if o.bytes > ringBytes || len(o.ring) > ringLines {
 				t.Errorf("%d lines of %d bytes wait", len(o.ring), o.bytes)
 			}
-			o.put("egress", "stdout", []byte("one that is lost, or not"), false)
+			o.add("egress", "stdout", []byte("one that is lost, or not"), false)
 			go func() { o.close() }()
 			all, err := io.ReadAll(r)
 			if err != nil {
@@ -154,8 +154,8 @@ func TestStalledReader(t *testing.T) {
 				fmt.Sscan(m[1], &k)
 				lost += k
 			}
-			if lost == 0 || lost != o.losses() || n+lost != uint64(c.lines)+1 {
-				t.Errorf("%d came, %d were lost as they say, %d as it was counted, of %d", n, lost, o.losses(), c.lines+1)
+			if lost == 0 || lost != o.droppedLines() || n+lost != uint64(c.lines)+1 {
+				t.Errorf("%d came, %d were lost as they say, %d as it was counted, of %d", n, lost, o.droppedLines(), c.lines+1)
 			}
 		})
 	}
@@ -165,7 +165,7 @@ func FuzzOutput(f *testing.F) {
 	f.Add(`{"daemon":"x","msg":"y"}`, true)
 	f.Add("a\x1b[31m\xff"+secret, false)
 	f.Fuzz(func(t *testing.T, line string, asJSON bool) {
-		for _, got := range through(t, newOutput(asJSON, newMasker([][]byte{[]byte(secret)})), line) {
+		for _, got := range printThrough(t, newOutput(asJSON, newMasker([][]byte{[]byte(secret)})), line) {
 			if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' && r != '\t' }) {
 				t.Errorf("%q became %q", line, got)
 			}
@@ -180,7 +180,7 @@ func FuzzOutput(f *testing.F) {
 	})
 }
 
-// BenchmarkOutput is one line of a daemon's log, with a dozen secrets to hide.
+// BenchmarkOutput writes one line of a daemon's log, with a dozen secrets to mask.
 func BenchmarkOutput(b *testing.B) {
 	line := `time=2026-01-02T03:04:05.678Z level=INFO msg=refused host=evil.test:443 method=GET rule=allow why="no line of the allowlist names it"`
 	object := `{"time":"2026-01-02T03:04:05.678Z","level":"INFO","msg":"refused","host":"evil.test:443","method":"GET","rule":"allow","why":"no line names it"}`
@@ -197,7 +197,7 @@ func BenchmarkOutput(b *testing.B) {
 			b.SetBytes(int64(len(c.line)))
 			b.ReportAllocs()
 			for b.Loop() {
-				o.format("egress", "stderr", o.mask.hide([]byte(c.line), false), false)
+				o.format("egress", "stderr", o.mask.mask([]byte(c.line), false), false)
 			}
 		})
 	}

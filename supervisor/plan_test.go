@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// picture draws the transitions as a Mermaid diagram.
+// picture returns the transitions as a Mermaid diagram.
 func picture() string {
 	var b strings.Builder
 	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> down\n")
@@ -44,7 +44,7 @@ func TestEveryStateCanStop(t *testing.T) {
 			}
 			seen[at] = true
 			for _, e := range []Event{Stop, Exits} {
-				if to, ok := next(at, e); ok && (e == Stop || at == Stopping) {
+				if to, ok := nextState(at, e); ok && (e == Stop || at == Stopping) {
 					at = to
 					break
 				}
@@ -71,12 +71,12 @@ func TestEveryStateIsReached(t *testing.T) {
 	}
 }
 
-func TestWait(t *testing.T) {
-	for n, want := range map[int]time.Duration{1: 50 * time.Millisecond, 2: 100 * time.Millisecond, 5: 800 * time.Millisecond, 10: 25600 * time.Millisecond, 11: longest, 1000: longest} {
-		if got := wait(n, 0); got != want {
+func TestBackoffDelay(t *testing.T) {
+	for n, want := range map[int]time.Duration{1: 50 * time.Millisecond, 2: 100 * time.Millisecond, 5: 800 * time.Millisecond, 10: 25600 * time.Millisecond, 11: maxBackoff, 1000: maxBackoff} {
+		if got := backoffDelay(n, 0); got != want {
 			t.Errorf("after %d ends: %v, want %v", n, got, want)
 		}
-		if got := wait(n, 1); got != want/2 {
+		if got := backoffDelay(n, 1); got != want/2 {
 			t.Errorf("after %d ends, with jitter: %v, want %v", n, got, want/2)
 		}
 	}
@@ -89,7 +89,7 @@ func TestAfterExit(t *testing.T) {
 		event  Event
 		ends   int
 	}{
-		{time.Second, 0, Exits, 1}, {time.Second, 7, Exits, 8}, {time.Second, 8, Flaps, 9}, {stable, 7, Exits, 1},
+		{time.Second, 0, Exits, 1}, {time.Second, 7, Exits, 8}, {time.Second, 8, Flaps, 9}, {stableUptime, 7, Exits, 1},
 	} {
 		if e, n := afterExit(c.uptime, c.before); e != c.event || n != c.ends {
 			t.Errorf("after %v and %d ends: %s, %d", c.uptime, c.before, e, n)
@@ -97,14 +97,14 @@ func TestAfterExit(t *testing.T) {
 	}
 }
 
-func TestChosen(t *testing.T) {
+func TestParseDaemons(t *testing.T) {
 	for in, want := range map[string]string{"": "pipelock egress git-gate supervise", "supervise, egress": "egress supervise", "pipelock": "pipelock"} {
-		if got, err := chosen(in); err != nil || strings.Join(got, " ") != want {
+		if got, err := parseDaemons(in); err != nil || strings.Join(got, " ") != want {
 			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
 	for _, bad := range []string{"egres", "egress,", ",", "all"} {
-		if got, err := chosen(bad); err == nil {
+		if got, err := parseDaemons(bad); err == nil {
 			t.Errorf("%q: %v", bad, got)
 		}
 	}

@@ -13,36 +13,37 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
 )
 
-// lastNews is how long after a process's end its link is read: it is empty
-// much earlier, unless another process got hold of the other end.
-const lastNews = 100 * time.Millisecond
+// linkDrainTime is how long the link of a process is read after the process has ended. The link is
+// empty much earlier, unless another process holds the other end.
+const linkDrainTime = 100 * time.Millisecond
 
-// gear is what a process starts with, and our ends of it.
-type gear struct {
-	theirs []*os.File // in the order of their numbers
-	given  []*os.File // those of theirs that are closed once it runs
-	env    []string
-	output [2]*os.File // stdout, stderr
-	link   *handoff.Link
+// childFiles are the descriptors and the environment of a child, and the supervisor's ends of its pipes
+// and its link.
+type childFiles struct {
+	files      []*os.File // in the order of the numbers in the child
+	ownedFiles []*os.File // those of files that are closed once the child runs
+	env        []string
+	output     [2]*os.File // stdout, stderr
+	link       *activation.Link
 }
 
-// equip collects a process's sockets, a link, pipes for its output, and its
-// secrets. What was opened is in the gear on an error, too.
-func (s *supervisor) equip(daemon string) (g gear, err error) {
-	give := func(f *os.File, err error) error {
+// prepareFiles collects the sockets, a link, pipes for the output, and the secrets of a child. On an
+// error, g has what was opened until then.
+func (s *supervisor) prepareFiles(daemon string) (g childFiles, err error) {
+	add := func(f *os.File, err error) error {
 		if f != nil {
-			g.theirs, g.given = append(g.theirs, f), append(g.given, f)
+			g.files, g.ownedFiles = append(g.files, f), append(g.ownedFiles, f)
 		}
 		return err
 	}
-	if err := give(os.Open(os.DevNull)); err != nil {
+	if err := add(os.Open(os.DevNull)); err != nil {
 		return g, err
 	}
 	for i := range g.output {
@@ -50,34 +51,34 @@ func (s *supervisor) equip(daemon string) (g gear, err error) {
 		if g.output[i], end, err = os.Pipe(); err != nil {
 			return g, fmt.Errorf("making a pipe for %s: %w", daemon, err)
 		}
-		_ = give(end, nil)
+		_ = add(end, nil)
 	}
 	var names []string
 	for _, sock := range s.sockets[daemon] {
-		g.theirs, names = append(g.theirs, sock.file), append(names, sock.name)
+		g.files, names = append(g.files, sock.file), append(names, sock.name)
 	}
 	g.env = append(s.environment(daemon),
-		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"), "NOTIFY_FD="+strconv.Itoa(len(g.theirs)))
+		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"), "NOTIFY_FD="+strconv.Itoa(len(g.files)))
 	var end *os.File
-	if g.link, end, err = handoff.NewLink(s.opener(daemon)); err != nil {
+	if g.link, end, err = activation.NewLink(s.opener(daemon)); err != nil {
 		return g, err
 	}
-	_ = give(end, nil)
+	_ = add(end, nil)
 	switch daemon {
 	case bundle.Pipelock:
-		g.link.Takes(s.askAbout(daemon), func(f func()) { s.readers.Go(f) })
+		g.link.OnPropose(s.proposeHeld(daemon), func(f func()) { s.readers.Go(f) })
 	case bundle.GitGate:
-		g.link.Takes(s.askToAllow, func(f func()) { s.readers.Go(f) })
+		g.link.OnPropose(s.proposeGitAllow, func(f func()) { s.readers.Go(f) })
 	}
-	purse, err := s.secrets.Share(func(name string) bool { return gets(daemon, name) })
-	if purse != nil {
-		g.env = append(g.env, secretmem.Variable+"="+strconv.Itoa(len(g.theirs)))
+	secretsFD, err := s.secrets.Share(func(name string) bool { return receives(daemon, name) })
+	if secretsFD != nil {
+		g.env = append(g.env, secretmem.Variable+"="+strconv.Itoa(len(g.files)))
 	}
-	return g, give(purse, err)
+	return g, add(secretsFD, err)
 }
 
-// abandon closes our ends, of what will not be started.
-func (g gear) abandon() {
+// closeAll closes the supervisor's ends, for a child that is not started.
+func (g childFiles) closeAll() {
 	for _, f := range g.output {
 		if f != nil {
 			f.Close()
@@ -90,64 +91,64 @@ func (g gear) abandon() {
 
 // launch starts a daemon on a thread that has been restricted to its profile.
 func (s *supervisor) launch(daemon string, generation int) (*process, error) {
-	g, err := s.equip(daemon)
-	for _, f := range g.given {
+	g, err := s.prepareFiles(daemon)
+	for _, f := range g.ownedFiles {
 		defer f.Close()
 	}
 	if err != nil {
-		g.abandon()
+		g.closeAll()
 		return nil, err
 	}
 	allowed := profile(daemon, s.dirs)
-	makeRoom(daemon, allowed, s.dirs)
+	createPaths(daemon, allowed, s.dirs)
 	var missing []string
-	packed, ended := make(chan *box, 1), make(chan syscall.WaitStatus, 1)
+	limited, ended := make(chan *memLimit, 1), make(chan syscall.WaitStatus, 1)
 	c, err := s.reaper.Start(reap.Command{
 		Path: "/proc/self/exe", Argv: []string{daemon}, Group: true,
 		Prepare: func() (err error) { missing, err = allowed.Apply(); return err },
 		Attr: &syscall.ProcAttr{
 			Env:   g.env,
-			Files: numbers(g.theirs),
+			Files: fdsOf(g.files),
 			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 		},
 		Exited: func(status syscall.WaitStatus) {
-			(<-packed).unpack(status, func() {
+			(<-limited).onExit(status, func() {
 				ended <- status
-				time.AfterFunc(lastNews, func() { g.link.Close() }) // somebody else holds its end
+				time.AfterFunc(linkDrainTime, func() { g.link.Close() }) // another process may hold the other end
 			})
 		},
 	})
 	if err != nil {
-		g.abandon()
+		g.closeAll()
 		return nil, err
 	}
-	b := s.pack(c.PID, daemon, generation)
-	packed <- b
+	b := s.applyMemLimit(c.PID, daemon, generation)
+	limited <- b
 	s.readers.Go(func() { s.out.copy(daemon, "stdout", g.output[0]) })
-	s.readers.Go(func() { s.out.copy(daemon, "stderr", overheard{g.output[1], b.said, b.read}) })
+	s.readers.Go(func() { s.out.copy(daemon, "stderr", oomTee{g.output[1], b.stderr, b.stderrDone}) })
 	s.readers.Go(func() {
-		g.link.Listen(func(key, val string) { s.post(func() { s.heard(daemon, generation, key, val) }) })
-		status := <-ended // what it said comes before its end
-		s.post(func() { s.exited(daemon, generation, status) })
+		g.link.Receive(func(key, val string) { s.post(func() { s.onNotify(daemon, generation, key, val) }) })
+		status := <-ended // its notifications come before its exit
+		s.post(func() { s.onExit(daemon, generation, status) })
 	})
-	return &process{child: c, pid: c.PID, link: g.link, memory: b, isolation: isolationOf(missing, b)}, nil
+	return &process{child: c, pid: c.PID, link: g.link, memory: b, isolation: isolationStatus(missing, b)}, nil
 }
 
-func numbers(files []*os.File) (fds []uintptr) {
+// fdsOf returns the descriptors of files.
+func fdsOf(files []*os.File) (fds []uintptr) {
 	for _, f := range files {
 		fds = append(fds, f.Fd())
 	}
 	return fds
 }
 
-// opener opens what a daemon that cannot open it itself may still read, and
-// nothing else.
+// opener returns a function that opens the brokered files of a daemon and refuses all others.
 func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	return func(path string) (*os.File, error) {
-		if !slices.Contains(lent(daemon, s.dirs), path) {
+		if !slices.Contains(brokeredFiles(daemon, s.dirs), path) {
 			return nil, fs.ErrPermission
 		}
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe in its place keeps nobody waiting
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // does not block if the path is a FIFO
 		if err != nil {
 			return nil, err
 		}
@@ -159,17 +160,25 @@ func (s *supervisor) opener(daemon string) func(path string) (*os.File, error) {
 	}
 }
 
-// inherited are the variables that every daemon gets, when they are set.
-var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
+// inheritedVars are the environment variables that every child gets if they are set.
+var inheritedVars = []string{"PATH", "HOME", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", logs.VarFormat}
 
-// environment is what a daemon needs, and not what we have. Proxy variables
-// reach nobody: the daemons dial for themselves.
-func (s *supervisor) environment(daemon string) []string {
-	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel)))
+// inherited returns the values of inheritedVars, as NAME=value.
+func inherited() (env []string) {
 	for _, name := range inheritedVars {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), garbage))
+	return env
+}
+
+// environment returns the environment of a daemon: only what it needs. Proxy variables are not passed
+// on, because the daemons dial directly.
+func (s *supervisor) environment(daemon string) []string {
+	level := cmp.Or(s.levels[daemon], os.Getenv(logs.VarLevel))
+	env := append(s.dirs.Env(), "AIRLOCK_PAIR="+s.pair, logs.VarLevel+"="+level)
+	env = append(env, inherited()...)
+	return append(env, "GOMEMLIMIT="+softLimit(s.limits[daemon]), "GOGC="+cmp.Or(os.Getenv("GOGC"), daemonGOGC))
 }

@@ -5,53 +5,53 @@ import (
 	"syscall"
 	"time"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
-	"airlock/internal/handoff"
 )
 
-// waiter wants to know what became of a change.
+// waiter waits for the outcome of a change.
 type waiter struct {
-	outcome    chan<- error // has room
-	generation int          // of the process that will show it, or a later one
+	outcome    chan<- error // buffered
+	generation int          // of the process whose start decides; a later one does, too
 }
 
-func (t *table) successorSaid(d *daemon, key, val string) {
+func (t *table) onSuccessorNotify(d *daemon, key, val string) {
 	switch key {
-	case handoff.KeyDigest:
-		d.next = val
-	case handoff.KeyError:
+	case activation.KeyDigest:
+		d.nextDigest = val
+	case activation.KeyError:
 		d.problem = val
-	case handoff.KeyReady:
-		t.succeed(d)
+	case activation.KeyReady:
+		t.promoteSuccessor(d)
 	}
 }
 
-// succeed puts the successor, which serves, in the place of the old process.
-func (t *table) succeed(d *daemon) {
+// promoteSuccessor makes the successor, which has become ready, the current process.
+func (t *table) promoteSuccessor(d *daemon) {
 	if !t.move(d, SuccessorReady) {
 		return
 	}
 	old := d.current
 	d.current, d.successor = d.successor, nil
 	d.current.ready = true
-	d.current.late.Stop()
-	d.digest, d.problem, d.ends = d.next, "", 0
+	d.current.timer.Stop()
+	d.digest, d.problem, d.crashes = d.nextDigest, "", 0
 	t.drain(d, old)
-	t.world.say("%s was replaced: generation %d serves", d.name, d.current.generation)
-	t.answer(d, d.current.generation, nil)
-	t.onceMore(d)
+	t.effects.logf("%s was replaced: generation %d serves", d.name, d.current.generation)
+	t.notifyWaiters(d, d.current.generation, nil)
+	t.replaceIfRequested(d)
 }
 
-// drain lets a process finish what it has begun.
+// drain asks a replaced process to finish its requests and exit.
 func (t *table) drain(d *daemon, p *process) {
-	p.told = true
+	p.stopRequested = true
 	d.draining[p.generation] = p
-	p.late = time.AfterFunc(grace+time.Second, func() { t.post(p.kill) })
+	p.timer = time.AfterFunc(grace+time.Second, func() { t.post(p.kill) })
 	p.Signal(syscall.SIGTERM)
 }
 
-// rejected keeps the old process.
-func (t *table) rejected(d *daemon, why string) {
+// onReplacementFailed handles a successor that did not become ready: the old process stays.
+func (t *table) onReplacementFailed(d *daemon, why string) {
 	generation := d.successor.generation
 	d.successor = nil
 	if d.problem == "" {
@@ -59,85 +59,84 @@ func (t *table) rejected(d *daemon, why string) {
 	}
 	d.problem = "config rejected: " + d.problem
 	t.move(d, SuccessorFails)
-	t.world.say("%s was not replaced, the old one serves on: %s", d.name, d.problem)
-	t.answer(d, generation, errors.New(d.problem))
-	t.onceMore(d)
+	t.effects.logf("%s was not replaced, the old one serves on: %s", d.name, d.problem)
+	t.notifyWaiters(d, generation, errors.New(d.problem))
+	t.replaceIfRequested(d)
 }
 
-// onceMore replaces again when that was asked for in the meantime.
-func (t *table) onceMore(d *daemon) {
-	if d.again {
-		d.again = false
+// replaceIfRequested replaces the daemon again if that was requested in the meantime.
+func (t *table) replaceIfRequested(d *daemon) {
+	if d.replaceAgain {
+		d.replaceAgain = false
 		t.replace(d)
 	}
 }
 
-// replace starts a successor, or the daemon itself where it is down. During a
-// start or a replacement it is remembered, once, however often it is asked for.
+// replace starts a successor, or the daemon itself if it is down. During a start or a replacement it
+// only sets replaceAgain, so any number of requests causes one more replacement.
 func (t *table) replace(d *daemon) {
-	if d == nil || t.stopping > 0 {
+	if d == nil || t.stopRequests > 0 {
 		return
 	}
 	switch d.state {
 	case Starting, Replacing:
-		d.again = true
+		d.replaceAgain = true
 	case Ready:
 		p := t.launch(d)
 		if p == nil {
-			t.answer(d, d.generation, errors.New("the replacement could not be started: "+d.lastExit))
+			t.notifyWaiters(d, d.generation, errors.New("the replacement could not be started: "+d.lastExit))
 			return
 		}
-		d.problem, d.next = "", ""
+		d.problem, d.nextDigest = "", ""
 		d.successor = p
 		t.move(d, Replace)
 	case Backoff, Failed:
-		d.ends = 0
-		t.begin(d, Replace)
+		d.crashes = 0
+		t.startDaemon(d, Replace)
 	}
 }
 
-// reload passes SIGHUP on to a daemon that serves. One that is just starting
-// reads the new file anyway.
+// reload sends SIGHUP to the current process. A process that is starting may get it, too, and reads the
+// new file anyway.
 func (t *table) reload(d *daemon) {
-	if d != nil && d.current != nil && t.stopping == 0 {
+	if d != nil && d.current != nil && t.stopRequests == 0 {
 		d.current.Signal(syscall.SIGHUP)
 	}
 }
 
-// restart replaces a daemon for somebody who wants to know the outcome: that
-// of a process which starts after this call.
+// restart replaces a daemon. outcome gets the result of a process that starts after this call.
 func (t *table) restart(d *daemon, outcome chan<- error) {
-	t.wait(d, outcome, d.generation+1)
+	t.addWaiter(d, outcome, d.generation+1)
 	t.replace(d)
 }
 
-// reread makes a daemon read its configuration again for somebody who wants
-// to know the outcome.
-func (t *table) reread(d *daemon, outcome chan<- error) {
+// reloadConfig makes a daemon read its configuration again. outcome gets the result.
+func (t *table) reloadConfig(d *daemon, outcome chan<- error) {
 	switch {
-	case d.name != bundle.Egress: // the others read it when they start
+	case d.name != bundle.Egress: // the others read their configuration only at a start
 		t.restart(d, outcome)
 		return
 	case d.current == nil:
-		t.wait(d, outcome, d.generation+1)
+		t.addWaiter(d, outcome, d.generation+1)
 	case d.successor != nil:
-		t.wait(d, outcome, d.successor.generation)
+		t.addWaiter(d, outcome, d.successor.generation)
 	default:
-		t.wait(d, outcome, d.current.generation)
+		t.addWaiter(d, outcome, d.current.generation)
 	}
 	t.reload(d)
 }
 
-func (t *table) wait(d *daemon, outcome chan<- error, generation int) {
-	if t.stopping > 0 {
+// addWaiter registers outcome for the process of that generation.
+func (t *table) addWaiter(d *daemon, outcome chan<- error, generation int) {
+	if t.stopRequests > 0 {
 		outcome <- errStopping
 		return
 	}
 	d.waiters = append(d.waiters, waiter{outcome, generation})
 }
 
-// answer tells those who wait for this generation or an older one.
-func (t *table) answer(d *daemon, generation int, err error) {
+// notifyWaiters sends the outcome to the waiters for this generation or an older one.
+func (t *table) notifyWaiters(d *daemon, generation int, err error) {
 	var rest []waiter
 	for _, w := range d.waiters {
 		if w.generation > generation {

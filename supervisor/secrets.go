@@ -28,30 +28,30 @@ const (
 	digestPrefix = "EGRESS_DIGEST_"
 )
 
-// slots says which secrets a daemon gets, by the beginning of their names. Who
-// looks for what egress holds gets its digests.
+// slots are the prefixes of the names of the secrets that a daemon receives. Daemons that look for
+// egress's credentials in traffic receive their digests.
 var slots = map[string][]string{
 	bundle.Egress:   {tokenPrefix},
 	bundle.GitGate:  {"GIT_TOKEN_", "GIT_PASS_", digestPrefix},
 	bundle.Pipelock: {digestPrefix, "PROXY_AUTH_"},
 }
 
-// gets tells whether a daemon is handed a slot.
-func gets(daemon, name string) bool {
+// receives reports whether a daemon receives a slot.
+func receives(daemon, name string) bool {
 	return slices.ContainsFunc(slots[daemon], func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 func isSlot(name string) bool {
 	for daemon := range slots {
-		if gets(daemon, name) {
+		if receives(daemon, name) {
 			return true
 		}
 	}
 	return false
 }
 
-// readSecrets takes the slots out of our own environment and, if told so, from
-// standard input. The warning says what could not be hidden as it should be.
+// readSecrets removes the slots from the environment of this process and, with fromStdin, reads more
+// from standard input. warning says which memory could not be protected.
 func readSecrets(fromStdin bool, stdin io.Reader) (held *secretmem.Store, warning, err error) {
 	all, warning := secretmem.TakeEnv(isSlot)
 	if fromStdin {
@@ -75,34 +75,33 @@ func readSecrets(fromStdin bool, stdin io.Reader) (held *secretmem.Store, warnin
 	return held, errors.Join(warning, held.Weak()), nil
 }
 
-// readObject reads one JSON object and waits for nothing behind it. What it
-// read is overwritten, the values are the caller's to wipe.
+// readObject reads one JSON object and does not wait for input after it. Its buffer is cleared; the
+// caller wipes the values.
 func readObject(r io.Reader) (map[string]string, error) {
-	// The error of the library could quote a part of a value.
-	unfit := config.Usagef("supervisor: standard input: one JSON object of slots and their values was wanted")
+	// The error of encoding/json could quote a part of a value, so it is not used.
+	errFormat := config.Usagef("supervisor: standard input: expected one JSON object of slots and their values")
 	text := make([]byte, 0, maxSecrets)
-	defer func() { clear(text) }() // text as it will be
+	defer func() { clear(text) }() // in a closure: text still grows
 	for !json.Valid(text) {
 		n, err := r.Read(text[len(text):cap(text)])
 		text = text[:len(text)+n]
 		if err != nil && !json.Valid(text) || n == 0 && len(text) == cap(text) {
-			return nil, unfit
+			return nil, errFormat
 		}
 	}
 	var values map[string]string
 	if err := json.Unmarshal(text, &values); err != nil || values == nil {
-		return nil, unfit
+		return nil, errFormat
 	}
 	return values, nil
 }
 
-// digestsWithin bounds the making of digests.
-const digestsWithin = 10 * time.Second
+// digestsTimeout bounds the computation of digests.
+const digestsTimeout = 10 * time.Second
 
-// addDigests makes a keyed digest of every value that egress holds, so that
-// pipelock and git-gate can look for the value without knowing it. A process of its own
-// makes them: on the way there are dozens of copies of each value, which end
-// with it. It starts before anything else waits for children.
+// addDigests adds a keyed digest of every value that egress holds, so that pipelock and git-gate can
+// look for the value without knowing it. The computation makes dozens of copies of each value, so a
+// process of its own does it. That process ends before the Reaper runs.
 func addDigests(held map[string]string) error {
 	values, args := map[string]string{}, []string{"digest"}
 	for _, name := range slices.Sorted(maps.Keys(held)) {
@@ -118,16 +117,16 @@ func addDigests(held map[string]string) error {
 	if err != nil {
 		return err
 	}
-	purse, err := store.Share(func(string) bool { return true })
+	secretsFile, err := store.Share(func(string) bool { return true })
 	if err != nil {
 		return err
 	}
-	defer purse.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), digestsWithin)
+	defer secretsFile.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), digestsTimeout)
 	defer cancel()
 	maker := exec.CommandContext(ctx, "/proc/self/exe")
-	maker.Args, maker.Env, maker.ExtraFiles = args, []string{secretmem.Variable + "=3"}, []*os.File{purse}
-	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals for us are not for it
+	maker.Args, maker.Env, maker.ExtraFiles = args, append(inherited(), secretmem.Variable+"=3"), []*os.File{secretsFile}
+	maker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it does not get the signals of this process group
 	out, err := maker.Output()
 	if err != nil {
 		return fmt.Errorf("making digests: %w", err)
@@ -140,8 +139,8 @@ func addDigests(held map[string]string) error {
 	return nil
 }
 
-// Digest is the applet of the process that makes the digests: of the slots
-// named by its arguments, as a JSON object of slots for those that look for them.
+// Digest is the applet that computes digests: it prints those of the slots named by its arguments, as a
+// JSON object by digest slots.
 func Digest(_ context.Context, args []string, stdout, _ io.Writer) error {
 	value, err := secretmem.Slots()
 	if err != nil {

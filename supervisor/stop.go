@@ -8,46 +8,46 @@ import (
 	"syscall"
 	"time"
 
-	"airlock/internal/handoff"
+	"airlock/internal/activation"
 )
 
-// nobodyFollows tells a process that ends, or is about to, that there is no
-// need to wait for callers: nobody takes over.
-func (p *process) nobodyFollows() {
+// announceNoSuccessor informs a process that no other takes over its sockets, so that it closes idle
+// connections at once when it stops.
+func (p *process) announceNoSuccessor() {
 	if p.link != nil {
-		_ = p.link.Tell(handoff.KeyEnding, "1") // else it ends a little later
+		_ = p.link.Send(activation.KeyNoSuccessor, "1") // if this fails, the process ends a little later
 	}
 }
 
-// stop ends everything, in the reverse order of the start. The second call
-// shortens the patience, the third ends it.
+// stop stops the daemons in the reverse order of their start. The second call shortens the grace
+// period, the third kills all processes.
 func (t *table) stop() {
-	t.stopping++
-	switch t.stopping {
+	t.stopRequests++
+	switch t.stopRequests {
 	case 1:
-		t.cut = time.AfterFunc(grace, func() { t.post(t.killAll) })
-		t.rest = time.AfterFunc(grace/2, func() { t.post(t.stopRest) })
+		t.killTimer = time.AfterFunc(grace, func() { t.post(t.killAll) })
+		t.stopAllTimer = time.AfterFunc(grace/2, func() { t.post(t.stopRemaining) })
 	case 2:
-		t.cut.Reset(shortGrace)
+		t.killTimer.Reset(shortGrace)
 		return
 	default:
 		t.killAll()
 		return
 	}
 	for _, d := range t.daemons {
-		t.answer(d, math.MaxInt, errStopping)
+		t.notifyWaiters(d, math.MaxInt, errStopping)
 		if d.successor != nil {
-			d.successor.told = true
+			d.successor.stopRequested = true
 			d.successor.kill()
 		}
 		for _, p := range d.draining {
-			p.nobodyFollows()
+			p.announceNoSuccessor()
 		}
 	}
 	t.stopNext()
 }
 
-// stopNext tells the last daemon that still runs.
+// stopNext stops the last daemon of the order that still runs, unless one is stopping already.
 func (t *table) stopNext() {
 	for _, name := range slices.Backward(t.order) {
 		d := t.daemons[name]
@@ -61,43 +61,44 @@ func (t *table) stopNext() {
 			t.move(d, Exits)
 			continue
 		}
-		t.tell(d)
+		t.stopDaemon(d)
 		return
 	}
 }
 
-// stopRest tells all who still run, when one takes long: its slowness must not
-// cost the others their own leave.
-func (t *table) stopRest() {
+// stopRemaining stops all daemons that still run. It is called when one takes long to stop, so that
+// the others get the rest of the grace period.
+func (t *table) stopRemaining() {
 	for _, name := range slices.Backward(t.order) {
 		if d := t.daemons[name]; d.state != Stopping && t.move(d, Stop) && d.current != nil {
-			t.tell(d)
+			t.stopDaemon(d)
 		}
 	}
 }
 
-// tell asks a daemon to end.
-func (t *table) tell(d *daemon) {
-	t.world.say("stopping %s", d.name)
-	d.current.told = true
-	d.current.nobodyFollows()
+// stopDaemon asks the current process of a daemon to exit.
+func (t *table) stopDaemon(d *daemon) {
+	t.effects.logf("stopping %s", d.name)
+	d.current.stopRequested = true
+	d.current.announceNoSuccessor()
 	d.current.Signal(syscall.SIGTERM)
 }
 
+// killAll kills all processes.
 func (t *table) killAll() {
 	for _, d := range t.daemons {
 		for _, p := range append(slices.Collect(maps.Values(d.draining)), d.current, d.successor) {
 			if p != nil {
-				p.told = true
+				p.stopRequested = true
 				p.kill()
 			}
 		}
 	}
 }
 
-// finished tells whether everything has ended.
+// finished reports whether a stop was requested and all processes have exited.
 func (t *table) finished() bool {
-	if t.stopping == 0 {
+	if t.stopRequests == 0 {
 		return false
 	}
 	for _, d := range t.daemons {
@@ -105,12 +106,12 @@ func (t *table) finished() bool {
 			return false
 		}
 	}
-	t.cut.Stop()
-	t.rest.Stop()
+	t.killTimer.Stop()
+	t.stopAllTimer.Stop()
 	return true
 }
 
-// exitError carries the exit code of the worst child.
+// exitError carries the highest exit code of the daemons.
 type exitError struct {
 	daemon string
 	code   int
@@ -118,9 +119,10 @@ type exitError struct {
 
 func (e *exitError) Error() string { return fmt.Sprintf("%s ended with code %d", e.daemon, e.code) }
 
-// ExitCode is the highest code among the daemons'.
+// ExitCode returns that code.
 func (e *exitError) ExitCode() int { return e.code }
 
+// result returns an exitError if a daemon ended with a code other than 0.
 func (t *table) result() error {
 	worst := &exitError{}
 	for _, d := range t.daemons {

@@ -1,7 +1,9 @@
-// Package supervisor is PID 1 of the sidecars: it holds every listening
-// socket, starts the daemons with what each needs and no more, replaces one
-// without its neighbours noticing, restarts what ends, and buries orphans.
-// The operator speaks to it over the control socket; the agent cannot.
+// Package supervisor is PID 1 of the sidecars: it keeps all listening sockets, starts each daemon with
+// the least privileges, replaces a daemon without interrupting the others, restarts crashed ones, and
+// reaps orphans. The operator controls it over the control socket, which the agent cannot reach.
+//
+// One goroutine, table.loop, owns the state of the daemons and applies all events to it. Other
+// goroutines read output and links, and post their events to the loop.
 package supervisor
 
 import (
@@ -23,35 +25,34 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/config"
-	"airlock/internal/handoff"
 	"airlock/internal/logs"
 	"airlock/internal/otlp"
 	"airlock/internal/reap"
 	"airlock/internal/secretmem"
 )
 
-const lastWords = time.Second // for what is still being written at the end
+const finalTimeout = time.Second // for output and proposals that are still being written at the end
 
-// supervisor is the world in which the table of daemons acts: processes,
-// sockets, output.
+// supervisor implements the effects of the table with real processes, sockets and output.
 type supervisor struct {
 	*table
-	dirs    bundle.Dirs
-	pair    string
-	secrets *secretmem.Store
-	limits  map[string]int64
-	groups  *groups
-	sockets map[string][]socket
-	reaper  *reap.Reaper
-	out     *output
-	doors   doorman
-	board   *board
-	tracer  *tracer           // nil: nobody wants traces
-	levels  map[string]string // of each daemon's log, when it was changed; owned by the loop
-	readers sync.WaitGroup
-	leaks   leaks
+	dirs         bundle.Dirs
+	pair         string
+	secrets      *secretmem.Store
+	limits       map[string]int64
+	cgroups      *cgroups
+	sockets      map[string][]socket
+	reaper       *reap.Reaper
+	out          *output
+	rejector     rejector
+	statusHub    *statusHub
+	tracer       *tracer           // nil: no traces are exported
+	levels       map[string]string // log levels set by the operator, by daemon; owned by the loop
+	readers      sync.WaitGroup
+	heldRequests heldRequests
 }
 
 // Main runs the supervisor as the applet of that name.
@@ -69,15 +70,15 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if flags.NArg() > 0 {
 		return config.Usagef("supervisor: unexpected argument %q", flags.Arg(0))
 	}
-	// Whatever else our parent left open stays with us: no daemon gets it.
+	// Other descriptors inherited from the parent must not reach a daemon.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("keeping inherited files from the daemons: %w", err)
 	}
-	daemons, err := chosen(os.Getenv("SIDECAR_DAEMONS"))
+	daemons, err := parseDaemons(os.Getenv("SIDECAR_DAEMONS"))
 	if err != nil {
 		return err
 	}
-	limits, err := memoryLimits(os.Getenv("SIDECAR_MEMORY"))
+	limits, err := parseMemoryLimits(os.Getenv("SIDECAR_MEMORY"))
 	if err != nil {
 		return err
 	}
@@ -90,8 +91,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if os.Getenv("GOGC") == "" {
-		// Little is allocated here, mostly for answers on the control socket:
-		// half the usual garbage is 2.5 MB less, and a collection is short.
+		// The supervisor allocates little: half the default saves 2.5 MB, and a collection is short.
 		debug.SetGCPercent(50)
 	}
 	if *tied {
@@ -106,7 +106,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if file, ok := stdout.(*os.File); ok && *maxLog > 0 {
 		stdout = logs.NewBounded(file, *maxLog)
 	}
-	// A variable that was meant for others must not keep the bundle down.
+	// An OTEL variable meant for other programs must not prevent the start.
 	traces, untraced := otlp.FromEnv(os.Getenv)
 	return Run(ctx, Config{
 		Dirs: bundle.DirsFromEnv(), Pair: os.Getenv("AIRLOCK_PAIR"), Daemons: daemons, Secrets: held, Stdout: stdout, JSON: json,
@@ -114,8 +114,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 }
 
-// chosen reads SIDECAR_DAEMONS: a list with commas, or nothing for all.
-func chosen(list string) ([]string, error) {
+// parseDaemons parses SIDECAR_DAEMONS: a list with commas, or empty for all daemons.
+func parseDaemons(list string) ([]string, error) {
 	if list == "" {
 		return bundle.Daemons(), nil
 	}
@@ -135,15 +135,15 @@ type Config struct {
 	Pair    string
 	Daemons []string         // in start order
 	Secrets *secretmem.Store // the slots of all daemons
-	Warning error            // about what is not as it should be; nil: all is
-	Memory  map[string]int64 // bytes that a process of each daemon may have
+	Warning error            // logged at the start; nil: none
+	Memory  map[string]int64 // memory limit of a process in bytes, by daemon
 	Traces  *otlp.Exporter   // nil: none
 	Stdout  io.Writer        // the daemons' output, line by line …
 	JSON    bool             // … as JSON objects
 }
 
-// Run starts the daemons and keeps them until ctx ends or SIGTERM comes. It
-// must be alone in its process: it waits for every child there is.
+// Run runs the daemons until ctx ends or SIGTERM comes. Other code in the process must not wait for
+// children: Run reaps all of them.
 func Run(ctx context.Context, c Config) error {
 	if os.Getpid() != 1 {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -153,7 +153,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dirs.Run, 0o700); err != nil {
 		return fmt.Errorf("making the folder of the sockets: %w", err)
 	}
-	lock, err := alone(c.Dirs.Run)
+	lock, err := lockSockets(c.Dirs.Run)
 	if err != nil {
 		return err
 	}
@@ -163,15 +163,19 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	s := &supervisor{
-		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, limits: c.Memory, groups: openGroups(), sockets: sockets,
-		reaper: reap.New(), out: newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))), levels: map[string]string{}, board: newBoard(), doors: doorman{open: map[string]func(){}},
+		dirs: c.Dirs, pair: c.Pair, secrets: c.Secrets, limits: c.Memory, cgroups: openGroups(), sockets: sockets,
+		out:       newOutput(c.JSON, newMasker(append(c.Secrets.All(), c.Traces.Secrets()...))),
+		reaper:    reap.New(),
+		levels:    map[string]string{},
+		statusHub: newStatusHub(),
+		rejector:  rejector{listening: map[string]func(){}},
 	}
-	defer s.groups.close()
+	defer s.cgroups.close()
 	s.table = newTable(c.Daemons, s)
 	if c.Warning != nil {
-		s.say("warning: %v", c.Warning)
+		s.logf("warning: %v", c.Warning)
 	}
-	go s.reaper.Run() // for as long as the process lives: nothing else may wait
+	go s.reaper.Run() // not joined: it ends with the process
 	written := make(chan struct{})
 	go func() { defer close(written); s.out.write(c.Stdout) }()
 	stopControl, err := s.serveControl()
@@ -179,17 +183,18 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	stopTraces := s.exportTraces(c.Traces)
-	err = s.loop(ctx, listen())
+	err = s.loop(ctx, notifySignals())
 	stopTraces()
 	stopControl()
-	within(lastWords, s.readers.Wait) // what still writes a proposal may wait for a lock
+	waitTimeout(finalTimeout, s.readers.Wait) // a goroutine that writes a proposal may wait for a lock
 	s.out.close()
-	within(lastWords, func() { <-written }) // perhaps nobody reads our output any more
+	waitTimeout(finalTimeout, func() { <-written }) // the reader of the output may be gone
 	return err
 }
 
-// within waits for f, but not for ever. It ends with the process.
-func within(limit time.Duration, f func()) {
+// waitTimeout returns when f has returned or after limit. In the second case the goroutine of f is
+// abandoned.
+func waitTimeout(limit time.Duration, f func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
 	select {
@@ -198,10 +203,9 @@ func within(limit time.Duration, f func()) {
 	}
 }
 
-// alone takes the lock of the folder of the sockets: a second supervisor would
-// take the first one's sockets away. The lock lies on the file until it is
-// closed.
-func alone(dir string) (io.Closer, error) {
+// lockSockets locks the folder of the sockets, because a second supervisor would replace the sockets of
+// the first. Closing the result releases the lock.
+func lockSockets(dir string) (io.Closer, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "supervisor.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the folder of the sockets: %w", err)
@@ -213,23 +217,25 @@ func alone(dir string) (io.Closer, error) {
 	return lock, nil
 }
 
-// listen takes the signals that mean something. A reload or a replacement that
-// is asked for twice before the loop looks is one. All others that would end
-// this process are taken and mean nothing, except for the runtime's own
-// (SIGURG, SIGPROF), faults, and what nobody can take.
-func listen() signals {
+// notifySignals returns channels of the signals that the loop handles. Repeated requests for a reload
+// or a replacement count once until the loop handles them. Other signals that would end this process
+// are caught and ignored, except for the runtime's own (SIGURG, SIGPROF), faults, and those that
+// cannot be caught.
+func notifySignals() signals {
 	s := signals{stop: make(chan os.Signal, 3), reload: make(chan os.Signal, 1), replace: make(chan os.Signal, 1)}
 	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	signal.Notify(s.reload, syscall.SIGHUP)
 	signal.Notify(s.replace, syscall.SIGUSR1)
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGSTKFLT, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1),
+		syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR,
+		syscall.SIGSTKFLT, syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGPIPE)
 	return s
 }
 
-// say writes a line of our own.
-func (s *supervisor) say(format string, args ...any) {
-	s.out.put("supervisor", "stdout", fmt.Appendf(nil, format, args...), false)
+// logf writes a line of the supervisor itself to the output.
+func (s *supervisor) logf(format string, args ...any) {
+	s.out.add("supervisor", "stdout", fmt.Appendf(nil, format, args...), false)
 }
 
-// allReady tells our own parent that all daemons serve.
-func (s *supervisor) allReady() { handoff.Notify(handoff.KeyReady, "1") }
+// allReady notifies the supervisor's own parent that all daemons serve.
+func (s *supervisor) allReady() { activation.Notify(activation.KeyReady, "1") }

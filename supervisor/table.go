@@ -12,38 +12,38 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"airlock/internal/activation"
 	"airlock/internal/bundle"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/reap"
 )
 
-// Times of the table.
+// Time limits.
 const (
-	grace       = 8 * time.Second  // for all daemons together, after SIGTERM
-	shortGrace  = time.Second      // after a second SIGTERM
-	readyWithin = 10 * time.Second // a start or a replacement
+	grace        = 8 * time.Second  // for all daemons together, after SIGTERM
+	shortGrace   = time.Second      // after a second SIGTERM
+	readyTimeout = 10 * time.Second // a start or a replacement
 )
 
 var (
-	errOver     = errors.New("the supervisor is gone")
-	errStopping = errors.New("the supervisor is stopping")
+	errSupervisorGone = errors.New("the supervisor is gone")
+	errStopping       = errors.New("the supervisor is stopping")
 )
 
-// world is what the table acts on. None of its functions waits.
-type world interface {
-	// launch starts a process. What becomes of it is told by heard and exited.
+// effects are the side effects of the table. The loop calls them, so none may block.
+type effects interface {
+	// launch starts a process. It reports what happens to it with onNotify and onExit.
 	launch(daemon string, generation int) (*process, error)
-	// turnAway makes the callers of a daemon be refused, or lets them wait.
-	turnAway(daemon string, on bool)
-	// failed and mended tell the operator.
+	// rejectConns makes connections to a daemon be reset, or lets them wait.
+	rejectConns(daemon string, on bool)
+	// failed and recovered inform the operator.
 	failed(daemon, why string)
-	mended(daemon string)
+	recovered(daemon string)
 	// allReady is called once, when every daemon serves.
 	allReady()
-	// settled is called by the loop after everything that happened.
-	settled()
-	say(format string, args ...any)
+	// tableChanged is called after each event.
+	tableChanged()
+	logf(format string, args ...any)
 }
 
 // child is a running process: a *reap.Process.
@@ -55,94 +55,94 @@ type child interface {
 // process is one run of a daemon.
 type process struct {
 	child
-	pid        int
-	generation int
-	since      time.Time
-	ready      bool
-	told       bool // that it should end: its exit is no fault
-	late       *time.Timer
-	link       *handoff.Link
-	isolation  control.Isolation
-	memory     *box
-	mode       string // that it does less than it should
-	trouble    string // why it refuses everything
+	pid           int
+	generation    int
+	started       time.Time
+	ready         bool
+	stopRequested bool // by the supervisor: its exit is no crash
+	timer         *time.Timer
+	link          *activation.Link
+	isolation     control.Isolation
+	memory        *memLimit
+	degraded      string // what it cannot do; empty: nothing
+	unavailable   string // why it refuses all requests; empty: it does not
 }
 
-// kill ends a process and all that it started.
+// kill kills the process group.
 func (p *process) kill() { p.SignalGroup(syscall.SIGKILL) }
 
-// daemon is one row of the table.
+// daemon is one row of the table. The loop owns it.
 type daemon struct {
-	name       string
-	state      State
-	current    *process
-	successor  *process
-	draining   map[int]*process // by generation
-	again      bool             // a replacement was asked for during one
-	ends       int              // in a row
-	starts     int
-	generation int       // of the newest process
-	down       time.Time // since when nobody serves; zero: somebody does
-	reported   bool      // that it has failed
-	lastExit   string
-	lastCode   int
-	digest     string
-	problem    string
-	next       string // digest that the successor reported
-	waiters    []waiter
+	name            string
+	state           State
+	current         *process
+	successor       *process
+	draining        map[int]*process // by generation
+	replaceAgain    bool             // a replacement was requested during a start or a replacement
+	crashes         int              // without a stable run in between
+	starts          int
+	generation      int       // of the newest process
+	downSince       time.Time // since when no process serves; zero: one does
+	failureReported bool      // the failure was reported to the operator
+	lastExit        string
+	lastCode        int
+	digest          string
+	problem         string
+	nextDigest      string // the digest that the successor reported
+	waiters         []waiter
 }
 
-// table is the daemons and what happens to them. One loop owns it; everybody
-// else posts to that loop.
+// table holds the state of the daemons. The goroutine of loop owns it; other goroutines use post and
+// runInLoop.
 type table struct {
-	world   world
+	effects effects
 	order   []string
 	daemons map[string]*daemon
-	posts   chan func()
-	over    chan struct{} // closed when the loop ends
+	tasks   chan func()
+	done    chan struct{} // closed when the loop ends
 
-	stopping int // times that an end was asked for
-	cut      *time.Timer
-	rest     *time.Timer
-	told     bool // that everything is ready
+	stopRequests  int // how often a stop was requested
+	killTimer     *time.Timer
+	stopAllTimer  *time.Timer
+	readyReported bool // allReady was called
 }
 
-// signals are those that the loop obeys.
+// signals are the signals that the loop handles.
 type signals struct{ stop, reload, replace chan os.Signal }
 
-func newTable(order []string, w world) *table {
-	t := &table{world: w, order: order, daemons: map[string]*daemon{}, posts: make(chan func(), 64), over: make(chan struct{})}
+func newTable(order []string, w effects) *table {
+	t := &table{effects: w, order: order, daemons: map[string]*daemon{}, tasks: make(chan func(), 64), done: make(chan struct{})}
 	for _, name := range order {
 		t.daemons[name] = &daemon{name: name, state: Down, draining: map[int]*process{}}
 	}
 	return t
 }
 
-// post lets the loop run f, some time.
+// post lets the loop run f later.
 func (t *table) post(f func()) {
 	select {
-	case t.posts <- f:
-	case <-t.over:
+	case t.tasks <- f:
+	case <-t.done:
 	}
 }
 
-// do lets the loop run f and waits for it.
-func (t *table) do(f func()) error {
+// runInLoop lets the loop run f and waits until it has.
+func (t *table) runInLoop(f func()) error {
 	done := make(chan struct{})
 	t.post(func() { f(); close(done) })
 	select {
 	case <-done:
 		return nil
-	case <-t.over:
-		return errOver
+	case <-t.done:
+		return errSupervisorGone
 	}
 }
 
-// loop is the only place that changes the table.
+// loop handles events until all daemons have stopped.
 func (t *table) loop(ctx context.Context, sig signals) error {
-	defer close(t.over)
+	defer close(t.done)
 	for _, name := range t.order {
-		t.begin(t.daemons[name], Start)
+		t.startDaemon(t.daemons[name], Start)
 	}
 	done := ctx.Done()
 	for !t.finished() {
@@ -156,139 +156,142 @@ func (t *table) loop(ctx context.Context, sig signals) error {
 			t.reload(t.daemons[bundle.Egress])
 		case <-sig.replace:
 			t.replace(t.daemons[bundle.Pipelock])
-		case f := <-t.posts:
+		case f := <-t.tasks:
 			f()
 		}
-		t.tellReady()
-		t.world.settled()
+		t.reportReady()
+		t.effects.tableChanged()
 	}
 	return t.result()
 }
 
-// move changes a state by the plan. It tells whether there was a change.
+// move applies an event to the state of a daemon and reports whether the state has that event.
 func (t *table) move(d *daemon, e Event) bool {
-	to, ok := next(d.state, e)
+	to, ok := nextState(d.state, e)
 	if !ok {
 		return false
 	}
 	d.state = to
 	switch {
 	case serves(to):
-		d.down = time.Time{}
-	case d.down.IsZero():
-		d.down = time.Now()
+		d.downSince = time.Time{}
+	case d.downSince.IsZero():
+		d.downSince = time.Now()
 	}
-	t.world.turnAway(d.name, turnsAway(to, time.Since(d.down)))
+	t.effects.rejectConns(d.name, rejectsConns(to, time.Since(d.downSince)))
 	return true
 }
 
-// begin starts a process because of the event.
-func (t *table) begin(d *daemon, e Event) {
-	if t.stopping > 0 || !t.move(d, e) {
+// startDaemon starts a process of the daemon if its state has the event.
+func (t *table) startDaemon(d *daemon, e Event) {
+	if t.stopRequests > 0 || !t.move(d, e) {
 		return
 	}
 	p := t.launch(d)
 	if p == nil {
-		t.fell(d, time.Now())
+		t.onCrash(d, time.Now())
 		return
 	}
 	d.current = p
 }
 
-// launch starts a process of the daemon that must become ready in time.
+// launch starts a process of the daemon, which is killed unless it becomes ready within readyTimeout.
 func (t *table) launch(d *daemon) *process {
 	d.generation++
-	p, err := t.world.launch(d.name, d.generation)
+	p, err := t.effects.launch(d.name, d.generation)
 	if err != nil {
-		t.world.say("%s could not be started: %v", d.name, err)
+		t.effects.logf("%s could not be started: %v", d.name, err)
 		d.lastExit = err.Error()
 		return nil
 	}
 	d.starts++
-	p.generation, p.since = d.generation, time.Now()
-	p.late = time.AfterFunc(readyWithin, func() { t.post(func() { t.late(d, p) }) })
+	p.generation, p.started = d.generation, time.Now()
+	p.timer = time.AfterFunc(readyTimeout, func() { t.post(func() { t.onStartTimeout(d, p) }) })
 	return p
 }
 
-// late is called when a process was not ready in time.
-func (t *table) late(d *daemon, p *process) {
+// onStartTimeout is called readyTimeout after the start of a process, if it was not ready before.
+func (t *table) onStartTimeout(d *daemon, p *process) {
 	switch {
 	case d.successor == p:
-		d.problem = fmt.Sprintf("the replacement was not ready within %v", readyWithin)
+		d.problem = fmt.Sprintf("the replacement was not ready within %v", readyTimeout)
 		p.kill()
 	case d.current == p && !p.ready:
-		t.world.say("%s was not ready within %v", d.name, readyWithin)
+		t.effects.logf("%s was not ready within %v", d.name, readyTimeout)
 		p.kill()
 	}
 }
 
-// fell decides what follows when the serving process is gone by itself.
-func (t *table) fell(d *daemon, since time.Time) {
+// onCrash handles the exit of the current process that was not requested: it schedules the next start,
+// or gives up.
+func (t *table) onCrash(d *daemon, since time.Time) {
 	var e Event
-	e, d.ends = afterExit(time.Since(since), d.ends)
+	e, d.crashes = afterExit(time.Since(since), d.crashes)
 	if !t.move(d, e) {
 		return
 	}
-	d.again = false // the next start reads what is there then
+	d.replaceAgain = false // the next start reads the current configuration anyway
 	if d.state == Failed {
-		why := fmt.Sprintf("%s ended %d times in a row, last with %s; it stays down until it is restarted by hand (ctl restart %s)", d.name, d.ends, d.lastExit, d.name)
-		t.world.say("%s", why)
-		t.world.failed(d.name, why)
-		d.reported = true
-		t.answer(d, d.generation, fmt.Errorf("%s does not stay up: %s", d.name, d.lastExit))
+		why := fmt.Sprintf("%s ended %d times in a row, last with %s; it stays down until it is restarted by hand (ctl restart %s)", d.name, d.crashes, d.lastExit, d.name)
+		t.effects.logf("%s", why)
+		t.effects.failed(d.name, why)
+		d.failureReported = true
+		t.notifyWaiters(d, d.generation, fmt.Errorf("%s does not stay up: %s", d.name, d.lastExit))
 		return
 	}
-	pause := wait(d.ends, rand.Float64())
-	t.world.say("%s ended (%s); it starts again in %v", d.name, d.lastExit, pause.Round(time.Millisecond))
+	pause := backoffDelay(d.crashes, rand.Float64())
+	t.effects.logf("%s ended (%s); it starts again in %v", d.name, d.lastExit, pause.Round(time.Millisecond))
 	generation := d.generation
 	time.AfterFunc(pause, func() {
 		t.post(func() {
 			if d.state == Backoff && d.generation == generation {
-				t.begin(d, Due)
+				t.startDaemon(d, Due)
 			}
 		})
 	})
-	if left := patience - time.Since(d.down); left > 0 && left < pause {
+	if left := rejectAfter - time.Since(d.downSince); left > 0 && left < pause {
 		time.AfterFunc(left, func() {
-			t.post(func() { t.world.turnAway(d.name, !d.down.IsZero() && turnsAway(d.state, time.Since(d.down))) })
+			t.post(func() {
+				t.effects.rejectConns(d.name, !d.downSince.IsZero() && rejectsConns(d.state, time.Since(d.downSince)))
+			})
 		})
 	}
 }
 
-// exited hears of the end of a process.
-func (t *table) exited(name string, generation int, status syscall.WaitStatus) {
+// onExit handles the exit of a process.
+func (t *table) onExit(name string, generation int, status syscall.WaitStatus) {
 	d := t.daemons[name]
 	switch p := d.draining[generation]; {
 	case p != nil:
 		delete(d.draining, generation)
-		p.late.Stop()
+		p.timer.Stop()
 	case d.successor != nil && d.successor.generation == generation:
-		d.successor.late.Stop()
-		why := describe(status) + d.successor.memory.note()
-		t.rejected(d, "the replacement ended before it was ready ("+why+")")
+		d.successor.timer.Stop()
+		why := describe(status) + d.successor.memory.exitNote()
+		t.onReplacementFailed(d, "the replacement ended before it was ready ("+why+")")
 	case d.current != nil && d.current.generation == generation:
-		t.currentExited(d, status)
+		t.onCurrentExit(d, status)
 	}
 }
 
-func (t *table) currentExited(d *daemon, status syscall.WaitStatus) {
+func (t *table) onCurrentExit(d *daemon, status syscall.WaitStatus) {
 	p := d.current
 	d.current = nil
-	p.late.Stop()
-	d.lastExit, d.lastCode = describe(status)+p.memory.note(), reap.Code(status)
-	if p.told && status.Signaled() {
-		d.lastCode = 0 // a signal that we sent
+	p.timer.Stop()
+	d.lastExit, d.lastCode = describe(status)+p.memory.exitNote(), reap.ExitCode(status)
+	if p.stopRequested && status.Signaled() {
+		d.lastCode = 0 // the supervisor's own signal
 	}
 	switch {
 	case d.state == Replacing:
 		d.current, d.successor = d.successor, nil
-		d.digest = d.next // said before, or about to be said
+		d.digest = d.nextDigest // a digest that comes later replaces it
 		t.move(d, Exits)
-	case t.stopping > 0:
+	case t.stopRequests > 0:
 		t.move(d, Exits)
 		t.stopNext()
 	default:
-		t.fell(d, p.since)
+		t.onCrash(d, p.started)
 	}
 }
 
@@ -299,62 +302,63 @@ func describe(status syscall.WaitStatus) string {
 	return fmt.Sprintf("code %d", status.ExitStatus())
 }
 
-// heard takes a process's news.
-func (t *table) heard(name string, generation int, key, val string) {
+// onNotify handles a notification of a process.
+func (t *table) onNotify(name string, generation int, key, val string) {
 	d := t.daemons[name]
 	for _, p := range []*process{d.current, d.successor} {
 		if p == nil || p.generation != generation {
 			continue
 		}
 		switch key {
-		case handoff.KeyMode:
-			p.mode = val
-		case handoff.KeyTrouble:
-			p.trouble = val
+		case activation.KeyDegraded:
+			p.degraded = val
+		case activation.KeyUnavailable:
+			p.unavailable = val
 		}
 	}
 	switch {
 	case d.current != nil && d.current.generation == generation:
-		t.currentSaid(d, key, val)
+		t.onCurrentNotify(d, key, val)
 	case d.successor != nil && d.successor.generation == generation:
-		t.successorSaid(d, key, val)
+		t.onSuccessorNotify(d, key, val)
 	}
 }
 
-func (t *table) currentSaid(d *daemon, key, val string) {
+func (t *table) onCurrentNotify(d *daemon, key, val string) {
 	switch key {
-	case handoff.KeyDigest:
+	case activation.KeyDigest:
 		d.digest = val
-	case handoff.KeyError:
+	case activation.KeyError:
 		if d.problem = val; val != "" {
-			t.answer(d, d.current.generation, errors.New(val))
+			t.notifyWaiters(d, d.current.generation, errors.New(val))
 		}
-	case handoff.KeyReady:
-		d.current.late.Stop()
+	case activation.KeyReady:
+		d.current.timer.Stop()
 		d.current.ready = true
-		t.answer(d, d.current.generation, nil)
+		t.notifyWaiters(d, d.current.generation, nil)
 		if t.move(d, Serves) {
-			t.mended(d)
-			t.onceMore(d)
+			t.reportRecovered(d)
+			t.replaceIfRequested(d)
 		}
 	}
 }
 
-func (t *table) mended(d *daemon) {
-	if d.reported {
-		d.reported = false
-		t.world.mended(d.name)
+// reportRecovered informs the operator that a daemon that had failed serves again.
+func (t *table) reportRecovered(d *daemon) {
+	if d.failureReported {
+		d.failureReported = false
+		t.effects.recovered(d.name)
 	}
 }
 
-// tellReady says once that all daemons serve.
-func (t *table) tellReady() {
-	if t.told || !t.ready() {
+// reportReady reports once that all daemons serve.
+func (t *table) reportReady() {
+	if t.readyReported || !t.ready() {
 		return
 	}
-	t.told = true
-	t.world.say("ready: %s", strings.Join(t.order, ", "))
-	t.world.allReady()
+	t.readyReported = true
+	t.effects.logf("ready: %s", strings.Join(t.order, ", "))
+	t.effects.allReady()
 }
 
 func (t *table) ready() bool {
@@ -363,5 +367,5 @@ func (t *table) ready() bool {
 			return false
 		}
 	}
-	return t.stopping == 0
+	return t.stopRequests == 0
 }

@@ -10,33 +10,33 @@ import (
 	"airlock/internal/otlp"
 )
 
-// row is what a trace needs to know of a daemon, as it stands. It holds no
-// text that came from outside, so that no secret can get into a span.
+// row is the state of a daemon as far as traces need it. It holds no foreign text, so that no secret
+// can get into a span.
 type row struct {
 	daemon    string
 	state     State
-	current   int // generation of the process in that place; 0: nobody
+	current   int // generation of the process; 0: none
 	ready     bool
 	successor int
 	draining  []int
 	code      int // exit code of the process that ended last
 }
 
-// tracer turns what it sees of the table into spans: each start, replacement,
-// drain and stop of a daemon, and the bundle's own start and stop.
+// tracer turns changes of the table into spans: of each start, replacement, drain and stop of a
+// daemon, and of the start and stop of the bundle. It belongs to the loop.
 type tracer struct {
-	put  func(otlp.Span)
-	rows map[string]row        // as they were
-	open map[string]*otlp.Span // what has begun
+	put   func(otlp.Span)
+	rows  map[string]row        // by daemon, as last observed
+	spans map[string]*otlp.Span // open spans, by key
 
 	served, ending bool
 }
 
 func newTracer(put func(otlp.Span)) *tracer {
-	return &tracer{put: put, rows: map[string]row{}, open: map[string]*otlp.Span{}}
+	return &tracer{put: put, rows: map[string]row{}, spans: map[string]*otlp.Span{}}
 }
 
-// observe looks at the table after something happened.
+// observe compares the table with its last state and begins and ends spans.
 func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 	if len(t.rows) == 0 {
 		t.begin(now, "bundle.start", "", nil)
@@ -47,7 +47,7 @@ func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 		t.begin(now, "bundle.stop", "", nil)
 	}
 	for _, r := range rows {
-		t.life(now, t.rows[r.daemon], r)
+		t.compare(now, t.rows[r.daemon], r)
 		t.rows[r.daemon] = r
 	}
 	if ready && !t.served {
@@ -59,8 +59,8 @@ func (t *tracer) observe(now time.Time, rows []row, ready, stopping bool) {
 	}
 }
 
-// life compares a daemon with what it was.
-func (t *tracer) life(now time.Time, was, is row) {
+// compare begins and ends the spans of one daemon.
+func (t *tracer) compare(now time.Time, was, is row) {
 	name := func(what string, generation int) string { return fmt.Sprintf("%s %s %d", what, is.daemon, generation) }
 	about := func(generation int) map[string]any {
 		return map[string]any{"airlock.daemon": is.daemon, "airlock.generation": generation}
@@ -103,34 +103,33 @@ func (t *tracer) life(now time.Time, was, is row) {
 	}
 }
 
-// begin opens a span as a child of the parent, if that is open, or with a
-// trace of its own. Its name is the first word of the key.
+// begin begins a span as a child of the parent, if that is open, and else in a new trace. The name of
+// the span is the first word of the key.
 func (t *tracer) begin(now time.Time, key, parent string, attributes map[string]any) {
 	var what string
 	fmt.Sscan(key, &what)
 	s := &otlp.Span{Trace: otlp.NewTrace(), ID: otlp.NewID(), Name: what, Start: now, Attributes: map[string]any{}}
 	maps.Copy(s.Attributes, attributes)
-	if p := t.open[parent]; p != nil {
+	if p := t.spans[parent]; p != nil {
 		s.Trace, s.Parent = p.Trace, p.ID
 	}
-	t.open[key] = s
+	t.spans[key] = s
 }
 
-// end closes a span, if it is open.
+// end ends a span and sends it, if it is open.
 func (t *tracer) end(now time.Time, key, outcome string, failed bool, attributes map[string]any) {
-	s := t.open[key]
+	s := t.spans[key]
 	if s == nil {
 		return
 	}
-	delete(t.open, key)
+	delete(t.spans, key)
 	s.End, s.Failed = now, failed
 	s.Attributes["airlock.outcome"] = outcome
 	maps.Copy(s.Attributes, attributes)
 	t.put(*s)
 }
 
-// exportTraces sends spans until the function that it returns is called, which
-// waits a moment for the last.
+// exportTraces exports spans until stop is called, which waits for the last export.
 func (s *supervisor) exportTraces(e *otlp.Exporter) (stop func()) {
 	if e == nil {
 		return func() {}
@@ -140,12 +139,12 @@ func (s *supervisor) exportTraces(e *otlp.Exporter) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		e.Run(ctx, func(err error) { s.say("traces are lost: %v", err) })
+		e.Run(ctx, func(err error) { s.logf("traces are lost: %v", err) })
 	}()
 	return func() { cancel(); <-ended }
 }
 
-// trace shows the tracer the table.
+// trace passes the table to the tracer.
 func (s *supervisor) trace() {
 	rows := make([]row, len(s.order))
 	for i, name := range s.order {
@@ -159,5 +158,5 @@ func (s *supervisor) trace() {
 		}
 		rows[i] = r
 	}
-	s.tracer.observe(time.Now(), rows, s.ready(), s.stopping > 0)
+	s.tracer.observe(time.Now(), rows, s.ready(), s.stopRequests > 0)
 }

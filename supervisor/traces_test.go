@@ -9,8 +9,8 @@ import (
 	"airlock/internal/otlp"
 )
 
-// TestTraces tells a tracer one story after the other, a state a step.
-func TestTraces(t *testing.T) {
+// TestTracerSpans passes sequences of states to a tracer.
+func TestTracerSpans(t *testing.T) {
 	starting := row{state: Starting, current: 1}
 	ready := row{state: Ready, current: 1, ready: true}
 	stories := []struct {

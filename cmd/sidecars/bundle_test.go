@@ -213,7 +213,7 @@ func (b *running) client(proxy string) *http.Client {
 	must(b.t, err)
 	tr := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: b.pairCA}}
 	b.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 }
 
 // atBothDoors runs a test on egress's port and on pipelock's own: they have the

@@ -18,10 +18,10 @@ import (
 
 	"airlock/egress"
 	"airlock/gitgate"
+	"airlock/internal/activation"
 	"airlock/internal/cage"
 	"airlock/internal/confine"
 	"airlock/internal/control"
-	"airlock/internal/handoff"
 	"airlock/internal/pid1"
 	"airlock/internal/probe"
 	"airlock/pipelock"
@@ -68,7 +68,7 @@ func main() {
 	}
 	if err != nil && err.Error() != "" { // empty: how a command of init ended
 		fmt.Fprintf(os.Stderr, "sidecars: %v\n", err)
-		handoff.Notify(handoff.KeyError, err.Error()) // the status says why, not the log alone
+		activation.Notify(activation.KeyError, err.Error()) // the status says why, not the log alone
 	}
 	os.Exit(exitCode(err))
 }

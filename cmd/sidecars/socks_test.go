@@ -27,7 +27,7 @@ func (b *running) throughSocks(userinfo *url.Userinfo, h2 bool) *http.Client {
 	proxy := &url.URL{Scheme: "socks5", User: userinfo, Host: b.egress}
 	tr := &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: b.pairCA}, ForceAttemptHTTP2: h2}
 	b.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 }
 
 func TestSocks(t *testing.T) {

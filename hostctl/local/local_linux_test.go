@@ -351,7 +351,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o755))
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v", "-test.skip=TestAsOrdinaryUser")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v", fmt.Sprintf("-test.short=%t", testing.Short()), "-test.skip=TestAsOrdinaryUser")
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, "TEST_SIDECARS="+filepath.Join(dir, "sidecars"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1001, Gid: 1001}}

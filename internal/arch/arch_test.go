@@ -18,9 +18,9 @@ import (
 // Floor 1 has a ground (bundle, which reads the files that several daemons
 // share) and a few packages that stand on another of the same floor.
 var floors = map[string]float64{
-	"internal/policy": 0, "internal/config": 0, "hostctl/pair": 0, "internal/websocket": 0, "internal/reap": 0, "internal/metrics": 0, "internal/otlp": 0, "internal/http1": 0, "internal/rest": 0, "internal/inflate": 0, "internal/orders": 0, "internal/recent": 0, "internal/hostkey": 0, "internal/unpack": 0,
+	"internal/policy": 0, "internal/config": 0, "hostctl/pair": 0, "internal/websocket": 0, "internal/reap": 0, "internal/metrics": 0, "internal/otlp": 0, "internal/http1": 0, "internal/memtrim": 0, "internal/inflate": 0, "internal/promptinjection": 0, "internal/seenset": 0, "internal/hostkey": 0, "internal/unpack": 0,
 	"internal/bundle": 0.5, "internal/forward": 0.5, "internal/pid1": 0.5, "internal/logs": 0.5,
-	"internal/audit": 1, "internal/ca": 1, "internal/handoff": 1, "internal/httpd": 1, "internal/control": 1,
+	"internal/audit": 1, "internal/ca": 1, "internal/activation": 1, "internal/httpd": 1, "internal/control": 1,
 	"internal/proposal": 1, "internal/secrets": 1, "internal/probe": 1, "gitgate/objects": 1,
 	"internal/confine": 1, "internal/secretmem": 1, "internal/socks": 1,
 	"internal/cage":   1.2,

@@ -19,7 +19,7 @@ import (
 type EgressFile struct {
 	Version  int    `yaml:"version"`
 	Listen   string `yaml:"listen,omitempty"`   // default 0.0.0.0:9099
-	Upstream string `yaml:"upstream,omitempty"` // default the in-bundle socket; "direct" is for tests
+	Upstream string `yaml:"upstream,omitempty"` // unix:/path; default the in-bundle socket
 	CA       CA     `yaml:"ca"`
 
 	Mode  string           `yaml:"mode,omitempty"`       // learn: what goes to the hosts of learn passes without a route; empty: routes alone decide
@@ -115,8 +115,8 @@ var (
 // Validate says everything that is wrong with the file.
 func (f EgressFile) Validate() error {
 	errs := []error{checkVersion(f.Version), f.CA.validate()}
-	if f.Upstream != "" && f.Upstream != "direct" && !strings.HasPrefix(f.Upstream, "unix:/") {
-		errs = append(errs, config.At("upstream", "%q: unix:/path, or direct, was wanted", f.Upstream))
+	if f.Upstream != "" && !strings.HasPrefix(f.Upstream, "unix:/") {
+		errs = append(errs, config.At("upstream", "expected unix:/path, the socket of pipelock, got %q", f.Upstream))
 	}
 	errs = append(errs, f.validateMode())
 	for i, r := range f.Routes {

@@ -190,7 +190,7 @@ func (s *initServer) follow(c conn, p *reap.Process) {
 }
 
 func (s *initServer) wait(r request, p *reap.Process) int {
-	code := reap.Code(p.Wait())
+	code := reap.ExitCode(p.Wait())
 	if r.Main {
 		s.finish(code)
 	}

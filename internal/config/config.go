@@ -5,6 +5,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -234,7 +235,7 @@ func blank(data []byte, n *yaml.Node) bool {
 		at += size
 	}
 	for _, quote := range []string{"", `"`, "'"} {
-		if raw := quote + n.Value + quote; bytes.HasPrefix(data[at:], []byte(raw)) {
+		if raw := quote + n.Value + quote; raw != "" && bytes.HasPrefix(data[at:], []byte(raw)) {
 			copy(data[at:], "~"+strings.Repeat(" ", len(raw)-1))
 			return true
 		}
@@ -257,10 +258,16 @@ func quoted(data []byte, message string) *yaml.Node {
 	if yaml.Unmarshal(data, &root) != nil {
 		return nil
 	}
+	var empty *yaml.Node // a text of no length, which many messages quote
 	var find func(n *yaml.Node) *yaml.Node
 	find = func(n *yaml.Node) *yaml.Node {
-		if n.Kind == yaml.ScalarNode && n.Value != "" && strings.Contains(message, strconv.Quote(n.Value)) {
-			return n
+		if n.Kind == yaml.ScalarNode && strings.Contains(message, strconv.Quote(n.Value)) {
+			if n.Value != "" {
+				return n
+			}
+			if empty == nil && n.Tag == "!!str" {
+				empty = n
+			}
 		}
 		for _, c := range n.Content {
 			if found := find(c); found != nil {
@@ -269,7 +276,7 @@ func quoted(data []byte, message string) *yaml.Node {
 		}
 		return nil
 	}
-	return find(&root)
+	return cmp.Or(find(&root), empty)
 }
 
 var kinds = map[string]string{"seq": "a list", "map": "a mapping", "str": "a text", "int": "a number", "bool": "true or false", "float": "a number", "timestamp": "a time", "null": "nothing"}

@@ -45,7 +45,7 @@ func serve(t *testing.T, h http.HandlerFunc) (address string) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := s.Serve(ctx, l, http1.Leave{Within: time.Second}); err != nil {
+		if err := s.Serve(ctx, l, http1.DrainOptions{Timeout: time.Second}); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -9,35 +9,35 @@ import (
 )
 
 const (
-	maxChunkLine = 1 << 10 // bytes of a chunk's length with its extensions
+	maxChunkLine = 1 << 10 // bytes of the line with the length and the extensions of a chunk
 	maxTrailer   = 16 << 10
 )
 
-// framed reads one body off a source. It ends with the body's last byte, not
-// with a read behind it, wherever that is known by then.
-type framed struct {
-	src     *source
-	chunked bool
-	strict  bool
-	left    int64 // of the body or of the chunk; -1: until the connection ends
-	opened  bool  // a chunk has been read before
-	err     error // io.EOF: all is read
+// framedBody reads one body from a connReader. It returns io.EOF together with the last byte of the
+// body if the end is known by then.
+type framedBody struct {
+	in         *connReader
+	chunked    bool
+	strict     bool
+	left       int64 // bytes left of the body or of the chunk; -1: the body ends with the connection
+	afterFirst bool  // a chunk has been read, and its line end has not
+	err        error // io.EOF: the body has been read to its end
 
-	trailer func(http.Header) // gets the fields behind a chunked body
+	setTrailer func(http.Header) // called with the trailer fields of a chunked body
 }
 
-// late is the trailer of a message, with the names that its header announces,
-// and what fills it in behind the body.
-func late(h http.Header) (trailer http.Header, fill func(http.Header)) {
+// newTrailer returns the trailer of a message, with the names that its header announces, and a
+// function that adds the fields after the body.
+func newTrailer(h http.Header) (trailer http.Header, fill func(http.Header)) {
 	trailer = http.Header{}
-	for _, name := range listed(h["Trailer"]) {
+	for _, name := range listNames(h["Trailer"]) {
 		trailer[name] = nil
 	}
 	return trailer, func(fields http.Header) { maps.Copy(trailer, fields) }
 }
 
 // Read implements io.Reader.
-func (b *framed) Read(p []byte) (int, error) {
+func (b *framedBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
@@ -45,14 +45,14 @@ func (b *framed) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if b.chunked && b.left == 0 {
-		if b.err = b.next(); b.err != nil {
+		if b.err = b.nextChunk(); b.err != nil {
 			return 0, b.err
 		}
 	}
 	if b.left >= 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	n, err := b.src.Read(p)
+	n, err := b.in.Read(p)
 	if b.left >= 0 {
 		err = unexpected(err)
 		b.left -= int64(n)
@@ -60,42 +60,43 @@ func (b *framed) Read(p []byte) (int, error) {
 	if err != nil {
 		b.err = err
 	} else if b.left == 0 {
-		b.end()
+		b.checkEnd()
 	}
 	return n, b.err
 }
 
-// end notices that nothing follows, as far as that needs no waiting.
-func (b *framed) end() {
+// checkEnd sets b.err to io.EOF if the end of the body is already known, without reading more.
+func (b *framedBody) checkEnd() {
 	switch {
 	case !b.chunked:
 		b.err = io.EOF
-	case strings.HasPrefix(string(b.src.buf[b.src.r:min(b.src.w, b.src.r+7)]), "\r\n0\r\n\r\n"):
-		b.err = b.next()
+	case strings.HasPrefix(string(b.in.buf[b.in.r:min(b.in.w, b.in.r+7)]), "\r\n0\r\n\r\n"):
+		b.err = b.nextChunk()
 	}
 }
 
-// next goes to the next chunk, or behind the last one.
-func (b *framed) next() error {
-	if b.opened {
-		if line, err := b.src.line(1, b.strict); err == errChunk || len(line) > 0 {
+// nextChunk reads the line of the next chunk. After the last one it reads the trailer and returns
+// io.EOF.
+func (b *framedBody) nextChunk() error {
+	if b.afterFirst {
+		if line, err := b.in.readLine(1, b.strict); err == errChunk || len(line) > 0 {
 			return errChunkEnd
 		} else if err != nil {
 			return err
 		}
 	}
-	b.opened = true
-	line, err := b.src.line(maxChunkLine, b.strict)
+	b.afterFirst = true
+	line, err := b.in.readLine(maxChunkLine, b.strict)
 	if err != nil {
 		return err
 	}
 	if !b.strict {
-		line = bytes.TrimRight(line, " \t") // some pad it
+		line = bytes.TrimRight(line, " \t") // some servers pad the length
 	}
 	if b.left, err = chunkSize(line); err != nil || b.left > 0 {
 		return err
 	}
-	text, err := b.src.trailer(b.strict)
+	text, err := b.in.readTrailer(b.strict)
 	if err != nil {
 		return err
 	}
@@ -104,16 +105,16 @@ func (b *framed) next() error {
 		if err != nil {
 			return err
 		}
-		b.trailer(h)
+		b.setTrailer(h)
 	}
 	return io.EOF
 }
 
-// trailer takes the lines behind the last chunk.
-func (s *source) trailer(strict bool) (string, error) {
+// readTrailer returns the lines after the last chunk.
+func (s *connReader) readTrailer(strict bool) (string, error) {
 	var all strings.Builder
 	for {
-		line, err := s.line(maxTrailer, strict)
+		line, err := s.readLine(maxTrailer, strict)
 		if err != nil {
 			return "", err
 		}
@@ -128,8 +129,7 @@ func (s *source) trailer(strict bool) (string, error) {
 	}
 }
 
-// chunkSize reads the first line of a chunk (RFC 9112 §7.1). Extensions mean
-// nothing to anybody and are dropped.
+// chunkSize parses the first line of a chunk (RFC 9112 §7.1). Extensions are dropped.
 func chunkSize(line []byte) (n int64, err error) {
 	digits := 0
 	for i, c := range line {
@@ -155,19 +155,19 @@ func chunkSize(line []byte) (n int64, err error) {
 	return n, nil
 }
 
-// pending tells whether a Read would return at once. Behind the end of the
-// body the source may be somebody else's.
-func (b *framed) pending() bool {
+// pending reports whether a Read would return at once. After the end of the body it does not look at
+// the connReader, which may belong to another exchange.
+func (b *framedBody) pending() bool {
 	if b.err != nil {
 		return true
 	}
-	rest := b.src.buf[b.src.r:b.src.w]
+	rest := b.in.buf[b.in.r:b.in.w]
 	if !b.chunked || b.left > 0 {
 		return len(rest) > 0
 	}
-	// The end of the last chunk is nothing yet, nor is a length without a byte
-	// behind it.
-	if b.opened {
+	// The line end of the last chunk alone yields no data, nor does a chunk length without a byte
+	// after it.
+	if b.afterFirst {
 		rest = bytes.TrimPrefix(rest, []byte("\r"))
 		rest = bytes.TrimPrefix(rest, []byte("\n"))
 	}

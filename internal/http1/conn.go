@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// conn is one connection of a server.
+// conn is one connection of a server. The goroutine of serve owns it; closeIdle is called from others.
 type conn struct {
 	s   *Server
 	c   net.Conn
-	src source
+	in  connReader
 	ctx context.Context
 
-	mu        sync.Mutex
-	busy      bool // with a request, or with one that may be on its way: not to be closed
-	dismissed bool
+	mu      sync.Mutex
+	active  bool // has a request, or may be about to get one: must not be closed
+	closing bool
 
-	taken bool // by Hijack
+	hijacked bool
 }
 
 func newConn(s *Server, c net.Conn) *conn {
-	k := &conn{s: s, c: c, src: newSource(c), busy: true}
+	k := &conn{s: s, c: c, in: newConnReader(c), active: true}
 	if s.Context != nil {
 		k.ctx = s.Context(c)
 	} else {
@@ -36,99 +36,101 @@ func newConn(s *Server, c net.Conn) *conn {
 	return k
 }
 
-// serve answers one request after the other.
+// serve answers one request after the other until the connection cannot be kept.
 func (k *conn) serve() {
 	defer func() {
-		if !k.taken {
+		if !k.hijacked {
 			_ = k.c.Close()
 		}
-		k.s.forget(k)
+		k.s.removeConn(k)
 	}()
-	for first := true; k.await(first) && k.one(); first = false {
+	for first := true; k.awaitRequest(first) && k.serveOne(); first = false {
 	}
 }
 
-// await waits for the first byte of a request. Without one it tells nobody
-// why: the client has left, or it is late.
-func (k *conn) await(first bool) bool {
+// awaitRequest waits for the first byte of a request and reports whether it came. If the client has
+// disconnected or is late, the connection is closed without a response.
+func (k *conn) awaitRequest(first bool) bool {
 	wait := k.s.IdleTimeout
 	if first {
 		wait = k.s.HeaderTimeout
 	}
-	if k.src.buffered() > 0 {
-		return k.occupy(first)
+	if k.in.buffered() > 0 {
+		return k.setActive(first)
 	}
 	_ = k.c.SetReadDeadline(time.Now().Add(wait))
-	if !first && !k.rest() {
+	if !first && !k.setIdle() {
 		return false
 	}
-	err := k.src.fill()
-	return k.occupy(first) && err == nil
+	err := k.in.fill()
+	return k.setActive(first) && err == nil
 }
 
-// rest lets the connection be closed while nothing is on it.
-func (k *conn) rest() bool {
+// setIdle marks the connection as idle, so that closeIdle may close it. It reports whether the
+// connection is still open.
+func (k *conn) setIdle() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.busy = false
-	return !k.dismissed
+	k.active = false
+	return !k.closing
 }
 
-// occupy is the end of a rest. A server that leaves with a notice answers only
-// what it had accepted before.
-func (k *conn) occupy(first bool) bool {
+// setActive marks the connection as active and reports whether the next request may be answered.
+// A server with a GoodbyeMessage that shuts down answers only the first request of a connection.
+func (k *conn) setActive(first bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.dismissed {
+	if k.closing {
 		return false
 	}
-	if !first && k.s.Notice != nil && k.s.leaving.Load() {
-		k.sendOff(k.s.Notice)
+	if !first && k.s.GoodbyeMessage != nil && k.s.shuttingDown.Load() {
+		k.sendGoodbye(k.s.GoodbyeMessage)
 		return false
 	}
-	k.busy = true
+	k.active = true
 	return true
 }
 
-// dismiss closes the connection if nothing is on it, else it closes behind
-// the answer.
-func (k *conn) dismiss(notice []byte) {
+// closeIdle closes the connection if it is idle. An active one closes after its response, because
+// the server is shutting down.
+func (k *conn) closeIdle(message []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.busy && !k.dismissed {
-		k.sendOff(notice)
+	if !k.active && !k.closing {
+		k.sendGoodbye(message)
 	}
 }
 
-func (k *conn) sendOff(notice []byte) {
-	k.dismissed = true
-	if notice != nil {
+// sendGoodbye writes the message, if any, and closes the connection. The caller holds k.mu.
+func (k *conn) sendGoodbye(message []byte) {
+	k.closing = true
+	if message != nil {
 		_ = k.c.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = k.c.Write(notice) // whoever does not get it finds the connection closed
+		_, _ = k.c.Write(message) // a client that does not get it finds the connection closed
 	}
 	_ = k.c.Close()
 }
 
-// one serves a request, of which a byte at least is there. It tells whether
-// the connection may carry another.
-func (k *conn) one() bool {
-	r, err := k.read()
+// serveOne serves a request whose first byte has been read. It reports whether the connection may
+// carry another.
+func (k *conn) serveOne() bool {
+	r, err := k.readRequest()
 	if err != nil {
-		k.malformed(err)
+		k.answerMalformed(err)
 		return false
 	}
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	r = r.WithContext(ctx)
-	w := &answer{k: k, r: r, cancel: cancel, header: make(http.Header, 8)}
-	body := k.body(r, w)
+	w := &responseWriter{k: k, r: r, cancel: cancel, header: make(http.Header, 8)}
+	body := k.newBody(r, w)
 	w.body = body
 	if body == nil {
-		w.watchSoon()
+		w.startWatch()
 	}
 	clean := k.handle(w, r)
-	w.unwatch()
-	if k.taken {
+	w.stopWatch()
+	if k.hijacked {
 		return false
 	}
 	keep, unread := clean && w.finish(), false
@@ -137,7 +139,7 @@ func (k *conn) one() bool {
 		keep, unread = keep && ended, !ended
 	}
 	if !clean {
-		w.abandon()
+		w.abort()
 		return false
 	}
 	if !keep {
@@ -146,14 +148,14 @@ func (k *conn) one() bool {
 	return keep
 }
 
-// read reads the next head.
-func (k *conn) read() (*http.Request, error) {
-	if !k.src.complete() {
+// readRequest reads the next head.
+func (k *conn) readRequest() (*http.Request, error) {
+	if !k.in.hasFullHead() {
 		_ = k.c.SetReadDeadline(time.Now().Add(k.s.HeaderTimeout))
 	}
-	text, err := k.src.head(k.s.MaxHeaderBytes, true)
+	text, err := k.in.readHead(k.s.MaxHeaderBytes, true)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, errLate
+		return nil, errTimeout
 	}
 	if err != nil {
 		return nil, err
@@ -166,41 +168,42 @@ func (k *conn) read() (*http.Request, error) {
 	return r, nil
 }
 
-// malformed answers what was no request. Then the connection closes.
-func (k *conn) malformed(err error) {
+// answerMalformed responds to input that is no valid request and closes the connection.
+func (k *conn) answerMalformed(err error) {
 	var v *Violation
 	if !errors.As(err, &v) {
-		return // the client left in the middle
+		return // the client disconnected within the head
 	}
-	w := &answer{k: k, r: &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}, cancel: func() {}, header: http.Header{}}
+	r := &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Close: true}
+	w := &responseWriter{k: k, r: r, cancel: func() {}, header: http.Header{}}
 	k.s.Malformed(w, v)
 	w.finish()
 	k.lingeringClose(true, nil)
 }
 
-// body gives the request its body; nil: it has none.
-func (k *conn) body(r *http.Request, w *answer) *requestBody {
+// newBody sets the body of the request and returns it; nil: the request has none.
+func (k *conn) newBody(r *http.Request, w *responseWriter) *requestBody {
 	if r.ContentLength == 0 {
 		r.Body = http.NoBody
 		return nil
 	}
 	b := &requestBody{k: k, w: w, size: r.ContentLength}
-	b.expected.Store(len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0)
-	b.framed = framed{src: &k.src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0)}
+	b.expectContinue.Store(len(r.Header["Expect"]) > 0 && r.ProtoMinor > 0)
+	b.framedBody = framedBody{in: &k.in, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0)}
 	if b.chunked {
-		r.Trailer, b.trailer = late(r.Header)
+		r.Trailer, b.setTrailer = newTrailer(r.Header)
 	}
 	r.Body = b
 	return b
 }
 
-// handle calls the handler; after a panic the answer is not whole.
-func (k *conn) handle(w *answer, r *http.Request) (clean bool) {
+// handle calls the handler. After a panic clean is false: the response may be incomplete.
+func (k *conn) handle(w *responseWriter, r *http.Request) (clean bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p != http.ErrAbortHandler {
 				// Not the value: it could hold a part of a message.
-				k.s.Log.Error("a handler panicked; the connection is cut", "where", panicked())
+				k.s.Log.Error("a handler panicked; the connection is cut", "where", panicLocation())
 			}
 			clean = false
 		}
@@ -209,65 +212,64 @@ func (k *conn) handle(w *answer, r *http.Request) (clean bool) {
 	return true
 }
 
-// requestBody is the body as the handler reads it.
+// requestBody is the body of a request as the handler reads it.
 type requestBody struct {
-	framed
-	k        *conn
-	w        *answer
-	size     int64       // -1: in chunks
-	expected atomic.Bool // the client waits for a 100 (RFC 9110 §10.1.1)
+	framedBody
+	k              *conn
+	w              *responseWriter
+	size           int64       // -1: in chunks
+	expectContinue atomic.Bool // the client waits for a 100 (RFC 9110 §10.1.1)
 
-	mu      sync.Mutex // held while reading
-	touched atomic.Bool
-	ended   atomic.Bool // was read to its end
-	closed  atomic.Bool
+	mu          sync.Mutex // held while reading
+	readStarted atomic.Bool
+	ended       atomic.Bool // was read to its end
+	closed      atomic.Bool
 }
 
-// leftAlone tells whether the connection ends with an answer that begins now:
-// the body is still on its way, and not one that is short and unread, which
-// can be read away.
-func (b *requestBody) leftAlone() bool {
+// forcesClose reports whether the connection has to close after a response that begins now: the
+// body has not been read to its end, and it is not short and untouched, so that it could be read
+// and dropped.
+func (b *requestBody) forcesClose() bool {
 	if b == nil || b.ended.Load() {
 		return false
 	}
-	return b.touched.Load() || b.expected.Load() || b.size < 0 || b.size > maxDiscard
+	return b.readStarted.Load() || b.expectContinue.Load() || b.size < 0 || b.size > maxDiscard
 }
 
-// Read implements io.Reader. The first asks the client for the body, where it
-// waits for that.
+// Read implements io.Reader. The first call sends "100 Continue" if the client waits for it.
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.touched.Store(true)
+	b.readStarted.Store(true)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if b.expected.CompareAndSwap(true, false) {
-		b.w.goOn()
+	if b.expectContinue.CompareAndSwap(true, false) {
+		b.w.sendContinue()
 	}
 	if !b.pending() {
 		_ = b.k.c.SetReadDeadline(time.Now().Add(b.k.s.IdleTimeout))
 	}
-	n, err := b.framed.Read(p)
+	n, err := b.framedBody.Read(p)
 	var v *Violation
 	switch {
 	case err == io.EOF:
 		b.ended.Store(true)
-		b.w.watchSoon()
+		b.w.startWatch()
 	case err != nil && !errors.As(err, &v):
-		b.w.cancel() // the client has left
+		b.w.cancel() // the client has disconnected
 	}
 	return n, err
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (b *requestBody) Buffered() bool { return b.pending() }
 
-// Close implements io.Closer; what is unread is the server's concern.
+// Close implements io.Closer. It does nothing: discard handles what is unread.
 func (b *requestBody) Close() error { return nil }
 
-// discard reads away what the handler left. A reader that is still waiting is
-// interrupted; then the connection cannot be kept.
+// discard reads and drops what the handler did not read, and reports whether the end of the body was
+// reached. A Read that is still waiting is interrupted; the connection cannot be kept then.
 func (b *requestBody) discard(keep bool) (clean bool) {
 	b.closed.Store(true)
 	if !b.mu.TryLock() {
@@ -279,10 +281,10 @@ func (b *requestBody) discard(keep bool) (clean bool) {
 	if b.err == io.EOF {
 		return true
 	}
-	if !keep || b.expected.Load() || b.err != nil || b.left > maxDiscard {
+	if !keep || b.expectContinue.Load() || b.err != nil || b.left > maxDiscard {
 		return false
 	}
 	_ = b.k.c.SetReadDeadline(time.Now().Add(lastRead))
-	_, err := io.CopyN(io.Discard, &b.framed, maxDiscard)
+	_, err := io.CopyN(io.Discard, &b.framedBody, maxDiscard)
 	return err == io.EOF
 }

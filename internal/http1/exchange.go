@@ -17,44 +17,45 @@ import (
 	"time"
 )
 
-// exchange sends the request and reads the head of its answer.
-func (l *link) exchange(r *http.Request, body held) (*http.Response, error) {
+// roundTrip sends the request and reads the head of its response.
+func (l *clientConn) roundTrip(r *http.Request, body outgoingBody) (*http.Response, error) {
 	x := &exchange{l: l, ctx: r.Context()}
 	x.stop = context.AfterFunc(x.ctx, x.abort)
 	res, err := x.run(r, body)
 	if err == nil {
 		return res, nil
 	}
-	x.cut()
+	x.closeConn()
 	if cause := context.Cause(x.ctx); cause != nil {
 		return nil, cause
 	}
-	return nil, x.reason(err)
+	return nil, x.preferBodyError(err)
 }
 
-// exchange is one request and its answer.
+// exchange is one request and its response on a client connection. The goroutine that called
+// RoundTrip owns it, apart from bodyErr, which sendBody sets.
 type exchange struct {
-	l    *link
+	l    *clientConn
 	ctx  context.Context
 	stop func() bool
 
-	sent    chan struct{} // closed when the body has been sent; nil: it went with the head
-	mu      sync.Mutex
-	bodyErr error // of reading the request's body
+	bodySent chan struct{} // closed when the body has been sent; nil: it was sent with the head
+	mu       sync.Mutex
+	bodyErr  error // why the request's body could not be read
 }
 
-// abort makes everybody who reads or writes the connection give up.
+// abort makes all reads and writes of the connection fail.
 func (x *exchange) abort() { _ = x.l.c.SetDeadline(time.Unix(1, 0)) }
 
-// cut ends the exchange together with its connection.
-func (x *exchange) cut() {
+// closeConn ends the exchange and closes its connection.
+func (x *exchange) closeConn() {
 	x.stop()
 	_ = x.l.c.Close()
-	x.l.release()
+	x.l.releaseWriter()
 }
 
-// reason prefers what came instead of the request's body.
-func (x *exchange) reason(err error) error {
+// preferBodyError returns the error of reading the request's body if there is one, else err.
+func (x *exchange) preferBodyError(err error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.bodyErr != nil {
@@ -63,7 +64,7 @@ func (x *exchange) reason(err error) error {
 	return err
 }
 
-func (l *link) release() {
+func (l *clientConn) releaseWriter() {
 	if l.out != nil {
 		l.out.Reset(nil)
 		writers.Put(l.out)
@@ -71,7 +72,7 @@ func (l *link) release() {
 	}
 }
 
-func (x *exchange) run(r *http.Request, body held) (*http.Response, error) {
+func (x *exchange) run(r *http.Request, body outgoingBody) (*http.Response, error) {
 	l := x.l
 	l.out = writers.Get().(*bufio.Writer)
 	l.out.Reset(l.c)
@@ -80,30 +81,30 @@ func (x *exchange) run(r *http.Request, body held) (*http.Response, error) {
 		return nil, err
 	}
 	if body.stream != nil {
-		x.sent = make(chan struct{})
-		go x.send(l.out, r, body.stream)
+		x.bodySent = make(chan struct{})
+		go x.sendBody(l.out, r, body.stream)
 		l.out = nil
 	} else {
-		// Where this fails the server may have said why.
+		// If this fails, the server may have sent a response that says why.
 		_ = l.out.Flush()
-		l.release()
+		l.releaseWriter()
 	}
 	for {
-		res, err := x.head(r)
+		res, err := x.readHead(r)
 		if err != nil {
 			return nil, err
 		}
 		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
-			return x.answered(res, r), nil
+			return x.attachBody(res, r), nil
 		}
-		if err := inform(x.ctx, res); err != nil {
+		if err := traceInformational(x.ctx, res); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// inform hands an informational answer to whoever traces the request.
-func inform(ctx context.Context, res *http.Response) error {
+// traceInformational passes an informational response to the httptrace.ClientTrace of the request.
+func traceInformational(ctx context.Context, res *http.Response) error {
 	trace := httptrace.ContextClientTrace(ctx)
 	if trace == nil || trace.Got1xxResponse == nil || res.StatusCode == http.StatusContinue {
 		return nil
@@ -111,9 +112,9 @@ func inform(ctx context.Context, res *http.Response) error {
 	return trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header))
 }
 
-// head reads the next head.
-func (x *exchange) head(r *http.Request) (*http.Response, error) {
-	text, err := x.l.src.head(x.l.t.MaxHeaderBytes, false)
+// readHead reads the head of the next response, which may be informational.
+func (x *exchange) readHead(r *http.Request) (*http.Response, error) {
+	text, err := x.l.in.readHead(x.l.t.MaxHeaderBytes, false)
 	if err == io.EOF || isReset(err) {
 		return nil, errUnanswered
 	}
@@ -131,30 +132,30 @@ func (x *exchange) head(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// answered gives the answer its body.
-func (x *exchange) answered(res *http.Response, r *http.Request) *http.Response {
+// attachBody sets the body of the response.
+func (x *exchange) attachBody(res *http.Response, r *http.Request) *http.Response {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		x.stop()
-		res.Body = &switched{x.l.c, &x.l.src}
+		res.Body = &upgradedConn{x.l.c, &x.l.in}
 		return res
 	}
 	b := &responseBody{x: x, res: res}
-	b.framed = framed{src: &x.l.src, chunked: res.TransferEncoding != nil, left: res.ContentLength}
+	b.framedBody = framedBody{in: &x.l.in, chunked: res.TransferEncoding != nil, left: res.ContentLength}
 	if b.chunked {
 		b.left = 0
-		res.Trailer, b.trailer = late(res.Header)
+		res.Trailer, b.setTrailer = newTrailer(res.Header)
 	}
 	res.Body = b
 	if r.Method == http.MethodHead || res.StatusCode == http.StatusNotModified || res.ContentLength == 0 && !b.chunked {
 		b.err, b.left = io.EOF, 0
-		b.done()
+		b.release()
 	}
 	return res
 }
 
-// send writes a body that came as a stream, and its trailer.
-func (x *exchange) send(out *bufio.Writer, r *http.Request, stream io.ReadCloser) {
-	defer close(x.sent)
+// sendBody writes a streamed body and its trailer, on a goroutine of its own.
+func (x *exchange) sendBody(out *bufio.Writer, r *http.Request, stream io.ReadCloser) {
+	defer close(x.bodySent)
 	defer stream.Close()
 	err := copyBody(out, r, stream)
 	out.Reset(nil)
@@ -164,13 +165,13 @@ func (x *exchange) send(out *bufio.Writer, r *http.Request, stream io.ReadCloser
 		x.mu.Lock()
 		x.bodyErr = reading.err
 		x.mu.Unlock()
-		x.abort() // half a request must not be answered
+		x.abort() // the server must not respond to an incomplete request
 	}
 }
 
 func copyBody(out *bufio.Writer, r *http.Request, stream io.Reader) (err error) {
 	defer func() {
-		if recover() != nil { // nobody above would catch it; and not its value, which may quote the body
+		if recover() != nil { // no caller would recover it; its value may quote the body, so it is dropped
 			err = &bodyError{errors.New("reading the body panicked")}
 		}
 	}()
@@ -218,42 +219,42 @@ func copyBody(out *bufio.Writer, r *http.Request, stream io.Reader) (err error) 
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// framing are the fields that writeRequest sets by itself.
-var framing = []string{"Host", "Content-Length", "Transfer-Encoding", "Trailer"}
+// framingFields are the fields that writeRequest sets itself.
+var framingFields = []string{"Host", "Content-Length", "Transfer-Encoding", "Trailer"}
 
-// writeRequest writes the head, and a body that is held.
-func writeRequest(out *bufio.Writer, r *http.Request, body held) error {
+// writeRequest writes the head, and the body if it is buffered.
+func writeRequest(out *bufio.Writer, r *http.Request, body outgoingBody) error {
 	target := r.URL.RequestURI()
 	if !all(r.Method, token) || !all(target, visible) || r.Host != "" && !all(r.Host, visible) {
 		return errors.New("writing a request: its line cannot be written")
 	}
 	for _, s := range [...]string{r.Method, " ", target, " HTTP/1.1\r\nHost: ", r.Host, "\r\n"} {
-		_, _ = out.WriteString(s) // an error stays with the writer
+		_, _ = out.WriteString(s) // bufio.Writer keeps an error until Flush
 	}
 	switch {
 	case body.stream != nil && r.ContentLength <= 0:
 		_, _ = out.WriteString("Transfer-Encoding: chunked\r\n")
 		if len(r.Trailer) > 0 {
-			_, _ = out.WriteString("Trailer: " + strings.Join(names(r.Trailer), ", ") + "\r\n")
+			_, _ = out.WriteString("Trailer: " + strings.Join(sortedNames(r.Trailer), ", ") + "\r\n")
 		}
-	case body.stream != nil || len(body.text) > 0 || bodied(r.Method):
+	case body.stream != nil || len(body.buffered) > 0 || methodHasBody(r.Method):
 		_, _ = out.WriteString("Content-Length: " + strconv.FormatInt(max(r.ContentLength, 0), 10) + "\r\n")
 	}
-	if err := writeFields(out, r.Header, framing); err != nil {
+	if err := writeFields(out, r.Header, framingFields); err != nil {
 		return err
 	}
 	_, _ = out.WriteString("\r\n")
-	_, _ = out.Write(body.text)
+	_, _ = out.Write(body.buffered)
 	return nil
 }
 
-// bodied tells whether a request of that method says that it has no body (RFC
-// 9110 §8.6).
-func bodied(method string) bool {
+// methodHasBody reports whether a request of that method without a body must say so with
+// "Content-Length: 0" (RFC 9110 §8.6).
+func methodHasBody(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
 
-func names(h http.Header) (all []string) {
+func sortedNames(h http.Header) (all []string) {
 	for name := range h {
 		all = append(all, name)
 	}
@@ -261,10 +262,10 @@ func names(h http.Header) (all []string) {
 	return all
 }
 
-// responseBody is the body of an answer. With its last byte the connection is
-// free for the next request.
+// responseBody is the body of a response. Once its last byte has been read, the connection is free
+// for the next request.
 type responseBody struct {
-	framed
+	framedBody
 	x    *exchange
 	res  *http.Response
 	once sync.Once
@@ -272,49 +273,48 @@ type responseBody struct {
 
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
-	n, err := b.framed.Read(p)
+	n, err := b.framedBody.Read(p)
 	if err == nil {
 		return n, nil
 	}
-	b.done()
+	b.release()
 	if err == io.EOF {
 		return n, err
 	}
 	if cause := context.Cause(b.x.ctx); cause != nil {
 		return n, cause
 	}
-	return n, b.x.reason(fmt.Errorf("reading an answer's body: %w", err))
+	return n, b.x.preferBodyError(fmt.Errorf("reading an answer's body: %w", err))
 }
 
-// Buffered tells whether a Read would return at once.
+// Buffered reports whether a Read would return at once.
 func (b *responseBody) Buffered() bool { return b.pending() }
 
 // Close implements io.Closer.
 func (b *responseBody) Close() error {
-	b.done()
+	b.release()
 	return nil
 }
 
-// done gives the connection back, or closes it where the exchange is not
-// complete.
-func (b *responseBody) done() {
+// release returns the connection to the pool, or closes it if the exchange is not complete.
+func (b *responseBody) release() {
 	b.once.Do(func() {
 		x := b.x
-		if b.err != io.EOF || b.left < 0 || b.res.Close || !x.complete() || !x.stop() || x.l.src.buffered() > 0 {
-			x.cut()
+		if b.err != io.EOF || b.left < 0 || b.res.Close || !x.fullySent() || !x.stop() || x.l.in.buffered() > 0 {
+			x.closeConn()
 			return
 		}
-		x.l.t.put(x.l)
+		x.l.t.putIdle(x.l)
 	})
 }
 
-// complete tells whether the request has been sent as a whole.
-func (x *exchange) complete() bool {
-	if x.sent == nil {
+// fullySent reports whether the whole request has been sent.
+func (x *exchange) fullySent() bool {
+	if x.bodySent == nil {
 		return true
 	}
 	select {
-	case <-x.sent:
+	case <-x.bodySent:
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		return x.bodyErr == nil
@@ -323,17 +323,17 @@ func (x *exchange) complete() bool {
 	}
 }
 
-// switched is a connection that speaks another protocol now.
-type switched struct {
+// upgradedConn is a connection after a switch of protocols. Reads go through the buffer, which may
+// hold the first bytes of the new protocol.
+type upgradedConn struct {
 	net.Conn
-	src *source
+	in *connReader
 }
 
 // Read implements io.Reader.
-func (s *switched) Read(p []byte) (int, error) { return s.src.Read(p) }
+func (s *upgradedConn) Read(p []byte) (int, error) { return s.in.Read(p) }
 
-// IsBodyError tells whether a request failed because its own body could not be
-// read.
+// IsBodyError reports whether a request failed because its own body could not be read.
 func IsBodyError(err error) bool {
 	var b *bodyError
 	return errors.As(err, &b)

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// Bounds of a head beside its size.
+// Bounds of a head, besides its size.
 const (
 	maxTarget = 64 << 10 // bytes of a request's target
 	maxFields = 1000
 )
 
-// Violation is why a message is refused before anybody acts on it.
+// Violation is the reason for which a message is refused before a handler sees it.
 type Violation struct {
 	Status int // 400, 408, 417, 431 or 505
 	Why    string
@@ -23,7 +23,7 @@ type Violation struct {
 
 func (v *Violation) Error() string { return v.Why }
 
-func bad(why string) error { return &Violation{http.StatusBadRequest, why} }
+func badRequest(why string) error { return &Violation{http.StatusBadRequest, why} }
 
 var (
 	errTooLarge    error = &Violation{http.StatusRequestHeaderFieldsTooLarge, "the header is too large"}
@@ -31,34 +31,34 @@ var (
 	errLongTarget  error = &Violation{http.StatusRequestURITooLong, "the target is too long"}
 	errVersion     error = &Violation{http.StatusHTTPVersionNotSupported, "a version that is not HTTP/1.0 or HTTP/1.1"}
 	errExpectation error = &Violation{http.StatusExpectationFailed, "an expectation that is not 100-continue"}
-	errLate        error = &Violation{http.StatusRequestTimeout, "the header did not arrive in time"}
+	errTimeout     error = &Violation{http.StatusRequestTimeout, "the header did not arrive in time"}
 
-	errLineEnd      = bad("a line that does not end with CR LF")
-	errLine         = bad("the request line is not method, target and version with one space between")
-	errTarget       = bad("the target is not a URL")
-	errTargetBytes  = bad("the target has a byte that is not visible ASCII; it has to be percent-encoded")
-	errStatusLine   = bad("the status line is not version, code and reason")
-	errFolding      = bad("a field that is folded over lines, or a line that begins with a space")
-	errName         = bad("a field whose name is not a token with a colon right behind it")
-	errValue        = bad("a control byte in a field")
-	errUnderscore   = bad("a name that some servers read as that of another field, one that frames, routes or authenticates the request")
-	errHosts        = bad("two Host fields")
-	errHostDiffers  = bad("a Host field that is not the :authority")
-	errAbsolutePath = bad("a :path that does not begin with a slash")
-	errNoHost       = bad("no Host field")
-	errLengths      = bad("two Content-Length fields")
-	errLength       = bad("a Content-Length that is not a plain number")
-	errCoding       = bad("a Transfer-Encoding that is not chunked, once")
-	errOldCoding    = bad("a Transfer-Encoding in HTTP/1.0")
-	errBoth         = bad("Content-Length together with Transfer-Encoding")
-	errConnectBody  = bad("a CONNECT with a body")
-	errTrailerName  = bad("a trailer that would change the framing, the routing or the credentials")
-	errChunk        = bad("a chunk whose length is not a plain hexadecimal number")
-	errChunkEnd     = bad("a chunk that does not end where its length says")
+	errLineEnd      = badRequest("a line that does not end with CR LF")
+	errLine         = badRequest("the request line is not method, target and version with one space between")
+	errTarget       = badRequest("the target is not a URL")
+	errTargetBytes  = badRequest("the target has a byte that is not visible ASCII; it has to be percent-encoded")
+	errStatusLine   = badRequest("the status line is not version, code and reason")
+	errFolding      = badRequest("a field that is folded over lines, or a line that begins with a space")
+	errName         = badRequest("a field whose name is not a token with a colon right behind it")
+	errValue        = badRequest("a control byte in a field")
+	errUnderscore   = badRequest("a name that some servers read as that of another field, one that frames, routes or authenticates the request")
+	errHosts        = badRequest("two Host fields")
+	errHostDiffers  = badRequest("a Host field that is not the :authority")
+	errAbsolutePath = badRequest("a :path that does not begin with a slash")
+	errNoHost       = badRequest("no Host field")
+	errLengths      = badRequest("two Content-Length fields")
+	errLength       = badRequest("a Content-Length that is not a plain number")
+	errCoding       = badRequest("a Transfer-Encoding that is not chunked, once")
+	errOldCoding    = badRequest("a Transfer-Encoding in HTTP/1.0")
+	errBoth         = badRequest("Content-Length together with Transfer-Encoding")
+	errConnectBody  = badRequest("a CONNECT with a body")
+	errTrailerName  = badRequest("a trailer that would change the framing, the routing or the credentials")
+	errChunk        = badRequest("a chunk whose length is not a plain hexadecimal number")
+	errChunkEnd     = badRequest("a chunk that does not end where its length says")
 )
 
-// parseRequest reads a head that Airlock's parsers and everybody else's take
-// for the same message, or says why not.
+// parseRequest parses a head that every parser reads as the same message. It refuses other heads with
+// a Violation.
 func parseRequest(text string) (*http.Request, error) {
 	line, fields, _ := strings.Cut(text, "\n")
 	line = strings.TrimSuffix(line, "\r")
@@ -81,15 +81,15 @@ func parseRequest(text string) (*http.Request, error) {
 		return nil, err
 	}
 	r := &http.Request{Method: method, RequestURI: target, Proto: version, ProtoMajor: 1, ProtoMinor: int(version[7] - '0'), Header: h}
-	if err := route(r); err != nil {
+	if err := setHost(r); err != nil {
 		return nil, err
 	}
 	return r, frameRequest(r)
 }
 
-// route reads whom the request is for (RFC 9112 §3.2): a target in absolute
-// form counts before the Host field.
-func route(r *http.Request) (err error) {
+// setHost sets the URL and the host of the request (RFC 9112 §3.2). A target in absolute form takes
+// precedence over the Host field.
+func setHost(r *http.Request) (err error) {
 	hosts := r.Header["Host"]
 	switch {
 	case len(hosts) > 1:
@@ -113,7 +113,7 @@ func route(r *http.Request) (err error) {
 	return nil
 }
 
-// frameRequest reads how the body is framed (RFC 9112 §6).
+// frameRequest sets the framing of the body (RFC 9112 §6).
 func frameRequest(r *http.Request) error {
 	coding, chunked := r.Header["Transfer-Encoding"]
 	lengths := r.Header["Content-Length"]
@@ -130,7 +130,7 @@ func frameRequest(r *http.Request) error {
 		delete(r.Header, "Transfer-Encoding")
 		r.TransferEncoding, r.ContentLength = []string{"chunked"}, -1
 	case len(lengths) == 1:
-		n, ok := number(lengths[0])
+		n, ok := parseLength(lengths[0])
 		if !ok {
 			return errLength
 		}
@@ -143,12 +143,12 @@ func frameRequest(r *http.Request) error {
 		return errExpectation
 	}
 	r.Close = r.ProtoMinor == 0 || Lists(r.Header, "Connection", "close")
-	return announced(r.Header)
+	return checkTrailerNames(r.Header)
 }
 
-// number reads a plain decimal: others take signs, spaces, or a zero in front
-// for another base.
-func number(s string) (n int64, ok bool) {
+// parseLength parses plain decimal digits. Signs, spaces and leading zeros, which some parsers read
+// differently, are refused.
+func parseLength(s string) (n int64, ok bool) {
 	if len(s) == 0 || len(s) > 18 || len(s) > 1 && s[0] == '0' {
 		return 0, false
 	}
@@ -161,15 +161,15 @@ func number(s string) (n int64, ok bool) {
 	return n, true
 }
 
-// parseFields reads the lines of fields. A lenient reading, for what origins
-// send, joins a folded field (RFC 9112 §5.2).
+// parseFields parses field lines. Without strict, for responses of origins, it joins folded fields
+// (RFC 9112 §5.2).
 func parseFields(text string, strict bool) (http.Header, error) {
 	count := strings.Count(text, "\n")
 	if count > maxFields {
 		return nil, errTooMany
 	}
 	h := make(http.Header, count)
-	values := make([]string, count) // of every field, as one piece of memory
+	values := make([]string, count) // of all fields, in one allocation
 	last := ""
 	for text != "" {
 		var line string
@@ -198,11 +198,11 @@ func parseFields(text string, strict bool) (http.Header, error) {
 	return h, nil
 }
 
-// parseField takes a line apart; the name is in its canonical form.
+// parseField splits a line into the canonical name and the value of the field.
 func parseField(line string, strict bool) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, ":")
 	if !strict {
-		name = strings.TrimRight(name, " \t") // as RFC 9112 §5.1 wants of a proxy
+		name = strings.TrimRight(name, " \t") // as RFC 9112 §5.1 requires of a proxy
 	}
 	if !ok || !all(name, token) {
 		return "", "", errName
@@ -217,17 +217,16 @@ func parseField(line string, strict bool) (name, value string, err error) {
 	return textproto.CanonicalMIMEHeaderKey(name), value, nil
 }
 
-// reserved are the fields that frame, route or authenticate a message: none
-// of them may come in a trailer (RFC 9110 §6.5.1), or in another spelling
-// that a gateway takes for it.
+// reserved are the fields that frame, route or authenticate a message. None of them may come in a
+// trailer (RFC 9110 §6.5.1), or in another spelling that a gateway reads as the same field.
 var reserved = map[string]bool{
 	"host": true, "content-length": true, "transfer-encoding": true, "connection": true, "upgrade": true, "trailer": true, "te": true,
 	"expect": true, "content-encoding": true, "content-type": true, "content-range": true, "authorization": true, "proxy-authorization": true,
 	"cookie": true, "set-cookie": true, "proxy-connection": true, "keep-alive": true,
 }
 
-// announced judges the names that a Trailer field announces.
-func announced(h http.Header) error {
+// checkTrailerNames refuses reserved or invalid names in a Trailer field.
+func checkTrailerNames(h http.Header) error {
 	for _, list := range h["Trailer"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if name = strings.Trim(name, " \t"); name != "" && (!all(name, token) || IsReserved(name)) {
@@ -238,7 +237,8 @@ func announced(h http.Header) error {
 	return nil
 }
 
-// parseTrailer reads the fields behind a chunked body.
+// parseTrailer parses the trailer fields of a chunked body. Reserved ones are refused if strict, and
+// else dropped.
 func parseTrailer(text string, strict bool) (http.Header, error) {
 	h, err := parseFields(text, strict)
 	if err != nil {
@@ -255,7 +255,7 @@ func parseTrailer(text string, strict bool) (http.Header, error) {
 	return h, nil
 }
 
-// parseResponse reads the head of an answer.
+// parseResponse parses the head of a response.
 func parseResponse(text string) (*http.Response, error) {
 	line, fields, _ := strings.Cut(text, "\n")
 	line = strings.TrimSuffix(line, "\r")
@@ -272,8 +272,8 @@ func parseResponse(text string) (*http.Response, error) {
 	return &http.Response{Status: rest, StatusCode: status, Proto: version, ProtoMajor: 1, ProtoMinor: int(version[7] - '0'), Header: h}, nil
 }
 
-// frameResponse reads how the body of an answer to method is framed (RFC 9112
-// §6.3). Whatever an origin sends, the agent gets it framed anew.
+// frameResponse sets the framing of the body of a response to method (RFC 9112 §6.3) and removes the
+// framing fields that do not apply: the agent gets the body framed anew.
 func frameResponse(res *http.Response, method string) error {
 	h := res.Header
 	coding := h["Transfer-Encoding"]
@@ -294,14 +294,14 @@ func frameResponse(res *http.Response, method string) error {
 	case len(coding) == 1:
 		res.TransferEncoding = []string{"chunked"}
 		delete(h, "Content-Length")
-		res.Close = len(lengths) > 0 // RFC 9112 §6.3: such a connection is not to be trusted further
+		res.Close = len(lengths) > 0 // RFC 9112 §6.3: the connection must be closed
 	case len(lengths) > 0:
 		for _, other := range lengths[1:] {
 			if other != lengths[0] {
 				return errLengths
 			}
 		}
-		n, ok := number(lengths[0])
+		n, ok := parseLength(lengths[0])
 		if !ok {
 			return errLength
 		}
@@ -315,8 +315,8 @@ func frameResponse(res *http.Response, method string) error {
 	return nil
 }
 
-// Lists tells whether one of the field's values, which are lists, has the
-// word in it, in any case.
+// Lists reports whether one of the comma-separated values of the field contains the word, in any
+// case.
 func Lists(h http.Header, field, word string) bool {
 	for _, list := range h[field] {
 		for item := range strings.SplitSeq(list, ",") {
@@ -332,7 +332,7 @@ func Lists(h http.Header, field, word string) bool {
 const (
 	token   = 1 << iota // of a method or a name (RFC 9110 §5.6.2)
 	visible             // of a target
-	content             // of a value: a tab, a space, what is visible, and what is no ASCII
+	content             // of a value: tab, space, visible ASCII, and bytes above ASCII
 )
 
 var class = func() (t [256]uint8) {
@@ -350,7 +350,7 @@ var class = func() (t [256]uint8) {
 	return t
 }()
 
-// all tells whether s is not empty and has only bytes of the class.
+// all reports whether s is not empty and has only bytes of the class.
 func all(s string, want uint8) bool {
 	for i := range len(s) {
 		if class[s[i]]&want == 0 {

@@ -16,7 +16,7 @@ import (
 
 const start = "GET /x HTTP/1.1\r\nHost: a.test\r\n"
 
-// cases are the bytes of a connection, and why they are refused; nil: not.
+// cases are the bytes of a connection and the expected refusal; nil: they are accepted.
 var cases = []struct {
 	name, raw string
 	want      error
@@ -39,8 +39,8 @@ var cases = []struct {
 	{"two equal lengths", start + "Content-Length: 1\r\ncontent-length: 1\r\n\r\na", errLengths},
 	{"a length with a sign", start + "Content-Length: +5\r\n\r\nhello", errLength},
 	{"a negative length", start + "Content-Length: -5\r\n\r\n", errLength},
-	{"a length behind two spaces", start + "Content-Length:  5\r\n\r\nhello", nil},
-	{"a length behind a tab", start + "Content-Length:\t5\r\n\r\nhello", nil},
+	{"a length after two spaces", start + "Content-Length:  5\r\n\r\nhello", nil},
+	{"a length after a tab", start + "Content-Length:\t5\r\n\r\nhello", nil},
 	{"a length before a space", start + "Content-Length: 5 \r\n\r\nhello", nil},
 	{"a list of lengths", start + "Content-Length: 5,5\r\n\r\nhello", errLength},
 	{"an empty length", start + "Content-Length: \r\n\r\n", errLength},
@@ -55,7 +55,7 @@ var cases = []struct {
 	{"chunked and identity", start + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", errCoding},
 	{"xchunked", start + "Transfer-Encoding: xchunked\r\n\r\n", errCoding},
 	{"chunked in capitals", start + "Transfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", nil},
-	{"chunked behind a tab", start + "Transfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n", nil},
+	{"chunked after a tab", start + "Transfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n", nil},
 	{"chunked before a space", start + "Transfer-Encoding: chunked \r\n\r\n0\r\n\r\n", nil},
 	{"chunked with a parameter", start + "Transfer-Encoding: chunked;x=y\r\n\r\n0\r\n\r\n", errCoding},
 	{"chunked in quotes", start + "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", errCoding},
@@ -89,7 +89,7 @@ var cases = []struct {
 	{"no host", "GET / HTTP/1.1\r\n\r\n", errNoHost},
 	{"a chunk in 0x", start + "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", errChunk},
 	{"a chunk with a sign", start + "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n", errChunk},
-	{"a chunk behind a space", start + "Transfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n", errChunk},
+	{"a chunk after a space", start + "Transfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n", errChunk},
 	{"a chunk before a space", start + "Transfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n", errChunk},
 	{"a chunk without a length", start + "Transfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n", errChunk},
 	{"an extension without a length", start + "Transfer-Encoding: chunked\r\n\r\n;a\r\n", errChunk},
@@ -103,7 +103,7 @@ var cases = []struct {
 	{"a trailer that is folded", start + "Transfer-Encoding: chunked\r\n\r\n0\r\nX: a\r\n b\r\n\r\n", errFolding},
 	{"a trailer with a length", start + "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\n\r\n", errTrailerName},
 	{"a trailer with LF alone", start + "Transfer-Encoding: chunked\r\n\r\n0\r\nX: a\n\r\n", errLineEnd},
-	{"LF alone behind the last chunk", start + "Transfer-Encoding: chunked\r\n\r\n0\r\n\n", errLineEnd},
+	{"LF alone after the last chunk", start + "Transfer-Encoding: chunked\r\n\r\n0\r\n\n", errLineEnd},
 	{"a trailer without end", start + "Transfer-Encoding: chunked\r\n\r\n0\r\n" + strings.Repeat("X: a\r\n", 4000), errTooLarge},
 	{"an announced length", start + "Trailer: Content-Length\r\n\r\n", errTrailerName},
 	{"two spaces in the line", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", errLine},
@@ -116,7 +116,7 @@ var cases = []struct {
 	{"NUL in the target", "GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", errTargetBytes},
 	{"a target that is no ASCII", "GET /\xc2\xa0 HTTP/1.1\r\nHost: a\r\n\r\n", errTargetBytes},
 	{"a query that is no ASCII", "GET /?q=\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n", errTargetBytes},
-	{"a credential's name with an underscore behind it", start + "Authorization_: x\r\n\r\n", errUnderscore},
+	{"a credential's name with an underscore after it", start + "Authorization_: x\r\n\r\n", errUnderscore},
 	{"a credential's name with a hyphen before it", start + "-Authorization: x\r\n\r\n", errUnderscore},
 	{"a length's name with two hyphens", start + "Content--Length: 5\r\n\r\n", errUnderscore},
 	{"a coding's name with a dot", start + "Transfer.Encoding: chunked\r\n\r\n", errUnderscore},
@@ -138,12 +138,12 @@ var cases = []struct {
 	{"a smuggled second", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcdGET / HTTP/1.1\nHost: a\n\n", errLineEnd},
 }
 
-// run reads the messages of a connection, and tells where each ends.
-func run(raw []byte, through func(io.Reader) io.Reader) (ends []int, err error) {
+// parseMessages parses the messages of a connection and returns the offsets at which they end.
+func parseMessages(raw []byte, through func(io.Reader) io.Reader) (ends []int, err error) {
 	in := bytes.NewReader(raw)
-	src := newSource(through(in))
+	src := newConnReader(through(in))
 	for {
-		text, err := src.head(256<<10, true)
+		text, err := src.readHead(256<<10, true)
 		if err != nil {
 			return ends, err
 		}
@@ -152,7 +152,7 @@ func run(raw []byte, through func(io.Reader) io.Reader) (ends []int, err error) 
 			return ends, err
 		}
 		if r.ContentLength != 0 {
-			body := framed{src: &src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0), trailer: func(http.Header) {}}
+			body := framedBody{in: &src, strict: true, chunked: r.ContentLength < 0, left: max(r.ContentLength, 0), setTrailer: func(http.Header) {}}
 			if _, err := io.Copy(io.Discard, &body); err != nil {
 				return ends, err
 			}
@@ -161,16 +161,16 @@ func run(raw []byte, through func(io.Reader) io.Reader) (ends []int, err error) 
 	}
 }
 
-func whole(r io.Reader) io.Reader { return r }
+func unchanged(r io.Reader) io.Reader { return r }
 
-func TestHeads(t *testing.T) {
+func TestStrictHeads(t *testing.T) {
 	for _, c := range cases {
-		for name, through := range map[string]func(io.Reader) io.Reader{"as one": whole, "byte by byte": iotest.OneByteReader, "in halves": iotest.HalfReader} {
+		for name, through := range map[string]func(io.Reader) io.Reader{"as one": unchanged, "byte by byte": iotest.OneByteReader, "in halves": iotest.HalfReader} {
 			want := c.want
 			if want == nil {
 				want = io.EOF
 			}
-			ends, err := run([]byte(c.raw), through)
+			ends, err := parseMessages([]byte(c.raw), through)
 			if err != want {
 				t.Errorf("%s, %s: %v, want %v", c.name, name, err, want)
 			}
@@ -181,8 +181,8 @@ func TestHeads(t *testing.T) {
 	}
 }
 
-// FuzzHeads holds the parser against net/http: what it lets pass, net/http
-// reads, finds the same in it, and ends at the same byte.
+// FuzzHeads compares the parser with net/http: what it accepts, net/http must accept and parse to the
+// same request, ending at the same byte.
 func FuzzHeads(f *testing.F) {
 	for _, c := range cases {
 		if len(c.raw) < 4000 {
@@ -190,14 +190,14 @@ func FuzzHeads(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		ends, _ := run(raw, whole)
-		bytewise, _ := run(raw, iotest.OneByteReader)
+		ends, _ := parseMessages(raw, unchanged)
+		bytewise, _ := parseMessages(raw, iotest.OneByteReader)
 		if !reflect.DeepEqual(ends, bytewise) {
 			t.Fatalf("in one piece %v, byte by byte %v", ends, bytewise)
 		}
 		at := 0
 		for _, end := range ends {
-			if !compare(t, bytes.TrimPrefix(raw[at:end], []byte("\r\n"))) {
+			if !compareWithNetHTTP(t, bytes.TrimPrefix(raw[at:end], []byte("\r\n"))) {
 				return
 			}
 			at = end
@@ -205,8 +205,9 @@ func FuzzHeads(f *testing.F) {
 	})
 }
 
-// compare tells whether it makes sense to go on.
-func compare(t *testing.T, message []byte) bool {
+// compareWithNetHTTP parses the message with both, and reports whether messages after it can be
+// compared.
+func compareWithNetHTTP(t *testing.T, message []byte) bool {
 	src := bytes.NewReader(message)
 	br := bufio.NewReader(src)
 	r, err := http.ReadRequest(br)
@@ -264,7 +265,7 @@ func compare(t *testing.T, message []byte) bool {
 	return true
 }
 
-// dechunk is the shortest reader of chunks.
+// dechunk decodes a chunked body that is known to be valid.
 func dechunk(s string) string {
 	var all strings.Builder
 	for {
@@ -279,14 +280,14 @@ func dechunk(s string) string {
 	}
 }
 
-// FuzzAnswers reads what an origin sends: it may be refused, nothing worse.
+// FuzzAnswers checks that no response of an origin makes the transport panic.
 func FuzzAnswers(f *testing.F) {
 	for _, s := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.1 200\nA: b\n c\n\nhi", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: y\r\n\r\n", "HTTP/1.0 304 x\r\n\r\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		src := newSource(bytes.NewReader(raw))
-		text, err := src.head(64<<10, false)
+		src := newConnReader(bytes.NewReader(raw))
+		text, err := src.readHead(64<<10, false)
 		if err != nil {
 			return
 		}
@@ -304,7 +305,7 @@ func FuzzAnswers(f *testing.F) {
 				}
 			}
 		}
-		body := framed{src: &src, chunked: res.TransferEncoding != nil, left: res.ContentLength, trailer: func(http.Header) {}}
+		body := framedBody{in: &src, chunked: res.TransferEncoding != nil, left: res.ContentLength, setTrailer: func(http.Header) {}}
 		if body.chunked {
 			body.left = 0
 		}
@@ -312,7 +313,7 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-// BenchmarkHead reads a request with eight fields.
+// BenchmarkHead parses a request with eight fields.
 func BenchmarkHead(b *testing.B) {
 	head := "POST /v1/messages HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\nAuthorization: Bearer abcdefghijklmnop\r\nX-One: 1\r\nX-Two: 2\r\nContent-Length: 2\r\n"
 	b.ReportAllocs()

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// Bounds of a lingering close (RFC 9112 §9.6): for how long a server that has
-// answered already reads and drops what the client goes on sending.
+// Bounds of a lingering close (RFC 9112 §9.6): for how long a server that has sent its response
+// reads and drops what the client still sends.
 const (
-	// lingerQuiet is how long it waits for one more byte.
+	// lingerQuiet is how long the server waits for one more byte.
 	lingerQuiet = 3 * time.Second
-	// lingerRate is the least average rate, in bytes per second, counted after
-	// the first lingerQuiet.
+	// lingerRate is the minimum average rate in bytes per second; it applies after the first
+	// lingerQuiet.
 	lingerRate = 64 << 10
-	// lingerMost bounds the whole. An upload of some gigabytes fits.
+	// lingerMost bounds the whole time. An upload of some gigabytes fits.
 	lingerMost = 2 * time.Minute
-	// lastRead is how long the server waits for the client to close where the
-	// client has nothing to send any more.
+	// lastRead is how long the server waits for the client to close its end once the client has
+	// nothing more to send.
 	lastRead = 500 * time.Millisecond
 )
 
-// lingerDeadline is the time until which the next read may take, after n bytes
-// were dropped since start; no byte may take longer than quiet.
+// lingerDeadline returns the deadline of the next read, after n bytes were dropped since start. No
+// single read may take longer than quiet.
 func lingerDeadline(start, now time.Time, quiet time.Duration, n int64) time.Time {
 	deadline := now.Add(quiet)
 	for _, other := range [...]time.Time{
@@ -37,9 +37,8 @@ func lingerDeadline(start, now time.Time, quiet time.Duration, n int64) time.Tim
 	return deadline
 }
 
-// Drain reads and drops what a client still sends after it was answered, within
-// the bounds of a lingering close; it waits for the next byte no longer than
-// quiet. It returns nil when r has ended.
+// Drain reads and drops what a client still sends after its response, within the bounds of a
+// lingering close. It waits for the next byte no longer than quiet. It returns nil when r has ended.
 func Drain(r io.Reader, quiet time.Duration, setReadDeadline func(time.Time) error) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -64,10 +63,9 @@ func Drain(r io.Reader, quiet time.Duration, setReadDeadline func(time.Time) err
 	}
 }
 
-// LingeringClose ends a connection on which an answer was written before the
-// client had sent everything. A connection that is closed with unread input is
-// reset, and the client may lose the answer; so this half-closes it, reads on
-// until the client closes, and then closes.
+// LingeringClose closes a connection on which a response was written before the client had sent its
+// whole request. Closing a socket with unread input resets the connection, and the client may lose
+// the response. So this half-closes the connection, reads until the client closes, and then closes.
 func LingeringClose(c net.Conn) {
 	defer c.Close()
 	half, ok := c.(interface{ CloseWrite() error })
@@ -76,9 +74,8 @@ func LingeringClose(c net.Conn) {
 	}
 }
 
-// lingeringClose half-closes the connection and reads what the client still
-// sends: without bounds on its length where a body has not been read to its
-// end, or where what came was no request.
+// lingeringClose half-closes the connection and reads what the client still sends. With unread, when
+// a body was not read to its end or the input was no request, the length is not bounded.
 func (k *conn) lingeringClose(unread bool, body *requestBody) {
 	c, ok := k.c.(interface{ CloseWrite() error })
 	if !ok || c.CloseWrite() != nil {
@@ -87,7 +84,7 @@ func (k *conn) lingeringClose(unread bool, body *requestBody) {
 	if unread {
 		var rest io.Reader = k.c
 		if body != nil && body.err == nil {
-			rest = &body.framed
+			rest = &body.framedBody
 		}
 		if err := Drain(rest, lingerQuiet, k.c.SetReadDeadline); err != nil {
 			var v *Violation

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// TestRefusalOfALongUpload: a client that writes all of its request before it reads
-// gets the answer, however long the request is and whether it is one.
-func TestRefusalOfALongUpload(t *testing.T) {
-	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+// TestRefusedUploadStillGetsItsResponse has a client that writes its whole request before it reads,
+// valid or not.
+func TestRefusedUploadStillGetsItsResponse(t *testing.T) {
+	address, _, _ := startServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/middle" {
 			_, _ = io.CopyN(io.Discard, r.Body, 300<<10)
 		}
@@ -80,8 +80,7 @@ func TestLingerDeadline(t *testing.T) {
 	}
 }
 
-// TestDrainEnds: a client that sends nothing any more, or a byte now and then,
-// does not keep the server.
+// TestDrainEnds has clients that send nothing, or a byte now and then.
 func TestDrainEnds(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()

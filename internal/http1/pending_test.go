@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// pieces is a connection on which each read gives one piece.
+// pieces is a connection whose reads return one piece each.
 type pieces []string
 
 func (p *pieces) Read(b []byte) (int, error) {
@@ -18,9 +18,9 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestEndOfAChunkIsNothingYet: whoever passes a stream on must not wait with
-// what has come because the end of its chunk is there.
-func TestEndOfAChunkIsNothingYet(t *testing.T) {
+// TestChunkEndAloneIsNotPending checks that the line end of a chunk does not count as data: a proxy
+// would hold back what it has read until more comes.
+func TestChunkEndAloneIsNotPending(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		came  []string
@@ -35,8 +35,8 @@ func TestEndOfAChunkIsNothingYet(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			came := pieces(c.came)
-			src := newSource(&came)
-			b := &framed{src: &src, chunked: true, strict: true}
+			src := newConnReader(&came)
+			b := &framedBody{in: &src, chunked: true, strict: true}
 			var got []string
 			buf := make([]byte, 100)
 			for b.err == nil {

@@ -1,7 +1,3 @@
-// Package http1 speaks HTTP/1.1 (RFC 9112) on both sides of a proxy. A
-// connection costs one goroutine: whoever reads a request decides, writes it
-// on, and reads its answer. Heads and bodies that two parsers could read
-// differently are refused before anybody acts on them. HTTP/2 is net/http's.
 package http1
 
 import (
@@ -16,151 +12,155 @@ import (
 )
 
 const (
-	// watchAfter is how long an answer may take before the server looks
-	// whether the client is still there.
+	// watchAfter is how long a response may take before the server begins to watch for a
+	// disconnect of the client.
 	watchAfter = 20 * time.Millisecond
-	// maxDiscard is how much of a body that the handler did not read is dropped
-	// to keep a connection, in bytes.
+	// maxDiscard is how much of a body that the handler did not read is read and dropped to keep
+	// the connection, in bytes.
 	maxDiscard = 256 << 10
 )
 
-// Server serves connections. Set its fields before the first.
+// Server serves HTTP/1.1 connections, each on a goroutine of its own. Its fields must be set before
+// the first connection; its methods may be called concurrently.
 type Server struct {
 	Handler http.Handler
-	// Malformed answers what is no request; the connection closes behind it.
+	// Malformed responds to input that is no valid request; the connection closes afterwards.
 	Malformed func(w http.ResponseWriter, v *Violation)
 	Log       *slog.Logger
 
 	HeaderTimeout  time.Duration // from a head's first byte to its last
 	IdleTimeout    time.Duration // between two requests, and between two pieces of a body
 	MaxHeaderBytes int
-	// Context makes the context of a connection; nil: an empty one.
+	// Context returns the context of a connection. nil: context.Background.
 	Context func(net.Conn) context.Context
-	// Notice is sent on a connection that has served a request before, in
-	// place of any further answer, when the server takes its leave: its client
-	// knows it, and sends its request elsewhere. nil: see Leave.Ending.
-	Notice []byte
-	// Left is called when nobody but requests in progress is answered any
-	// more. It may be nil.
-	Left func()
+	// GoodbyeMessage is written to connections that have served a request before, in place of any
+	// further response, while the server shuts down. The client recognises it (see
+	// Transport.IsGoodbye) and sends its request on another connection. nil: idle connections are
+	// handled as DrainOptions.NoSuccessor describes.
+	GoodbyeMessage []byte
+	// OnDrained is called during a shutdown, once idle connections are closed and only requests in
+	// progress are still answered. It may be nil.
+	OnDrained func()
 
-	mu      sync.Mutex
-	conns   map[*conn]struct{}
-	changed chan struct{}
-	leaving atomic.Bool
+	mu           sync.Mutex
+	conns        map[*conn]struct{}
+	changed      chan struct{}
+	shuttingDown atomic.Bool
 }
 
-// Leave is how a server takes its leave.
-type Leave struct {
-	// Within is how long what is in progress may take.
-	Within time.Duration
-	// Ending is closed when nobody takes over: then idle connections end at
-	// once. Before that each is kept for a few seconds, to answer one more
-	// request and ask the client to close. Otherwise the server would close in
-	// the very moment in which the client sends (RFC 9112 §9.5), and a client
-	// may not repeat every request. nil: nobody ever takes over.
-	Ending <-chan struct{}
+// DrainOptions control the shutdown of a server.
+type DrainOptions struct {
+	// Timeout is how long requests in progress may take.
+	Timeout time.Duration
+	// NoSuccessor is closed when no other process takes over the socket; idle connections are then
+	// closed at once. Until then each is kept for HandoverGrace to answer one more request, and ask
+	// the client to close. Otherwise the server could close at the moment at which the client sends
+	// a request (RFC 9112 §9.5), which a client may not be able to repeat. nil: there is never a
+	// successor.
+	NoSuccessor <-chan struct{}
 }
 
-// Linger is how long an idle connection is kept for one more request when
-// somebody else takes over the socket.
-const Linger = 3 * time.Second
+// HandoverGrace is how long an idle connection is kept for one more request when another process
+// takes over the socket.
+const HandoverGrace = 3 * time.Second
 
-// Serve serves what l accepts until ctx ends, then stops accepting, takes its
-// leave, and cuts the rest. It returns when all is over, and nil unless the
-// listener failed.
-func (s *Server) Serve(ctx context.Context, l net.Listener, leave Leave) error {
+// Serve serves the connections that l accepts until ctx ends, and then shuts down. It returns when
+// all connections are closed; the error is nil unless the listener failed.
+func (s *Server) Serve(ctx context.Context, l net.Listener, opts DrainOptions) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
 		c, err := l.Accept()
 		if err == nil {
-			go s.enter(c).serve()
+			go s.addConn(c).serve()
 			continue
 		}
 		var temporary interface{ Temporary() bool }
 		switch {
 		case ctx.Err() != nil:
-			s.TakeLeave(ctx, leave)
+			s.Shutdown(ctx, opts)
 			return nil
-		case errors.As(err, &temporary) && temporary.Temporary(): // out of descriptors, or aborted
+		case errors.As(err, &temporary) && temporary.Temporary(): // out of descriptors, or an aborted connection
 			s.Log.Warn("accepting", "error", err)
-			time.Sleep(10 * time.Millisecond) // as long as nothing can be accepted there is nothing to do
+			time.Sleep(10 * time.Millisecond) // otherwise this loop would spin
 		default:
 			return err
 		}
 	}
 }
 
-// ServeConn serves one connection and returns when it is over, or when the
-// handler that took it from the server has returned. As long as it has not,
-// its connection is in progress.
+// ServeConn serves one connection. It returns when the connection is closed or, if a handler
+// hijacked it, when that handler has returned. Until then Shutdown counts it as in progress.
 func (s *Server) ServeConn(c net.Conn) {
-	s.enter(c).serve()
+	s.addConn(c).serve()
 }
 
-// Open is the number of connections.
+// Open returns the number of connections.
 func (s *Server) Open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
 }
 
-func (s *Server) enter(c net.Conn) *conn {
+// addConn registers a connection.
+func (s *Server) addConn(c net.Conn) *conn {
 	k := newConn(s, c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.prepare()
+	s.initConns()
 	s.conns[k] = struct{}{}
 	return k
 }
 
-func (s *Server) prepare() {
+// initConns makes the map and the channel on first use. The caller holds s.mu.
+func (s *Server) initConns() {
 	if s.conns == nil {
 		s.conns, s.changed = map[*conn]struct{}{}, make(chan struct{}, 1)
 	}
 }
 
-func (s *Server) forget(k *conn) {
+// removeConn removes a connection that has ended.
+func (s *Server) removeConn(k *conn) {
 	s.mu.Lock()
 	delete(s.conns, k)
 	s.mu.Unlock()
-	s.tell()
+	s.notifyWait()
 }
 
-// tell wakes whoever waits for connections to end.
-func (s *Server) tell() {
-	if !s.leaving.Load() {
+// notifyWait wakes waitConns.
+func (s *Server) notifyWait() {
+	if !s.shuttingDown.Load() {
 		return
 	}
 	select {
 	case s.changed <- struct{}{}:
-	default: // it has not looked since the last time
+	default: // a wake-up is pending
 	}
 }
 
-// TakeLeave ends idle connections, waits for what is in progress, and cuts
-// what is left. No connection may enter any more.
-func (s *Server) TakeLeave(ctx context.Context, leave Leave) {
+// Shutdown closes idle connections, waits for requests in progress, and closes what is left after
+// the timeout. No connection may be added any more.
+func (s *Server) Shutdown(ctx context.Context, opts DrainOptions) {
 	s.mu.Lock()
-	s.prepare()
+	s.initConns()
 	s.mu.Unlock()
-	s.leaving.Store(true)
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leave.Within)
+	s.shuttingDown.Store(true)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), opts.Timeout)
 	defer cancel()
-	if s.Notice == nil && leave.Ending != nil {
-		s.wait(end, leave.Ending, time.After(Linger))
+	if s.GoodbyeMessage == nil && opts.NoSuccessor != nil {
+		s.waitConns(end, opts.NoSuccessor, time.After(HandoverGrace))
 	}
-	s.each(func(k *conn) { k.dismiss(s.Notice) })
-	if s.Left != nil {
-		s.Left()
+	s.forEachConn(func(k *conn) { k.closeIdle(s.GoodbyeMessage) })
+	if s.OnDrained != nil {
+		s.OnDrained()
 	}
-	s.wait(end, nil, nil)
-	s.each(func(k *conn) { _ = k.c.Close() })
-	s.wait(context.WithoutCancel(ctx), nil, nil)
+	s.waitConns(end, nil, nil)
+	s.forEachConn(func(k *conn) { _ = k.c.Close() })
+	s.waitConns(context.WithoutCancel(ctx), nil, nil)
 }
 
-func (s *Server) each(f func(*conn)) {
+// forEachConn calls f for a snapshot of the connections, without holding s.mu.
+func (s *Server) forEachConn(f func(*conn)) {
 	s.mu.Lock()
 	all := make([]*conn, 0, len(s.conns))
 	for k := range s.conns {
@@ -172,14 +172,15 @@ func (s *Server) each(f func(*conn)) {
 	}
 }
 
-// wait returns when no connection is left, or one of the others happens.
-func (s *Server) wait(ctx context.Context, ending <-chan struct{}, over <-chan time.Time) {
+// waitConns returns when no connection is left, when noSuccessor is closed, when timeout fires, or
+// when ctx ends.
+func (s *Server) waitConns(ctx context.Context, noSuccessor <-chan struct{}, timeout <-chan time.Time) {
 	for s.Open() > 0 {
 		select {
 		case <-s.changed:
-		case <-over:
+		case <-timeout:
 			return
-		case <-ending:
+		case <-noSuccessor:
 			return
 		case <-ctx.Done():
 			return

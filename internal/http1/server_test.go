@@ -17,9 +17,8 @@ import (
 	"airlock/internal/lab"
 )
 
-// serve is a server as the daemons have it, until the test ends or stop is
-// called; then ended is closed.
-func serve(tb testing.TB, h http.HandlerFunc, change ...func(*Server, *Leave)) (address string, stop context.CancelFunc, ended <-chan struct{}) {
+// startServer runs a server until the test ends or stop is called; then ended is closed.
+func startServer(tb testing.TB, h http.HandlerFunc, change ...func(*Server, *DrainOptions)) (address string, stop context.CancelFunc, ended <-chan struct{}) {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -33,15 +32,15 @@ func serve(tb testing.TB, h http.HandlerFunc, change ...func(*Server, *Leave)) (
 		},
 		Log: slog.New(slog.DiscardHandler), HeaderTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second, MaxHeaderBytes: 256 << 10,
 	}
-	leave := Leave{Within: 5 * time.Second}
+	opts := DrainOptions{Timeout: 5 * time.Second}
 	for _, f := range change {
-		f(s, &leave)
+		f(s, &opts)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		if err := s.Serve(ctx, l, leave); err != nil {
+		if err := s.Serve(ctx, l, opts); err != nil {
 			tb.Error(err)
 		}
 	}()
@@ -60,14 +59,14 @@ func dial(tb testing.TB, address string) net.Conn {
 	return c
 }
 
-// talk writes text and reads all that comes back.
-func talk(t *testing.T, address, text string) string {
+// exchangeRaw writes text to a new connection and returns all that comes back.
+func exchangeRaw(t *testing.T, address, text string) string {
 	t.Helper()
 	c := dial(t, address)
-	go func() { _, _ = io.WriteString(c, text) }() // an answer may come before its end
+	go func() { _, _ = io.WriteString(c, text) }() // the response may begin before all is sent
 	all, err := io.ReadAll(c)
 	if err != nil {
-		t.Errorf("%v behind %q", err, all)
+		t.Errorf("reading the response: %v after %q", err, all)
 	}
 	return string(all)
 }
@@ -83,8 +82,8 @@ func echo(w http.ResponseWriter, r *http.Request) {
 
 const last = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
-func TestServer(t *testing.T) {
-	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+func TestServerResponses(t *testing.T) {
+	address, _, _ := startServer(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/length":
 			w.Header().Set("Content-Length", "2")
@@ -136,36 +135,36 @@ func TestServer(t *testing.T) {
 		{"100 when the body is wanted", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi" + last, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK"},
 		{"no 100 when it is not", "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n", "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"},
 		{"a refusal arrives although a body is unread", "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n" + strings.Repeat("x", 200<<10), "2\r\nno\r\n0\r\n\r\n"},
-		{"a short body nobody reads", "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" + last, "\r\n\r\nhiHTTP/1.1 200 OK"},
+		{"a short body that the handler does not read", "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" + last, "\r\n\r\nhiHTTP/1.1 200 OK"},
 		{"what is no request", "GET / HTTP/1.1\r\n\r\n" + last, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nd\r\nno Host field\r\n0\r\n\r\n"},
 		{"an expectation", "POST / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\n\r\n", "HTTP/1.1 417 "},
 		{"a large header", "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 4<<20) + "\r\n\r\n", "HTTP/1.1 431 "},
 		{"an empty line between two", get("/length") + "\r\n" + last, "\r\n\r\nhiHTTP/1.1 200 OK"},
 	} {
-		if got := talk(t, address, c.send); !strings.Contains(got, c.want) {
+		if got := exchangeRaw(t, address, c.send); !strings.Contains(got, c.want) {
 			t.Errorf("%s: %.400q, want %q", c.name, got, c.want)
 		}
 	}
 	for _, path := range []string{"/panic", "/odd", "/long"} {
-		if got := talk(t, address, get(path)+last); strings.Contains(got, "/last") || strings.HasSuffix(got, "0\r\n\r\n") || strings.Contains(got, "secret") || strings.Contains(got, "Y: b") {
+		if got := exchangeRaw(t, address, get(path)+last); strings.Contains(got, "/last") || strings.HasSuffix(got, "0\r\n\r\n") || strings.Contains(got, "secret") || strings.Contains(got, "Y: b") {
 			t.Errorf("%s: %q", path, got)
 		}
 	}
 }
 
-// TestBrokenBody: a body that goes wrong in the middle ends the
-// connection, and nothing behind it is a request.
-func TestBrokenBody(t *testing.T) {
+// TestBrokenBodyEndsTheConnection: a body that goes wrong in the middle ends the
+// connection, and nothing after it is read as a request.
+func TestBrokenBodyEndsTheConnection(t *testing.T) {
 	served := 0
-	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { served++; echo(w, r) })
-	got := talk(t, address, "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0x5\r\n"+last)
+	address, _, _ := startServer(t, func(w http.ResponseWriter, r *http.Request) { served++; echo(w, r) })
+	got := exchangeRaw(t, address, "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0x5\r\n"+last)
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || strings.Contains(got, "/last") || served != 1 {
 		t.Errorf("%q after %d", got, served)
 	}
 }
 
-func TestSlowHeader(t *testing.T) {
-	address, _, _ := serve(t, echo, func(s *Server, _ *Leave) { s.HeaderTimeout = 50 * time.Millisecond })
+func TestSlowHeaderTimesOut(t *testing.T) {
+	address, _, _ := startServer(t, echo, func(s *Server, _ *DrainOptions) { s.HeaderTimeout = 50 * time.Millisecond })
 	c := dial(t, address)
 	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\n")
 	if got, err := io.ReadAll(c); err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 408 ")) {
@@ -173,15 +172,15 @@ func TestSlowHeader(t *testing.T) {
 	}
 }
 
-// TestDeparture: a client that leaves while nothing is written is noticed.
-func TestDeparture(t *testing.T) {
+// TestClientDisconnectCancelsTheRequest disconnects while the handler writes nothing.
+func TestClientDisconnectCancelsTheRequest(t *testing.T) {
 	for name, request := range map[string]string{
-		"without a body": "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "behind a body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
-		"with a byte behind it": "GET / HTTP/1.1\r\nHost: a\r\n\r\nG",
-		"in a body":             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhi",
+		"without a body": "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "after a body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+		"with a byte after it": "GET / HTTP/1.1\r\nHost: a\r\n\r\nG",
+		"in a body":            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhi",
 	} {
 		began, noticed := make(chan struct{}), make(chan struct{})
-		address, _, _ := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		address, _, _ := startServer(t, func(_ http.ResponseWriter, r *http.Request) {
 			close(began)
 			_, _ = io.Copy(io.Discard, r.Body)
 			<-r.Context().Done()
@@ -194,22 +193,21 @@ func TestDeparture(t *testing.T) {
 		select {
 		case <-noticed:
 		case <-time.After(10 * time.Second):
-			t.Errorf("%s: not noticed", name)
+			t.Errorf("%s: expected the disconnect to cancel the request within 10s", name)
 		}
 	}
 }
 
-// TestWatchLosesNothing: a request that comes while the one before is being
-// answered is the next one.
-func TestWatchLosesNothing(t *testing.T) {
+// TestDisconnectWatchKeepsPipelinedBytes sends a request while the one before it is being answered.
+func TestDisconnectWatchKeepsPipelinedBytes(t *testing.T) {
 	second := make(chan struct{})
-	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	address, _, _ := startServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			lab.Receive(t, second, "the second request begins")
-			time.Sleep(3 * watchAfter) // the watch has begun, or has read on
+			time.Sleep(3 * watchAfter) // the watch has begun, or has read ahead
 		}
 		if r.Context().Err() != nil {
-			t.Error("the client was taken for gone")
+			t.Error("expected the context to be open, but the client was taken for disconnected")
 		}
 		echo(w, r)
 	})
@@ -224,7 +222,7 @@ func TestWatchLosesNothing(t *testing.T) {
 }
 
 func TestFullDuplex(t *testing.T) {
-	address, _, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	address, _, _ := startServer(t, func(w http.ResponseWriter, r *http.Request) {
 		in := bufio.NewScanner(r.Body)
 		for in.Scan() {
 			fmt.Fprintf(w, "<%s>", in.Text())
@@ -257,8 +255,8 @@ func TestFullDuplex(t *testing.T) {
 	}
 }
 
-func TestHijack(t *testing.T) {
-	address, _, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+func TestHijackedConnectionKeepsEarlyBytes(t *testing.T) {
+	address, _, _ := startServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		c, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -278,12 +276,12 @@ func TestHijack(t *testing.T) {
 	}
 }
 
-// TestLeave: a server that is replaced hangs up on nobody who is about to
-// send, one that ends does, and one with a notice says so.
-func TestLeave(t *testing.T) {
+// TestShutdownOfIdleConnections checks that idle connections are kept while another process may take
+// over, are closed once it is known that none does, and get the goodbye message where there is one.
+func TestShutdownOfIdleConnections(t *testing.T) {
 	get := "GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 	ending := make(chan struct{})
-	address, stop, ended := serve(t, echo, func(_ *Server, l *Leave) { l.Ending = ending })
+	address, stop, ended := startServer(t, echo, func(_ *Server, l *DrainOptions) { l.NoSuccessor = ending })
 	exchange := func(c net.Conn) *http.Response {
 		t.Helper()
 		_, _ = io.WriteString(c, get)
@@ -301,42 +299,44 @@ func TestLeave(t *testing.T) {
 	exchange(once)
 	exchange(quiet)
 	stop()
-	for exchange(once).Close == false { // until the server has heard of it
+	for exchange(once).Close == false { // until the server shuts down
 	}
 	select {
 	case <-ended:
-		t.Error("a client was hung up on")
+		t.Error("expected the idle connection to be kept until NoSuccessor is closed")
 	default:
 	}
-	close(ending) // nobody takes over
+	close(ending)
 	lab.Receive(t, ended, "what was started ends")
 	if _, err := quiet.Read(make([]byte, 1)); err == nil {
-		t.Error("the idle connection is open")
+		t.Error("expected the idle connection to be closed")
 	}
 
 	left := make(chan struct{})
-	address, stop, ended = serve(t, echo, func(s *Server, _ *Leave) { s.Notice, s.Left = []byte("HTTP/1.1 503 x\r\n\r\n"), func() { close(left) } })
+	address, stop, ended = startServer(t, echo, func(s *Server, _ *DrainOptions) {
+		s.GoodbyeMessage, s.OnDrained = []byte("HTTP/1.1 503 x\r\n\r\n"), func() { close(left) }
+	})
 	fresh, used := dial(t, address), dial(t, address)
-	_, _ = io.WriteString(fresh, "GET ") // it is accepted, and counts
+	_, _ = io.WriteString(fresh, "GET ") // accepted, so its first request is answered
 	exchange(used)
 	stop()
 	lab.Receive(t, left, "the client leaves")
 	_, _ = io.WriteString(used, get)
 	if got, _ := io.ReadAll(used); string(got) != "HTTP/1.1 503 x\r\n\r\n" {
-		t.Errorf("in place of a notice %q", got)
+		t.Errorf("expected the goodbye message, got %q", got)
 	}
 	_, _ = io.WriteString(fresh, get[4:])
 	if got, err := io.ReadAll(fresh); err != nil || !strings.Contains(string(got), "[GET /x") {
-		t.Errorf("what had been accepted got %q, %v", got, err)
+		t.Errorf("expected a response on the accepted connection, got %q, %v", got, err)
 	}
 	lab.Receive(t, ended, "what was started ends")
 }
 
-// TestTakenIsInProgress: a connection that a handler has taken, and still
-// serves, ends within the time to leave and not before.
-func TestTakenIsInProgress(t *testing.T) {
+// TestShutdownWaitsForHijackedConnections has a handler that still serves a hijacked connection during
+// the shutdown.
+func TestShutdownWaitsForHijackedConnections(t *testing.T) {
 	taken := make(chan struct{})
-	address, stop, ended := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+	address, stop, ended := startServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		c, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -362,7 +362,7 @@ func TestTakenIsInProgress(t *testing.T) {
 		}
 		select {
 		case <-ended:
-			t.Fatal("the server did not wait for it")
+			t.Fatal("expected the server to wait for the hijacked connection")
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -12,84 +12,83 @@ import (
 )
 
 const (
-	// smallBody is up to which length a request's body is read before it is
-	// sent: with its head, and once more where the first try met a connection
-	// that was being closed.
+	// smallBody is the largest body of a request, in bytes, that is read before it is sent. It is
+	// sent together with the head, and can be sent again if the server was closing the connection.
 	smallBody = 64 << 10
-	// spare is how many idle connections a host keeps for IdleTimeout; those
-	// beyond go after a moment.
-	spare  = 2
-	moment = 2 * time.Second
+	// maxLongIdle is how many idle connections per key are kept for IdleTimeout; more than these
+	// are closed after shortIdle.
+	maxLongIdle = 2
+	shortIdle   = 2 * time.Second
 )
 
-// Transport is an http.RoundTripper for HTTP/1.1. The goroutine that calls it
-// writes the request and reads the answer; only a body of unknown or great
-// length gets one of its own. Set its fields before the first request.
+// Transport is an http.RoundTripper for HTTP/1.1. The goroutine that calls RoundTrip writes the
+// request and reads the response; only a body of unknown or great length is sent by another. Its
+// fields must be set before the first request; its methods may be called concurrently.
 type Transport struct {
 	// Dial opens a connection for the request.
 	Dial func(context.Context, *http.Request) (net.Conn, error)
-	// Key tells which requests may share connections.
+	// Key returns a string that is equal for requests that may share connections.
 	Key func(*http.Request) string
-	// Replaced recognises the notice of a server that takes its leave: nobody
-	// has acted on the request, which is sent once more. nil: there is none.
-	Replaced       func(*http.Response) bool
+	// IsGoodbye reports whether a response is the Server.GoodbyeMessage of a server that shuts down:
+	// the request was not acted on, and is sent again. It may be nil.
+	IsGoodbye      func(*http.Response) bool
 	IdleTimeout    time.Duration // of connections without a request
 	MaxIdle        int           // connections of one key
-	MaxHeaderBytes int           // of an answer
+	MaxHeaderBytes int           // of a response
 
-	mu    sync.Mutex
-	idle  map[string][]*link // the one that was used last stands last
-	sweep *time.Timer
-	soon  bool // sweep comes within a moment
+	mu         sync.Mutex
+	idle       map[string][]*clientConn // by key, the most recently used last
+	sweepTimer *time.Timer
+	sweepSoon  bool // sweepTimer fires within shortIdle
 }
 
-// link is one connection of a transport.
-type link struct {
-	t     *Transport
-	key   string
-	c     net.Conn
-	src   source
-	out   *bufio.Writer
-	since time.Time // idle since
-	stale bool      // has served a request before
+// clientConn is one connection of a transport. One exchange at a time owns it; in between, the pool.
+type clientConn struct {
+	t         *Transport
+	key       string
+	c         net.Conn
+	in        connReader
+	out       *bufio.Writer
+	idleSince time.Time // idle since
+	reused    bool      // has carried a request before
 }
 
-// errUnanswered is a connection that ended before the answer began.
+// errUnanswered reports a connection that ended before the response began.
 var errUnanswered = errors.New("the connection was closed before an answer")
 
-// RoundTrip implements http.RoundTripper. The body of an answer that switches
-// protocols is an io.ReadWriteCloser. A request without an answer is sent
-// once more where that cannot do a thing twice.
+// RoundTrip implements http.RoundTripper. The body of a response that switches protocols is an
+// io.ReadWriteCloser. A request that a reused connection did not answer is sent again if it is
+// idempotent.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := hold(r)
+	body, err := newOutgoingBody(r)
 	if err != nil {
 		return nil, err
 	}
-	l, err := t.take(r, !body.streamed() || t.Replaced == nil)
+	l, err := t.getConn(r, !body.streamed() || t.IsGoodbye == nil)
 	if err != nil {
 		body.close()
 		return nil, err
 	}
-	stale := l.stale // l may be somebody else's behind the exchange
-	res, err := l.exchange(r, body)
-	if !stale || body.streamed() {
+	reused := l.reused // l may belong to another exchange after this one
+	res, err := l.roundTrip(r, body)
+	if !reused || body.streamed() {
 		return res, err
 	}
-	replaced := err == nil && t.Replaced != nil && t.Replaced(res)
+	goodbye := err == nil && t.IsGoodbye != nil && t.IsGoodbye(res)
 	switch {
-	case replaced:
+	case goodbye:
 		_ = res.Body.Close()
 	case errors.Is(err, errUnanswered) && idempotent(r.Method) && r.Context().Err() == nil:
 	default:
 		return res, err
 	}
-	if l, err = t.take(r, false); err != nil {
+	if l, err = t.getConn(r, false); err != nil {
 		return nil, err
 	}
-	return l.exchange(r, body)
+	return l.roundTrip(r, body)
 }
 
-// idempotent is RFC 9110 §9.2.2.
+// idempotent reports whether a request of that method can be repeated (RFC 9110 §9.2.2).
 func idempotent(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
@@ -98,52 +97,53 @@ func idempotent(method string) bool {
 	return false
 }
 
-// held is a body that can be sent again, or a stream.
-type held struct {
-	text   []byte
-	stream io.ReadCloser
+// outgoingBody is the body of a request: buffered, so that it can be sent again, or a stream.
+type outgoingBody struct {
+	buffered []byte
+	stream   io.ReadCloser
 }
 
-func (h held) streamed() bool { return h.stream != nil }
+func (h outgoingBody) streamed() bool { return h.stream != nil }
 
-// close is for a stream that nobody will read.
-func (h held) close() {
+// close closes a stream that will not be read.
+func (h outgoingBody) close() {
 	if h.stream != nil {
 		_ = h.stream.Close()
 	}
 }
 
-func hold(r *http.Request) (held, error) {
+// newOutgoingBody reads a small body into memory, and leaves others as streams.
+func newOutgoingBody(r *http.Request) (outgoingBody, error) {
 	switch {
 	case r.Body == nil || r.Body == http.NoBody:
-		return held{}, nil
-	case r.ContentLength <= 0 || r.ContentLength > smallBody: // 0 is "unknown" where there is a body
-		return held{stream: r.Body}, nil
+		return outgoingBody{}, nil
+	case r.ContentLength <= 0 || r.ContentLength > smallBody: // with a body, 0 means unknown
+		return outgoingBody{stream: r.Body}, nil
 	}
 	defer r.Body.Close()
 	text := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, text); err != nil {
-		return held{}, &bodyError{unexpected(err)}
+		return outgoingBody{}, &bodyError{unexpected(err)}
 	}
-	return held{text: text}, nil
+	return outgoingBody{buffered: text}, nil
 }
 
-// bodyError is what came instead of a request's body.
+// bodyError is an error of reading a request's body.
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return "reading the request's body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
-// take finds an idle connection that is still open, or makes one.
-func (t *Transport) take(r *http.Request, again bool) (*link, error) {
+// getConn returns an idle connection that is still open if reuse is set, or dials a new one.
+func (t *Transport) getConn(r *http.Request, reuse bool) (*clientConn, error) {
 	key := t.Key(r)
-	for again {
-		l := t.pop(key)
+	for reuse {
+		l := t.popIdle(key)
 		if l == nil {
 			break
 		}
-		if quiet(l.c) {
-			l.stale = true
+		if isReusable(l.c) {
+			l.reused = true
 			return l, nil
 		}
 		_ = l.c.Close()
@@ -152,10 +152,11 @@ func (t *Transport) take(r *http.Request, again bool) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &link{t: t, key: key, c: c, src: newSource(c)}, nil
+	return &clientConn{t: t, key: key, c: c, in: newConnReader(c)}, nil
 }
 
-func (t *Transport) pop(key string) *link {
+// popIdle removes and returns the most recently used idle connection of a key, or nil.
+func (t *Transport) popIdle(key string) *clientConn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := t.idle[key]
@@ -168,9 +169,9 @@ func (t *Transport) pop(key string) *link {
 	return l
 }
 
-// put keeps the connection for the next request.
-func (t *Transport) put(l *link) {
-	l.since = time.Now()
+// putIdle keeps a connection for the next request, or closes it if there are MaxIdle of its key.
+func (t *Transport) putIdle(l *clientConn) {
+	l.idleSince = time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.idle[l.key]) >= t.MaxIdle {
@@ -178,21 +179,21 @@ func (t *Transport) put(l *link) {
 		return
 	}
 	if t.idle == nil {
-		t.idle = map[string][]*link{}
+		t.idle = map[string][]*clientConn{}
 	}
 	t.idle[l.key] = append(t.idle[l.key], l)
 	switch {
-	case t.sweep == nil:
-		t.sweep, t.soon = time.AfterFunc(moment/2, t.clean), true
-	case !t.soon && len(t.idle[l.key]) > spare:
-		t.sweep.Reset(moment / 2)
-		t.soon = true
+	case t.sweepTimer == nil:
+		t.sweepTimer, t.sweepSoon = time.AfterFunc(shortIdle/2, t.closeExpired), true
+	case !t.sweepSoon && len(t.idle[l.key]) > maxLongIdle:
+		t.sweepTimer.Reset(shortIdle / 2)
+		t.sweepSoon = true
 	}
 }
 
-// clean closes what has been idle too long. It comes again while there is
-// something to look after.
-func (t *Transport) clean() {
+// closeExpired closes connections that have been idle for too long, and sets the timer for the next
+// one.
+func (t *Transport) closeExpired() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -200,11 +201,11 @@ func (t *Transport) clean() {
 	for key, all := range t.idle {
 		kept := all[:0]
 		for i, l := range all {
-			patience := t.IdleTimeout
-			if i < len(all)-spare {
-				patience = min(moment, patience)
+			limit := t.IdleTimeout
+			if i < len(all)-maxLongIdle {
+				limit = min(shortIdle, limit)
 			}
-			left := l.since.Add(patience).Sub(now)
+			left := l.idleSince.Add(limit).Sub(now)
 			if left <= 0 {
 				_ = l.c.Close()
 				continue
@@ -218,14 +219,14 @@ func (t *Transport) clean() {
 		}
 	}
 	if len(t.idle) == 0 {
-		t.sweep = nil
+		t.sweepTimer = nil
 		return
 	}
-	t.soon = next <= moment
-	t.sweep.Reset(max(next, moment/2))
+	t.sweepSoon = next <= shortIdle
+	t.sweepTimer.Reset(max(next, shortIdle/2))
 }
 
-// CloseIdleConnections serves http.Client.
+// CloseIdleConnections implements what http.Client looks for.
 func (t *Transport) CloseIdleConnections() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

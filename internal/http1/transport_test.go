@@ -20,8 +20,8 @@ import (
 	"airlock/internal/lab"
 )
 
-// via is a transport to one address, and counts what it dials.
-func via(t *testing.T, address string) (*Transport, *atomic.Int32) {
+// newTestTransport returns a transport to one address, and the number of connections that it dials.
+func newTestTransport(t *testing.T, address string) (*Transport, *atomic.Int32) {
 	t.Helper()
 	var dials atomic.Int32
 	tr := &Transport{
@@ -30,7 +30,7 @@ func via(t *testing.T, address string) (*Transport, *atomic.Int32) {
 			return new(net.Dialer).DialContext(ctx, "tcp", address)
 		},
 		Key:         func(*http.Request) string { return address },
-		Replaced:    func(res *http.Response) bool { return res.Header.Get("X-Replaced") != "" },
+		IsGoodbye:   func(res *http.Response) bool { return res.Header.Get("X-Replaced") != "" },
 		IdleTimeout: time.Minute, MaxIdle: 8, MaxHeaderBytes: 64 << 10,
 	}
 	t.Cleanup(tr.CloseIdleConnections)
@@ -60,10 +60,10 @@ func do(t *testing.T, tr *Transport, r *http.Request) (*http.Response, string) {
 	return res, string(body)
 }
 
-// unsized hides the length of a body.
+// unsized hides the length of a body, so that it is sent as a stream.
 type unsized struct{ io.Reader }
 
-func TestTransport(t *testing.T) {
+func TestTransportReusesConnections(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Early") != "" {
 			w.Header().Set("Link", "x")
@@ -79,7 +79,7 @@ func TestTransport(t *testing.T) {
 		w.Header().Set("X-T", "1")
 	}))
 	defer srv.Close()
-	tr, dials := via(t, srv.Listener.Addr().String())
+	tr, dials := newTestTransport(t, srv.Listener.Addr().String())
 	large := strings.Repeat("x", 200<<10)
 	trailing := request(t, "POST", unsized{strings.NewReader("hi")})
 	trailing.Trailer = http.Header{"X-R": {"2"}}
@@ -98,7 +98,7 @@ func TestTransport(t *testing.T) {
 			t.Errorf("%q with %v, want %q", body, res.Trailer, c.want)
 		}
 	}
-	// Streams never go on a connection that was used before.
+	// A stream is never sent on a reused connection.
 	if n := dials.Load(); n != 3 {
 		t.Errorf("%d connections", n)
 	}
@@ -120,13 +120,13 @@ func TestTransport(t *testing.T) {
 		}
 	}
 	if n := dials.Load() - before; n > 0 {
-		t.Errorf("%d connections for answers without a body", n)
+		t.Errorf("expected no new connection for responses without a body, got %d", n)
 	}
 }
 
-// scripted answers each connection with the next text, once it has a head, and
-// closes it behind that.
-func scripted(t *testing.T, answers ...string) (address string, heads <-chan string) {
+// startScriptedServer answers each connection with the next text, once it has a head, and
+// closes it afterwards.
+func startScriptedServer(t *testing.T, answers ...string) (address string, heads <-chan string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -164,7 +164,7 @@ func scripted(t *testing.T, answers ...string) (address string, heads <-chan str
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
-func TestAnswers(t *testing.T) {
+func TestTransportParsesResponses(t *testing.T) {
 	for _, c := range []struct{ name, answer, want string }{
 		{"until the end", "HTTP/1.1 200 OK\r\n\r\nall of it", "all of it"},
 		{"HTTP/1.0", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", "hi"},
@@ -191,8 +191,8 @@ func TestAnswers(t *testing.T) {
 		{"a large header", "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 100<<10) + "\r\n\r\n", "error"},
 		{"nothing", "", "error"},
 	} {
-		address, _ := scripted(t, c.answer, c.answer)
-		tr, _ := via(t, address)
+		address, _ := startScriptedServer(t, c.answer, c.answer)
+		tr, _ := newTestTransport(t, address)
 		got := "error"
 		if res, err := tr.RoundTrip(request(t, "GET", nil)); err == nil {
 			body, err := io.ReadAll(res.Body)
@@ -207,8 +207,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestAgain: what is sent once more, and what is not.
-func TestAgain(t *testing.T) {
+// TestWhichRequestsAreRetried has a reused connection that closes or says goodbye.
+func TestWhichRequestsAreRetried(t *testing.T) {
 	replaced := "HTTP/1.1 503 x\r\nX-Replaced: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 	for _, c := range []struct {
 		name, method string
@@ -223,8 +223,8 @@ func TestAgain(t *testing.T) {
 		{"POST, replaced", "POST", strings.NewReader("x"), replaced, 2, false},
 		{"a stream begins anew", "POST", unsized{strings.NewReader("x")}, replaced, 2, false},
 	} {
-		address, heads := scripted(t, ok+"|"+c.first, ok)
-		tr, dials := via(t, address)
+		address, heads := startScriptedServer(t, ok+"|"+c.first, ok)
+		tr, dials := newTestTransport(t, address)
 		do(t, tr, request(t, "GET", nil))
 		lab.Receive(t, heads, "a head comes")
 		res, err := tr.RoundTrip(request(t, c.method, c.body))
@@ -232,17 +232,17 @@ func TestAgain(t *testing.T) {
 			t.Errorf("%s: %v, %v, %d connections", c.name, res, err, dials.Load())
 		}
 	}
-	// On a fresh connection the word counts as any other.
-	address, _ := scripted(t, replaced)
-	tr, dials := via(t, address)
+	// On a new connection the message is a response like any other.
+	address, _ := startScriptedServer(t, replaced)
+	tr, dials := newTestTransport(t, address)
 	if res, _ := do(t, tr, request(t, "GET", nil)); res.StatusCode != 503 || dials.Load() != 1 {
 		t.Errorf("%v after %d connections", res.Status, dials.Load())
 	}
 }
 
-// TestHiddenBytes: what an origin sends behind a body, in one record of TLS
-// with it, is nobody's answer.
-func TestHiddenBytes(t *testing.T) {
+// TestBytesAfterAResponseAreNotTheNextOne has an origin that sends a second response after a body, in
+// the same TLS record.
+func TestBytesAfterAResponseAreNotTheNextOne(t *testing.T) {
 	authority, err := lab.NewCA()
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +273,7 @@ func TestHiddenBytes(t *testing.T) {
 			}()
 		}
 	}()
-	tr, dials := via(t, l.Addr().String())
+	tr, dials := newTestTransport(t, l.Addr().String())
 	tr.Dial = func(ctx context.Context, _ *http.Request) (net.Conn, error) {
 		dials.Add(1)
 		d := tls.Dialer{Config: &tls.Config{RootCAs: authority.Pool(), ServerName: "a.test"}}
@@ -289,7 +289,7 @@ func TestHiddenBytes(t *testing.T) {
 	}
 }
 
-func TestCancel(t *testing.T) {
+func TestCanceledRequestClosesItsConnection(t *testing.T) {
 	hold := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/x" {
@@ -300,7 +300,7 @@ func TestCancel(t *testing.T) {
 	}))
 	defer srv.Close()
 	defer close(hold)
-	tr, _ := via(t, srv.Listener.Addr().String())
+	tr, _ := newTestTransport(t, srv.Listener.Addr().String())
 	why := errors.New("enough")
 	for _, path := range []string{"/head", "/x"} {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -317,18 +317,18 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// failing is a body that cannot be read to its end.
-type failing struct{ err error }
+// failingReader is a body that cannot be read to its end.
+type failingReader struct{ err error }
 
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
 
-func TestBodyError(t *testing.T) {
+func TestBodyErrorIsReported(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(echo))
 	defer srv.Close()
-	tr, _ := via(t, srv.Listener.Addr().String())
+	tr, _ := newTestTransport(t, srv.Listener.Addr().String())
 	why := errors.New("found something")
 	for _, length := range []int64{-1, 5, 1 << 20} {
-		r := request(t, "POST", failing{why})
+		r := request(t, "POST", failingReader{why})
 		r.ContentLength = length
 		if _, err := tr.RoundTrip(r); !errors.Is(err, why) || !IsBodyError(err) {
 			t.Errorf("length %d: %v", length, err)
@@ -336,30 +336,30 @@ func TestBodyError(t *testing.T) {
 	}
 }
 
-// counted is a body that counts how often it is closed.
-type counted struct {
+// closeCounter is a body that counts how often it is closed.
+type closeCounter struct {
 	io.Reader
 	closed int
 }
 
-func (c *counted) Close() error { c.closed++; return nil }
+func (c *closeCounter) Close() error { c.closed++; return nil }
 
-// TestBodyIsClosed: whatever fails, nobody else closes it.
-func TestBodyIsClosed(t *testing.T) {
+// TestRequestBodyIsClosedOnce checks requests that fail at different stages.
+func TestRequestBodyIsClosedOnce(t *testing.T) {
 	refused := errors.New("no way there")
-	tr, _ := via(t, "")
+	tr, _ := newTestTransport(t, "")
 	tr.Dial = func(context.Context, *http.Request) (net.Conn, error) { return nil, refused }
 	for _, length := range []int64{-1, 2, 1 << 20} {
-		body := &counted{Reader: strings.NewReader("hi")}
+		body := &closeCounter{Reader: strings.NewReader("hi")}
 		r := request(t, "POST", nil)
 		r.Body, r.ContentLength = body, length
 		if _, err := tr.RoundTrip(r); !errors.Is(err, refused) || body.closed != 1 {
 			t.Errorf("length %d: %v, closed %d times", length, err, body.closed)
 		}
 	}
-	address, _ := scripted(t, ok)
-	tr, _ = via(t, address)
-	body := &counted{Reader: strings.NewReader("hi")}
+	address, _ := startScriptedServer(t, ok)
+	tr, _ = newTestTransport(t, address)
+	body := &closeCounter{Reader: strings.NewReader("hi")}
 	r := request(t, "POST", nil)
 	r.Body, r.ContentLength, r.Header = body, -1, http.Header{"X": {"a\nb"}}
 	if _, err := tr.RoundTrip(r); err == nil || body.closed != 1 {
@@ -367,9 +367,9 @@ func TestBodyIsClosed(t *testing.T) {
 	}
 }
 
-func TestSwitch(t *testing.T) {
-	address, _ := scripted(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nfirst")
-	tr, _ := via(t, address)
+func TestUpgradeReturnsTheConnection(t *testing.T) {
+	address, _ := startScriptedServer(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nfirst")
+	tr, _ := newTestTransport(t, address)
 	res, err := tr.RoundTrip(request(t, "GET", nil))
 	if err != nil {
 		t.Fatal(err)
@@ -382,13 +382,14 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
-// TestIdle: connections beyond the spare ones go, the others stay.
-func TestIdle(t *testing.T) {
+// TestIdleConnectionsExpire checks that maxLongIdle connections stay and the others are closed after
+// shortIdle.
+func TestIdleConnectionsExpire(t *testing.T) {
 	gate := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))
 	defer srv.Close()
-	tr, _ := via(t, srv.Listener.Addr().String())
-	tr.sweep = time.AfterFunc(time.Hour, tr.clean) // as for those that were spare before
+	tr, _ := newTestTransport(t, srv.Listener.Addr().String())
+	tr.sweepTimer = time.AfterFunc(time.Hour, tr.closeExpired) // as for those that were spare before
 	done := make(chan struct{})
 	for range 6 {
 		go func() {
@@ -409,10 +410,10 @@ func TestIdle(t *testing.T) {
 		defer tr.mu.Unlock()
 		return len(tr.idle[srv.Listener.Addr().String()])
 	}
-	if n := idle(); n != 6 && n < spare {
+	if n := idle(); n != 6 && n < maxLongIdle {
 		t.Errorf("%d connections wait", n)
 	}
-	for until := time.Now().Add(20 * time.Second); idle() > spare; {
+	for until := time.Now().Add(20 * time.Second); idle() > maxLongIdle; {
 		if time.Now().After(until) {
 			t.Fatalf("%d connections wait still", idle())
 		}

@@ -41,7 +41,7 @@ func TestServeLosesNoRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	srv := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") }), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, srv, &telling{l, accepted}, Leave{Within: 10 * time.Second}) }()
+	go func() { ended <- Serve(ctx, srv, &telling{l, accepted}, DrainOptions{Timeout: 10 * time.Second}) }()
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +92,7 @@ func TestIdleConnectionsGetOneMoreAnswer(t *testing.T) {
 	srv := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") }), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
 	ending := make(chan struct{})
-	go func() { ended <- Serve(ctx, srv, closed, Leave{Within: 10 * time.Second, Ending: ending}) }()
+	go func() { ended <- Serve(ctx, srv, closed, DrainOptions{Timeout: 10 * time.Second, NoSuccessor: ending}) }()
 	var clients [2]net.Conn
 	for i := range clients {
 		if clients[i], err = net.Dial("tcp", l.Addr().String()); err != nil {

@@ -47,16 +47,15 @@ func NewHTTP1(by string, h http.Handler, log *slog.Logger) *http1.Server {
 	}
 }
 
-// Leave is how a server takes its leave.
-type Leave = http1.Leave
+// DrainOptions control the shutdown of a server.
+type DrainOptions = http1.DrainOptions
 
-// Serve serves until ctx ends, then stops accepting, takes its leave, and cuts
-// the rest. It returns when all is over, and nil unless the listener failed.
+// Serve serves until ctx ends, then shuts down as opts say. It returns when all connections are
+// closed; the error is nil unless the listener failed.
 //
-// Not by Shutdown alone: that drops a request which it has just read, and
-// does not know a connection that was accepted a moment ago. Whoever takes
-// over a socket must not lose either.
-func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) error {
+// http.Server.Shutdown alone does not suffice: it drops a request that it has just read, and does not
+// know a connection that has just been accepted. A hand-over of the socket must lose neither.
+func Serve(ctx context.Context, srv *http.Server, l net.Listener, opts DrainOptions) error {
 	open := &conns{busy: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
 	if also := srv.ConnState; also != nil {
 		srv.ConnState = func(c net.Conn, s http.ConnState) {
@@ -66,8 +65,8 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) e
 	} else {
 		srv.ConnState = open.change
 	}
-	var leaving atomic.Bool
-	srv.Handler = last(&leaving, srv.Handler)
+	var shuttingDown atomic.Bool
+	srv.Handler = last(&shuttingDown, srv.Handler)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -75,15 +74,15 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) e
 		return err
 	case <-ctx.Done():
 	}
-	leaving.Store(true)
+	shuttingDown.Store(true)
 	_ = l.Close()
 	if err := <-failed; !errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), leave.Within)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), opts.Timeout)
 	defer cancel()
-	if leave.Ending != nil {
-		open.wait(end, leave.Ending, time.After(http1.Linger), func(busy, idle int) bool { return busy+idle == 0 })
+	if opts.NoSuccessor != nil {
+		open.wait(end, opts.NoSuccessor, time.After(http1.HandoverGrace), func(busy, idle int) bool { return busy+idle == 0 })
 	}
 	open.wait(end, nil, nil, func(busy, _ int) bool { return busy == 0 })
 	srv.SetKeepAlivesEnabled(false)
@@ -93,11 +92,11 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, leave Leave) e
 	return nil
 }
 
-// last asks clients to close behind their answer when the server leaves.
-// Streams of HTTP/2 are told by Shutdown; an upgrade needs the field itself.
-func last(leaving *atomic.Bool, next http.Handler) http.Handler {
+// last asks clients to close after their response while the server shuts down. HTTP/2 streams are
+// informed by http.Server.Shutdown; an upgrade needs the Connection field itself.
+func last(shuttingDown *atomic.Bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if leaving.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+		if shuttingDown.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)

@@ -124,7 +124,7 @@ func Run(argv []string, single bool) error {
 			i.forward(sig.(syscall.Signal))
 		case status := <-ended:
 			i.leave(r)
-			return Exit(reap.Code(status))
+			return Exit(reap.ExitCode(status))
 		}
 	}
 }

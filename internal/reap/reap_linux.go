@@ -14,23 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Command is what Start starts.
+// Command describes a child to start.
 type Command struct {
 	Path string
 	Argv []string
-	Attr *syscall.ProcAttr // its Sys is never nil; PidFD in it is Start's own
+	Attr *syscall.ProcAttr // Sys must not be nil; Start sets its PidFD
 
-	// Group says that the process leads a group of its own (Setpgid or Setsid
-	// in Attr) and that whatever is left in it when the leader ends is killed.
+	// Group reports whether the process leads a process group (Setpgid or Setsid in Attr) whose
+	// remaining members are killed when the leader ends.
 	Group bool
 
-	// Prepare runs on the thread that forks, before it does: what it takes from
-	// that thread (capabilities, files, system calls) the child does not have
-	// either. The thread does nothing else, before or after. May be nil.
+	// Prepare runs on the thread that forks, before the fork. The child inherits the restrictions
+	// (capabilities, files, system calls) that it puts on that thread. The thread is used for
+	// nothing else. Prepare may be nil.
 	Prepare func() error
 
-	// Exited is called once, from the reaper, with the status. It must not
-	// block. May be nil.
+	// Exited is called once with the status, on the goroutine of Run. It must not block. It may
+	// be nil.
 	Exited func(syscall.WaitStatus)
 }
 
@@ -42,48 +42,46 @@ type Process struct {
 	group  bool
 	pidfd  int // -1 where the kernel gives none
 	exited func(syscall.WaitStatus)
-	status chan syscall.WaitStatus // has one element when the process has ended
-	buried chan struct{}           // closed then
+	status chan syscall.WaitStatus // gets the status when the process has been reaped
+	reaped chan struct{}           // closed then
 }
 
-// Reaper owns every child of this process, those that it started and those
-// that fell to it. There must be one at most, and nobody else may wait.
+// Reaper owns every child of this process, started or adopted. No other code of the process may wait
+// for children.
 type Reaper struct {
-	mu      sync.Mutex // held while forking, and while a status is taken and its owner looked up
-	known   map[int]*Process
-	changed chan os.Signal
+	mu       sync.Mutex // held while forking, and from taking a status until its child is looked up
+	children map[int]*Process
+	sigchld  chan os.Signal
 }
 
-// New makes a reaper; Run must be running before the first Start.
+// New returns a reaper. Run must be running before the first Start.
 func New() *Reaper {
-	r := &Reaper{known: map[int]*Process{}, changed: make(chan os.Signal, 1)}
-	signal.Notify(r.changed, syscall.SIGCHLD)
+	r := &Reaper{children: map[int]*Process{}, sigchld: make(chan os.Signal, 1)}
+	signal.Notify(r.sigchld, syscall.SIGCHLD)
 	return r
 }
 
-// Run buries children. It does not return: it ends with the process.
+// Run reaps children. It does not return.
 func (r *Reaper) Run() {
-	for range r.changed {
-		// A signal that comes during the work stays in the channel: no child is
-		// missed.
-		for r.bury() {
+	for range r.sigchld {
+		// A signal that comes during this loop stays in the channel, so no child is missed.
+		for r.reapOne() {
 		}
 	}
 }
 
-// bury takes one dead child and tells whether there may be more.
-func (r *Reaper) bury() bool {
+// reapOne reaps one child that has ended, and reports whether there may be more.
+func (r *Reaper) reapOne() bool {
 	r.mu.Lock()
 	pid, err := peek()
 	if err != nil || pid == 0 {
 		r.mu.Unlock()
 		return errors.Is(err, unix.EINTR)
 	}
-	p := r.known[pid]
+	p := r.children[pid]
 	if p != nil && p.group {
-		// The dead leader still holds the number of its group: this cannot meet
-		// strangers.
-		_ = syscall.Kill(-pid, syscall.SIGKILL) // nobody may be left
+		// The unreaped leader still occupies the number of its group, so no other group can be hit.
+		_ = syscall.Kill(-pid, syscall.SIGKILL) // fails when the group is empty
 	}
 	var status syscall.WaitStatus
 	for {
@@ -91,13 +89,13 @@ func (r *Reaper) bury() bool {
 			break
 		}
 	}
-	delete(r.known, pid)
+	delete(r.children, pid)
 	if p != nil && p.pidfd >= 0 {
 		_ = unix.Close(p.pidfd) // nothing was written to it
 	}
 	r.mu.Unlock()
 	if p != nil && err == nil {
-		p.bury(status)
+		p.deliver(status)
 	}
 	return err == nil
 }
@@ -109,8 +107,8 @@ type siginfo struct {
 	_                     [108]byte
 }
 
-// peek is the pid of some child that has ended, which stays unburied; 0 when
-// there is none. A child that nobody started (an orphan) counts, too.
+// peek returns the pid of a child that has ended, without reaping it, or 0 if there is none. Adopted
+// orphans count.
 func peek() (int, error) {
 	var info siginfo
 	_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
@@ -120,39 +118,42 @@ func peek() (int, error) {
 	return int(info.pid), nil
 }
 
-func (p *Process) bury(status syscall.WaitStatus) {
+// deliver hands the status to Wait and to Exited.
+func (p *Process) deliver(status syscall.WaitStatus) {
 	p.status <- status
-	close(p.buried)
+	close(p.reaped)
 	if p.exited != nil {
 		p.exited(status)
 	}
 }
 
-// Start forks and executes. No status can come before its pid is known.
+// Start forks and executes a command. The status cannot arrive before the pid is registered.
 func (r *Reaper) Start(c Command) (*Process, error) {
-	p := &Process{reaper: r, group: c.Group, pidfd: -1, exited: c.Exited, status: make(chan syscall.WaitStatus, 1), buried: make(chan struct{})}
+	p := &Process{
+		reaper: r, group: c.Group, pidfd: -1, exited: c.Exited,
+		status: make(chan syscall.WaitStatus, 1), reaped: make(chan struct{}),
+	}
 	if c.Prepare == nil && c.Attr.Sys.Pdeathsig == 0 {
 		return p, r.fork(p, c)
 	}
 	started := make(chan error, 1)
-	go p.ward(c, started) // ends with the child
+	go p.forkThread(c, started) // ends with the child
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// ward forks on a thread that belongs to this child alone, and keeps it for
-// as long as the child lives: the parent-death signal follows the thread, not
-// the process. The thread is not given back; it ends with the goroutine.
-func (p *Process) ward(c Command, started chan<- error) {
+// forkThread forks on a thread that is used for this child alone. With a parent-death signal it
+// keeps the thread until the child is reaped, because the signal is sent when the forking thread
+// ends, not when the process does. The thread stays locked, so it ends with the goroutine.
+func (p *Process) forkThread(c Command, started chan<- error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == os.Getpid() {
-		// Never the main thread: /proc shows what it has lost as the loss of the
-		// whole process, and it cannot end. While it is locked here, the next
-		// goroutine gets another one.
+		// The main thread is unsuitable: it cannot end, and /proc/PID shows its restrictions as
+		// those of the whole process. While it is locked here, the next goroutine gets another.
 		next := make(chan error)
-		go p.ward(c, next)
+		go p.forkThread(c, next)
 		err := <-next
 		runtime.UnlockOSThread()
 		started <- err
@@ -167,10 +168,11 @@ func (p *Process) ward(c Command, started chan<- error) {
 	}
 	started <- err
 	if err == nil && c.Attr.Sys.Pdeathsig != 0 {
-		<-p.buried
+		<-p.reaped
 	}
 }
 
+// fork starts the command and registers its pid, both under the lock.
 func (r *Reaper) fork(p *Process, c Command) error {
 	c.Attr.Sys.PidFD = &p.pidfd
 	r.mu.Lock()
@@ -180,55 +182,55 @@ func (r *Reaper) fork(p *Process, c Command) error {
 		return fmt.Errorf("starting %s: %w", c.Argv[0], err)
 	}
 	p.PID = pid
-	r.known[pid] = p
+	r.children[pid] = p
 	return nil
 }
 
-// Wait is the status, once the process has ended. It is called once.
+// Wait returns the status once the process has been reaped. It must be called at most once.
 func (p *Process) Wait() syscall.WaitStatus { return <-p.status }
 
-// Signal sends a signal to the process; to nobody when it has been buried.
+// Signal sends a signal to the process. It does nothing once the process has been reaped.
 func (p *Process) Signal(sig syscall.Signal) {
-	p.alive(func() {
+	p.ifUnreaped(func() {
 		if p.pidfd >= 0 {
 			err := unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 			if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
-				return // sent, or it has ended in this moment
+				return // sent, or the process has just ended
 			}
 		}
-		_ = syscall.Kill(p.PID, sig) // not buried, so the number is its own
+		_ = syscall.Kill(p.PID, sig) // not reaped, so the pid is not reused
 	})
 }
 
-// SignalGroup sends a signal to the process and to all others of its group,
-// which it must lead.
+// SignalGroup sends a signal to the process group that the process leads. It does nothing once the
+// process has been reaped.
 func (p *Process) SignalGroup(sig syscall.Signal) {
-	p.alive(func() { _ = syscall.Kill(-p.PID, sig) })
+	p.ifUnreaped(func() { _ = syscall.Kill(-p.PID, sig) })
 }
 
-// alive runs f unless the process has been buried: its number may be
-// another's by then.
-func (p *Process) alive(f func()) {
+// ifUnreaped runs f unless the process has been reaped: its pid may have been reused since. The lock
+// keeps it from being reaped while f runs.
+func (p *Process) ifUnreaped(f func()) {
 	p.reaper.mu.Lock()
 	defer p.reaper.mu.Unlock()
-	if p.reaper.known[p.PID] == p {
+	if p.reaper.children[p.PID] == p {
 		f()
 	}
 }
 
-// StopAll sends SIGTERM to every process that we may signal, as the PID 1 of a
-// namespace may, and waits until no child is left or the time is over.
+// StopAll sends SIGTERM to every process that this one may signal (for the PID 1 of a namespace: all
+// others in it), and waits until no child is left or the time is over.
 func (r *Reaper) StopAll(within time.Duration) {
-	_ = syscall.Kill(-1, syscall.SIGTERM) // nobody there: so much the better
+	_ = syscall.Kill(-1, syscall.SIGTERM) // fails when there is no other process
 	r.WaitAll(within)
 }
 
-// WaitAll waits until no child is left, started or adopted, and tells whether
-// that came true in time.
+// WaitAll waits until no child is left, started or adopted, and reports whether that happened in
+// time.
 func (r *Reaper) WaitAll(within time.Duration) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(within); !Alone(); <-tick.C {
+	for deadline := time.Now().Add(within); !NoChildren(); <-tick.C {
 		if time.Now().After(deadline) {
 			return false
 		}
@@ -236,15 +238,14 @@ func (r *Reaper) WaitAll(within time.Duration) bool {
 	return true
 }
 
-// Alone tells whether this process has no child, dead or alive. Orphans that
-// fell to it count.
-func Alone() bool {
+// NoChildren reports whether this process has no child, running or unreaped. Adopted orphans count.
+func NoChildren() bool {
 	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return errors.Is(err, unix.ECHILD)
 }
 
-// Code is the exit code that a status stands for: 128+n after signal n.
-func Code(status syscall.WaitStatus) int {
+// ExitCode returns the exit code for a status, as a shell does: 128+n after signal n.
+func ExitCode(status syscall.WaitStatus) int {
 	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}

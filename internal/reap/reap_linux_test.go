@@ -81,7 +81,7 @@ func sh(script string) Command {
 	return c
 }
 
-func TestStatus(t *testing.T) {
+func TestEachStatusIsDeliveredOnce(t *testing.T) {
 	for _, c := range []struct {
 		command Command
 		code    int
@@ -90,25 +90,25 @@ func TestStatus(t *testing.T) {
 		{sh("kill -TERM $$"), 143}, {sh("exit 255"), 255},
 	} {
 		var told int
-		c.command.Exited = func(s syscall.WaitStatus) { told = Code(s) }
+		c.command.Exited = func(s syscall.WaitStatus) { told = ExitCode(s) }
 		p := start(t, c.command)
-		lab.Receive(t, p.buried, "the process is reaped")
-		if got := Code(p.Wait()); got != c.code {
+		lab.Receive(t, p.reaped, "the process is reaped")
+		if got := ExitCode(p.Wait()); got != c.code {
 			t.Errorf("%v: code %d, want %d", c.command.Argv, got, c.code)
 		}
-		// Exited runs after buried is closed: the lock of a start comes later.
+		// Exited runs after reaped is closed; the next start takes the lock only after that.
 		start(t, sh("true")).Wait()
 		if told != c.code {
 			t.Errorf("%v: told %d", c.command.Argv, told)
 		}
 	}
 	if _, err := reaper.Start(Command{Path: "/nowhere", Argv: []string{"x"}, Attr: &syscall.ProcAttr{Sys: &syscall.SysProcAttr{}}}); err == nil {
-		t.Error("what does not exist was started")
+		t.Error("a program that does not exist was started")
 	}
 }
 
 // TestNoStatusIsStolen starts children from many goroutines while thousands of
-// orphans fall to this process: each child's own status arrives.
+// orphans are adopted by this process, and checks each status.
 func TestNoStatusIsStolen(t *testing.T) {
 	before := threads(t)
 	orphans := start(t, sh("i=0; while [ $i -lt 10000 ]; do (true &); i=$((i+1)); done; exit 3"))
@@ -126,21 +126,21 @@ func TestNoStatusIsStolen(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if got := Code(p.Wait()); got != want {
+				if got := ExitCode(p.Wait()); got != want {
 					t.Errorf("code %d, want %d", got, want)
 				}
 			}
 		})
 	}
 	group.Wait()
-	if got := Code(orphans.Wait()); got != 3 {
+	if got := ExitCode(orphans.Wait()); got != 3 {
 		t.Errorf("the parent of the orphans: code %d", got)
 	}
 	if !reaper.WaitAll(20 * time.Second) {
 		t.Fatal("children are left")
 	}
 	reaper.mu.Lock()
-	left := len(reaper.known)
+	left := len(reaper.children)
 	reaper.mu.Unlock()
 	if left != 0 {
 		t.Errorf("%d processes are still known", left)
@@ -161,9 +161,9 @@ func threads(t *testing.T) int {
 	return len(all)
 }
 
-// TestPrepare shows that the child has lost what its thread has lost, and
-// that this process has not.
-func TestPrepare(t *testing.T) {
+// TestPrepareRunsOnTheForkingThread checks that the child has the restrictions that Prepare put on
+// the thread, and that this process has not.
+func TestPrepareRunsOnTheForkingThread(t *testing.T) {
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
 		t.Fatal(err)
@@ -186,9 +186,8 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// TestGroup kills what a leader leaves behind, and nothing of a command that
-// did not ask for it.
-func TestGroup(t *testing.T) {
+// TestGroupIsKilledWithItsLeader has a leader that ends before another process of its group.
+func TestGroupIsKilledWithItsLeader(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -204,13 +203,13 @@ func TestGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The pipe ends when the one that was left behind does.
+	// The pipe ends when the remaining process of the group does.
 	if n2, err := r.Read(text[n:]); n2 != 0 || err == nil {
 		t.Errorf("%d more bytes, %v", n2, err)
 	}
 }
 
-func TestSignals(t *testing.T) {
+func TestSignalsDoNotReachReapedProcesses(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -223,16 +222,16 @@ func TestSignals(t *testing.T) {
 	}
 	p.Signal(syscall.SIGSTOP)
 	p.SignalGroup(syscall.SIGKILL)
-	if got := Code(p.Wait()); got != 137 {
+	if got := ExitCode(p.Wait()); got != 137 {
 		t.Errorf("code %d", got)
 	}
-	p.Signal(syscall.SIGKILL)      // to nobody
-	p.SignalGroup(syscall.SIGKILL) // to nobody
+	p.Signal(syscall.SIGKILL) // reaped: nothing is sent
+	p.SignalGroup(syscall.SIGKILL)
 }
 
-// TestParentDeath: a child dies with the process that started it, although
-// the thread that forked it is not the one that waits.
-func TestParentDeath(t *testing.T) {
+// TestChildDiesWithItsParent checks the parent-death signal although the thread that forked the child
+// is not the one that waits for it.
+func TestChildDiesWithItsParent(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -136,7 +136,62 @@ func isIdentifier(secret string) bool {
 	if upper == 0 && separators == 0 {
 		size = 40
 	}
-	return words && letters > digits && runs > 0 && 10*(letters+digits) >= size*runs
+	return words && letters > digits && runs > 0 && 10*(letters+digits) >= size*runs && spelledLikeWords(secret)
+}
+
+// pairs are the pairs of letters that make up 93 of 100 in the words of Go's standard library, by the first one.
+var pairs = map[byte]string{
+	'a': "abcdfgiklmnprstuvxy",
+	'b': "aceilorsuy",
+	'c': "acdehikloprstuy",
+	'd': "abcdefilnoprsu",
+	'e': "abcdefgilmnopqrstvwxy",
+	'f': "acefilmorstu",
+	'g': "aehilnorst",
+	'h': "aeimotu",
+	'i': "abcdefglmnoprstvxz",
+	'k': "aceilsu",
+	'l': "acdefgilnostuvy",
+	'm': "aeimopsu",
+	'n': "acdefghiklnoprstuv",
+	'o': "abcdfgiklmnoprstuvwx",
+	'p': "acehiloprstuy",
+	'q': "u",
+	'r': "abcdefgiklmnoprstuvy",
+	's': "acdefhiklmopqstuy",
+	't': "abcdefghilmnoprstuwy",
+	'u': "abcefilmnoprst",
+	'v': "aefi",
+	'w': "aeinors",
+	'x': "abipt",
+	'y': "pst",
+	'z': "e",
+}
+
+var isPair = func() (t [26 * 26]bool) {
+	for first, seconds := range pairs {
+		for _, second := range []byte(seconds) {
+			t[int(first-'a')*26+int(second-'a')] = true
+		}
+	}
+	return t
+}()
+
+// spelledLikeWords reports whether seven of ten pairs of letters in a text are those of words. A change from lower to upper case begins a word.
+// Of the pairs in random text 44 in 100 are such.
+func spelledLikeWords(text string) bool {
+	all, known := 0, 0
+	for i := 1; i < len(text); i++ {
+		a, b := kindOf(text[i-1]), kindOf(text[i])
+		if a != 'l' && a != 'u' || b != 'l' && b != 'u' || a == 'l' && b == 'u' {
+			continue
+		}
+		all++
+		if isPair[int(text[i-1]|0x20-'a')*26+int(text[i]|0x20-'a')] {
+			known++
+		}
+	}
+	return 10*known >= 7*all
 }
 
 // demoKeys are the keys with which documentation signs JSON Web Tokens; they are written beside these.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -91,6 +92,27 @@ func TestSecretsOfKubernetes(t *testing.T) {
 		found, err := s.ScanFile(t.Context(), "secret.yaml", []byte(head+c.more))
 		if err != nil || rules(found)["kubernetes-secret-yaml"] != c.want {
 			t.Errorf("%s: %v, %v, want a finding: %v", name, found, err, c.want)
+		}
+	}
+}
+
+// TestRandomValuesAreNoIdentifiers: of values drawn at random, which a name says are keys, at most one in a hundred is taken for a name in source code.
+func TestRandomValuesAreNoIdentifiers(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(6, 1))
+	for _, n := range []int{16, 20, 32, 40} {
+		taken := 0
+		for range 20_000 {
+			if isIdentifier(alnum(r, letters, n)) {
+				taken++
+			}
+		}
+		if taken > 200 {
+			t.Errorf("%d characters: %d of 20000 are taken for names", n, taken)
+		}
+	}
+	for _, name := range []string{"EncapsulationKey1024", "KeyAlgoMLDSA65", "C.RISCV_HWPROBE_KEY_CPUPERF_0", "decryptionKey1024", "ed25519.PrivateKey", "ssh-mldsa-44", "YOUR_API_KEY"} {
+		if !isIdentifier(name) {
+			t.Errorf("%s is not taken for a name", name)
 		}
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
-	"airlock/internal/recent"
+	"airlock/internal/seenset"
 )
 
 const (
@@ -18,12 +18,12 @@ const (
 // clean remembers blocks of text in which nothing was found: an agent sends its whole conversation again with every turn. A block is known by two
 // hashes under seeds that nobody sees, so that no text can be made to look like another.
 type clean struct {
-	recent.Set[[2]uint64]
+	seenset.Set[[2]uint64]
 	seeds [2]maphash.Seed
 }
 
 func newClean() *clean {
-	return &clean{Set: recent.Set[[2]uint64]{Max: maxBlocks}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+	return &clean{Set: seenset.Set[[2]uint64]{Max: maxBlocks}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 }
 
 // key is that of a block at [start,end) of a text, with its surroundings. Where the text begins or ends counts.

@@ -156,7 +156,7 @@ func checkRequest(r *http.Request, a policy.Authority) (status int, v policy.Ver
 // Behind serves the port that CONNECT comes to, and the tunnels behind it,
 // until ctx ends. Then no connection is accepted any more, what is in
 // progress may end, upgraded connections among it, and the rest is cut.
-func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener, leave httpd.Leave) error {
+func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener, opts httpd.DrainOptions) error {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
@@ -164,16 +164,16 @@ func (s *Server) Behind(ctx context.Context, outer *http1.Server, l net.Listener
 		// The tunnels outlive the port: a CONNECT that was accepted is served.
 		defer stop()
 		defer s.handedOver()
-		return outer.Serve(ctx, l, leave)
+		return outer.Serve(ctx, l, opts)
 	})
 	group.Go(func() error {
-		defer context.AfterFunc(inner, func() { s.cutAfter(leave.Within) })()
+		defer context.AfterFunc(inner, func() { s.cutAfter(opts.Timeout) })()
 		defer s.waitForTunnels()
-		return httpd.Serve(inner, s.h2, s.queue, leave)
+		return httpd.Serve(inner, s.h2, s.queue, opts)
 	})
 	group.Go(func() error {
 		<-inner.Done()
-		s.plain.TakeLeave(inner, leave)
+		s.plain.Shutdown(inner, opts)
 		return nil
 	})
 	return group.Wait()

@@ -112,7 +112,7 @@ func TestLeaveDuringAHandshake(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() {
-				ended <- s.Behind(ctx, outer, closed, httpd.Leave{Within: 8 * time.Second, Ending: make(chan struct{})})
+				ended <- s.Behind(ctx, outer, closed, httpd.DrainOptions{Timeout: 8 * time.Second, NoSuccessor: make(chan struct{})})
 			}()
 			raw, err := net.Dial("tcp", l.Addr().String())
 			if err != nil {
