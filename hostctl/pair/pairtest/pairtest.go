@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -291,6 +292,37 @@ func readUntil(t *testing.T, r io.Reader, want string) string {
 	return seen.String()
 }
 
+// linkedWorktree checks that the copy of a worktree of git has the whole repository. The agent's image may lack git, so the test looks at files.
+func (s Suite) linkedWorktree(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed")
+	}
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	whole, linked := filepath.Join(root, "whole"), filepath.Join(root, "linked")
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main", whole},
+		{"-C", whole, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-q", "--allow-empty", "-m", "first"},
+		{"-C", whole, "worktree", "add", "-q", "-b", "side", linked},
+	} {
+		if out, err := exec.CommandContext(t.Context(), "git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	p := s.Plan(t, "contract-worktree", "sleep", "1000")
+	p.Agent.Workspace = pair.Workspace{Path: linked, Mode: pair.Copy}
+	s.Create(t, p)
+	must(t, s.Backend.Start(t.Context(), p.Name))
+	id, err := os.ReadFile(filepath.Join(whole, ".git/refs/heads/main"))
+	must(t, err)
+	commit := strings.TrimSpace(string(id))
+	want := "ref: refs/heads/side\n" + commit + "\nfound"
+	script := "cat .git/HEAD .git/refs/heads/side && test -s .git/objects/" + commit[:2] + "/" + commit[2:] + " && echo found"
+	if code, got := s.Sh(t, p.Name, script); code != 0 || got != want {
+		t.Errorf("expected %q, got code %d, %q", want, code, got)
+	}
+}
+
 func (s Suite) workspaces(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
@@ -310,6 +342,7 @@ func (s Suite) workspaces(t *testing.T) {
 			t.Error("the original was touched")
 		}
 	})
+	t.Run("copy of a linked worktree", s.linkedWorktree)
 	t.Run("through a link", func(t *testing.T) {
 		link := filepath.Join(t.TempDir(), "link")
 		must(t, os.Symlink(dir, link))
