@@ -146,7 +146,7 @@ func (s *scanner) scanJoined(ctx context.Context, h policy.Host, rows ...[]strin
 	if len(randomRuns) == 0 && len(parts) == 0 && len(p.newSums) == 0 {
 		return policy.Allowed("scan")
 	}
-	added, before := s.histories.add(h, append(runs, parts...), s.engine.Opens, time.Now())
+	added, before := s.histories.add(h, append(runs, parts...), s.engine.MayStart, time.Now())
 	p.joinFragments(added, before)
 	p.joinWords(randomRuns, words)
 	v := s.scanCandidates(ctx, &p)
@@ -217,9 +217,9 @@ func (p *candidates) joinRow(row []string) {
 		return
 	}
 	p.newSums = append(p.newSums, sum)
-	p.join(p.engine.Opens(strings.Join(row, "")), row...)
+	p.join(p.engine.MayStart(strings.Join(row, "")), row...)
 	slices.Reverse(row)
-	p.join(p.engine.Opens(strings.Join(row, "")), row...)
+	p.join(p.engine.MayStart(strings.Join(row, "")), row...)
 }
 
 func (p *candidates) full(more int) bool {
@@ -293,7 +293,7 @@ func (p *candidates) mayStartCache() func(string) bool {
 	return func(text string) bool {
 		mayStart, ok := known[text]
 		if !ok {
-			mayStart = p.engine.Opens(text)
+			mayStart = p.engine.MayStart(text)
 			known[text] = mayStart
 		}
 		return mayStart
