@@ -264,7 +264,7 @@ func newCanaries(routes []bundle.Route) canaries {
 		if r.Auth == nil || r.Auth.Placeholder == "" {
 			continue
 		}
-		for _, text := range secrets.Forms(r.Auth.Placeholder) {
+		for _, text := range secrets.Encodings(r.Auth.Placeholder) {
 			forms = append(forms, form{text, []byte(r.Host.String())})
 		}
 	}

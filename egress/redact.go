@@ -16,14 +16,14 @@ import (
 func formsOf(slots map[string]string, users map[string][]string) (forms []form) {
 	for slot, value := range slots {
 		marker := fmt.Appendf(nil, "[redacted:%s]", slot)
-		for _, text := range secrets.Forms(value) {
+		for _, text := range secrets.Encodings(value) {
 			forms = append(forms, form{text, marker})
 			for _, other := range withReferences(text) {
 				forms = append(forms, form{other, marker})
 			}
 		}
 		for _, user := range users[slot] {
-			for _, text := range secrets.Spellings(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))) {
+			for _, text := range secrets.Escapes(base64.StdEncoding.EncodeToString([]byte(user + ":" + value))) {
 				forms = append(forms, form{text, marker})
 			}
 		}

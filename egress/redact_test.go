@@ -106,7 +106,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte(value+value), uint8(1))
 	f.Add([]byte(value[:12]+value), uint8(7))
 	r := testRedactor()
-	forms := secrets.Forms(value)
+	forms := secrets.Encodings(value)
 	f.Fuzz(func(t *testing.T, text []byte, cut uint8) {
 		s := stream{r: r}
 		var got []byte

@@ -405,7 +405,7 @@ func newTransport(c Config, repo bundle.Repo) (transport, error) {
 // redactor takes a token, in every form, out of what upstream says: it may echo what we sent.
 func redactor(token string) func(string) string {
 	var pairs []string
-	for _, form := range secrets.Forms(token) {
+	for _, form := range secrets.Encodings(token) {
 		pairs = append(pairs, string(form), "[redacted]")
 	}
 	return strings.NewReplacer(pairs...).Replace

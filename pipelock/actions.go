@@ -68,9 +68,9 @@ func (a actions) of(to policy.Authority) string {
 // connection.
 const maxGrants = 3
 
-// settle does about a finding what is to be done where nothing can be
-// overwritten. What a person let pass in this request is in granted.
-func (to handling) settle(ctx context.Context, v policy.Verdict, granted []string) (policy.Verdict, []string) {
+// resolve applies the configured action to a finding that cannot be redacted. granted lists what a
+// person has approved in this request.
+func (to scanContext) resolve(ctx context.Context, v policy.Verdict, granted []string) (policy.Verdict, []string) {
 	switch {
 	case !isFinding(v):
 		return v, granted
@@ -97,7 +97,7 @@ func (to handling) settle(ctx context.Context, v policy.Verdict, granted []strin
 	return answer, granted
 }
 
-// unwritten refuses what could not be written down.
+// unwritten is the refusal when a verdict cannot be recorded.
 func unwritten() policy.Verdict {
 	return policy.Denied("audit", "the verdict could not be written down")
 }

@@ -35,14 +35,14 @@ func newAnswers(f *bundle.AnswerScan) answers {
 	return answers{on: true, block: f.Action == actionBlock, skip: f.Skip}
 }
 
-// read tells whether answers of the host are looked at.
+// read reports whether answers of the host are looked at.
 func (a answers) read(h policy.Host) bool {
 	return a.on && !slices.ContainsFunc(a.skip, func(p policy.Pattern) bool { return p.Matches(h) })
 }
 
 // watch looks at an answer's text as it passes by. It refuses one that can be
 // refused as a whole.
-func (p *pass) watch(res *http.Response) error {
+func (p *exchange) watch(res *http.Response) error {
 	s := p.s
 	if !s.answers.read(p.authority.Host) || !s.rules.reads(p.authority.Host) || !isTextType(res.Header.Get("Content-Type")) || p.method == http.MethodHead {
 		return nil
@@ -69,7 +69,7 @@ func (p *pass) watch(res *http.Response) error {
 	return nil
 }
 
-// isTextType tells whether a person or an agent would read it.
+// isTextType reports whether a person or an agent would read it.
 func isTextType(contentType string) bool {
 	kind, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -87,7 +87,7 @@ func isTextType(contentType string) bool {
 // watched is a body that is looked at in passing. It holds nothing back.
 type watched struct {
 	io.ReadCloser
-	pass   *pass
+	pass   *exchange
 	events bool
 	scan   promptinjection.Scanner
 	last   []byte // is to be read before err
@@ -141,7 +141,7 @@ func (w *watched) Buffered() bool {
 
 // ordered writes a finding in an answer down. It is an error where the answer
 // must not go on.
-func (p *pass) ordered(rule string) error {
+func (p *exchange) ordered(rule string) error {
 	orderings.Inc(rule)
 	v := policy.Denied("answer: "+rule, "the answer has what is meant for an agent and not for a person: "+rule)
 	if !p.s.answers.block {

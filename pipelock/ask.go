@@ -17,7 +17,7 @@ const defaultAsk = time.Minute
 const leaveAsk = drain / 2
 
 // ask holds a request until a person has answered. Only a yes lets it pass.
-func (s *server) ask(ctx context.Context, p *pass, v policy.Verdict) policy.Verdict {
+func (s *server) ask(ctx context.Context, p *exchange, v policy.Verdict) policy.Verdict {
 	p.hide(v)
 	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path)}
 	asked, err := activation.Propose(ctx, q)
@@ -53,7 +53,7 @@ func (s *server) ask(ctx context.Context, p *pass, v policy.Verdict) policy.Verd
 const noticeWait = 2 * time.Second
 
 // notify puts a notice on the operator's list: something was found and overwritten. The audit has it already; where there is no list, that is all.
-func (s *server) notify(p *pass, v policy.Verdict) {
+func (s *server) notify(p *exchange, v policy.Verdict) {
 	ctx, cancel := context.WithTimeout(context.Background(), noticeWait)
 	defer cancel()
 	q := policy.Leak{Rule: v.Rule, Why: v.Why, Method: p.method, URL: p.scheme + "://" + p.shown(v) + audit.SafePath(p.path), Overwritten: true}

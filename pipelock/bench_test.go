@@ -34,7 +34,7 @@ func BenchmarkHead(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if v := s.head(r, handling{host: h}); !v.Allow {
+		if v := s.head(r, scanContext{host: h}); !v.Allow {
 			b.Fatal(v)
 		}
 	}
@@ -58,7 +58,7 @@ func BenchmarkHeadNew(b *testing.B) {
 		n++
 		r.URL.RawQuery = fmt.Sprintf("page=%d", n)
 		r.Header["X-Request-Id"] = []string{fmt.Sprintf("%08x-1234-4234-8234-123456789abc", n)}
-		if v := s.head(r, handling{host: h}); !v.Allow {
+		if v := s.head(r, scanContext{host: h}); !v.Allow {
 			b.Fatal(v)
 		}
 	}
@@ -70,7 +70,7 @@ func BenchmarkBody(b *testing.B) {
 	body := `{"text": "` + strings.Repeat("the quick brown fox jumps over the lazy dog ", 1480) + `"}`
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
-		if v := s.look(b.Context(), "body", []byte(body)); !v.Allow {
+		if v := s.scanText(b.Context(), "body", []byte(body)); !v.Allow {
 			b.Fatal(v)
 		}
 	}

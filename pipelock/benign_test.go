@@ -256,7 +256,7 @@ var benigns = []benign{
 // passes sends one request through all that pipelock reads.
 func passes(t *testing.T, s *scanner, h policy.Host, name string, r *http.Request) {
 	t.Helper()
-	if v := s.head(r, handling{host: h}); !v.Allow {
+	if v := s.head(r, scanContext{host: h}); !v.Allow {
 		t.Errorf("%s: %+v", name, v)
 		return
 	}
@@ -264,7 +264,7 @@ func passes(t *testing.T, s *scanner, h policy.Host, name string, r *http.Reques
 		return
 	}
 	length := r.ContentLength
-	v, err := s.body(r, handling{host: h, report: silent})
+	v, err := s.body(r, scanContext{host: h, report: silent})
 	n := int64(0)
 	if err == nil && v.Allow {
 		n, err = io.Copy(io.Discard, r.Body)

@@ -23,7 +23,7 @@ import (
 // short is scanned as a whole before anything is dialled; what is found in a
 // longer one later is reported when it is stopped. A body that egress has
 // written itself, for a request of its own, is not scanned.
-func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
+func (s *scanner) body(r *http.Request, to scanContext) (policy.Verdict, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return policy.Allowed("scan"), nil
 	}
@@ -46,7 +46,7 @@ func (s *scanner) body(r *http.Request, to handling) (policy.Verdict, error) {
 	b.holds = to.action == actionRedact && len(b.codings) == 0 && inOnePiece(r.Header.Get("Content-Type"))
 	v, err := b.begin()
 	if err != nil || !v.Allow {
-		b.held.close()
+		b.held.releaseAll()
 		return v, err
 	}
 	r.Body = b
@@ -60,29 +60,29 @@ func (b *scannedBody) begin() (policy.Verdict, error) {
 	if b.length >= 0 {
 		size = min(size, b.length)
 	}
-	done, err := s.memory.begins.take(b.ctx, size)
+	done, err := s.memory.firstWindows.acquire(b.ctx, size)
 	if err != nil {
 		return policy.Verdict{}, err
 	}
-	b.held.keep(&b.held.begin, done)
+	b.held.set(&b.held.first, done)
 	first, ended, err := b.read()
 	if err != nil && !ended {
 		return policy.Verdict{}, err
 	}
 	b.ended = ended
-	first, v, err := b.first(first)
+	first, v, err := b.scanFirst(first)
 	var refused *refusedError
 	if errors.As(err, &refused) {
 		v, err = refused.v, nil
 	}
-	b.pass(first, 0)
+	b.forwardWindow(first, 0)
 	return v, err
 }
 
-// first judges the first window. One of a compressed body has all of it.
-func (b *scannedBody) first(text []byte) ([]byte, policy.Verdict, error) {
+// scanFirst scans the first window. That of a compressed body is the whole body.
+func (b *scannedBody) scanFirst(text []byte) ([]byte, policy.Verdict, error) {
 	if len(b.codings) == 0 {
-		return b.judge(text, 0)
+		return b.scanWindow(text, 0)
 	}
 	for !b.ended {
 		var err error
@@ -91,15 +91,15 @@ func (b *scannedBody) first(text []byte) ([]byte, policy.Verdict, error) {
 		}
 	}
 	v, err := b.scanner.compressed(b.ctx, b.to.host, b.codings, b.framed, b.parts, text)
-	return text, b.settle(v), err
+	return text, b.resolve(v), err
 }
 
 // shortBody is up to which length what a body says is read together with what
 // the host got before, in bytes.
 const shortBody = 8 << 10
 
-// own is what of a text is to be scanned.
-func (b *scannedBody) own(text []byte) []byte {
+// scannedText returns what of a text is scanned.
+func (b *scannedBody) scannedText(text []byte) []byte {
 	text, _ = b.scanner.own(httpd.InjectedBody, text, b.to.injected)
 	if b.framed {
 		text = append(append(bytes.Clone(text), '\n'), withoutFrames(text)...)
@@ -107,18 +107,18 @@ func (b *scannedBody) own(text []byte) []byte {
 	return text
 }
 
-// judge scans a window and does about it what is to be done: what has not gone
-// yet begins at from and may be overwritten. It returns the window, which has
-// grown where something compressed went on beyond it.
-func (b *scannedBody) judge(text []byte, from int) ([]byte, policy.Verdict, error) {
+// scanWindow scans a window and applies the configured action; the bytes from from on have not been
+// sent yet and may be redacted. It returns the window, extended where compressed data continues
+// after it.
+func (b *scannedBody) scanWindow(text []byte, from int) ([]byte, policy.Verdict, error) {
 	var v, inParts policy.Verdict
 	for {
 		began := time.Now()
 		var open, partOpen bool
-		v, open = b.scanner.lookPart(b.ctx, "body", b.own(text))
+		v, open = b.scanner.scanTextPart(b.ctx, "body", b.scannedText(text))
 		parts := b.parts
 		if v.Allow || isFinding(v) {
-			parts, inParts, partOpen = parts.look(b.ctx, b.scanner, text, from, b.ended)
+			parts, inParts, partOpen = parts.scan(b.ctx, b.scanner, text, from, b.ended)
 		}
 		if b.ended || !open && !partOpen || b.blocks(v) || b.blocks(inParts) {
 			b.parts = parts
@@ -130,42 +130,43 @@ func (b *scannedBody) judge(text []byte, from int) ([]byte, policy.Verdict, erro
 		}
 	}
 	if isFinding(v) && b.to.action == actionRedact && !b.signed {
-		if v = b.overwrite(text, from); v.Allow {
-			_, inParts, _ = b.parts.look(b.ctx, b.scanner, text, from, b.ended)
+		if v = b.redact(text, from); v.Allow {
+			_, inParts, _ = b.parts.scan(b.ctx, b.scanner, text, from, b.ended)
 		}
 	}
-	if v = b.settle(v); v.Allow {
-		v = b.settle(inParts)
+	if v = b.resolve(v); v.Allow {
+		v = b.resolve(inParts)
 	}
 	if v.Allow && len(text)-from <= shortBody {
-		v = b.settle(b.scanner.together(b.ctx, b.to.host, []string{string(b.own(text[from:]))}))
+		v = b.resolve(b.scanner.scanJoined(b.ctx, b.to.host, []string{string(b.scannedText(text[from:]))}))
 	}
 	return text, v, nil
 }
 
-// blocks tells whether a verdict stands, whatever comes behind the window.
+// blocks reports whether a verdict is final, whatever follows the window.
 func (b *scannedBody) blocks(v policy.Verdict) bool {
 	return !v.Allow && (!isFinding(v) || b.to.action == actionBlock || b.to.action == "")
 }
 
-// overwrite passes a window on without what was found in it.
-func (b *scannedBody) overwrite(text []byte, from int) policy.Verdict {
-	o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, own: b.own, more: !b.ended, llm: b.to.llm}
-	b.scanner.remembering(&o, b.to)
+// redact redacts the findings in a window.
+func (b *scannedBody) redact(text []byte, from int) policy.Verdict {
+	o := redactor{scanner: b.scanner, ctx: b.ctx, surface: "body", from: from, toScan: b.scannedText, more: !b.ended, llm: b.to.llm}
+	b.scanner.trackReported(&o, b.to)
 	o.held = b.heldBack(text, from)
-	v := o.overwrite(text)
-	if v.Allow && o.fresh() && b.to.report(wordRedacted, v) != nil {
+	v := o.redact(text)
+	if v.Allow && o.hasNew() && b.to.report(wordRedacted, v) != nil {
 		return unwritten()
 	}
 	if v.Allow {
-		o.remember()
+		o.markReported()
 	}
 	return v
 }
 
-// pass gives a window on that has been judged; what has not gone yet begins at from. Where findings are overwritten, its end is held back and judged
-// again with the next window: something may begin there.
-func (b *scannedBody) pass(text []byte, from int) {
+// forwardWindow makes a scanned window readable; the bytes from from on have not been sent yet.
+// Where findings are redacted, its end is held back and scanned again with the next window, because
+// a secret may begin there.
+func (b *scannedBody) forwardWindow(text []byte, from int) {
 	b.back = b.heldBack(text, from)
 	b.ready = text[from : len(text)-b.back]
 	if b.back > 0 {
@@ -175,8 +176,9 @@ func (b *scannedBody) pass(text []byte, from int) {
 	b.tail = b.tailOf(text)
 }
 
-// heldBack returns how many bytes at the end of a window stay here until the next one is judged; what has not gone yet begins at from. A stream that
-// pauses waits for an answer to what it sent: nothing of it is held back.
+// heldBack returns how many bytes at the end of a window are kept until the next one has been
+// scanned; the bytes from from on have not been sent yet. A stream that pauses waits for an answer
+// to what it sent: nothing of it is held back.
 func (b *scannedBody) heldBack(text []byte, from int) int {
 	if full := len(text)-from >= streamWindow; !b.holds || b.ended || b.pause > 0 && !full {
 		return 0
@@ -190,13 +192,13 @@ func inOnePiece(contentType string) bool {
 	return !strings.HasPrefix(kind, "multipart/") && !strings.HasPrefix(kind, "application/grpc")
 }
 
-// settle is for what was not overwritten.
-func (b *scannedBody) settle(v policy.Verdict) policy.Verdict {
+// resolve is for what was not redacted.
+func (b *scannedBody) resolve(v policy.Verdict) policy.Verdict {
 	if isFinding(v) {
 		if b.signed {
 			v.Why += "; the body is signed or has a checksum"
 		}
-		v, b.granted = b.to.settle(b.ctx, v, b.granted)
+		v, b.granted = b.to.resolve(b.ctx, v, b.granted)
 	}
 	return v
 }
@@ -215,8 +217,7 @@ func codingsOf(h http.Header) (codings []string, framed bool) {
 	return codings, framed
 }
 
-// frame is what stands between two pieces of a body that is framed in the way
-// of S3.
+// frame is the separator of two pieces of a body with aws-chunked framing.
 var frame = regexp.MustCompile(`(?:^|\r\n)[0-9a-fA-F]{1,16}(?:;[^\r\n]{0,256})?\r\n`)
 
 func withoutFrames(text []byte) []byte { return frame.ReplaceAll(text, nil) }
@@ -253,15 +254,15 @@ func (s *scanner) compressed(ctx context.Context, to policy.Host, codings []stri
 		return policy.Verdict{}, err
 	}
 	if err != nil {
-		return policy.Denied("scan", "the body could not be inflated: "+brief(err.Error())), nil
+		return policy.Denied("scan", "the body could not be inflated: "+oneLine(err.Error())), nil
 	}
 	defer done()
-	v := s.look(ctx, "body", plain)
+	v := s.scanText(ctx, "body", plain)
 	if v.Allow {
-		_, v, _ = parts.look(ctx, s, plain, 0, true)
+		_, v, _ = parts.scan(ctx, s, plain, 0, true)
 	}
 	if v.Allow && len(plain) <= shortBody {
-		v = s.together(ctx, to, []string{string(plain)})
+		v = s.scanJoined(ctx, to, []string{string(plain)})
 	}
 	return v, nil
 }
@@ -275,7 +276,7 @@ func (s *scanner) inflate(ctx context.Context, codings []string, data []byte) (p
 			decoder += 2 * inflate.MaxWindow
 		}
 	}
-	done, err = s.memory.inflated.take(ctx, decoder)
+	done, err = s.memory.inflated.acquire(ctx, decoder)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -284,7 +285,7 @@ func (s *scanner) inflate(ctx context.Context, codings []string, data []byte) (p
 	if err != nil {
 		return nil, nil, err
 	}
-	if done, err = s.memory.inflated.take(ctx, decoder+2*size); err != nil { // the scan may make it as much again
+	if done, err = s.memory.inflated.acquire(ctx, decoder+2*size); err != nil { // the scan may make it as much again
 		return nil, nil, err
 	}
 	b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
@@ -337,7 +338,7 @@ func tailOf(p []byte) []byte { return bytes.Clone(p[max(0, len(p)-overlap):]) }
 // scannedBody gives on what has been scanned.
 type scannedBody struct {
 	scanner *scanner
-	to      handling
+	to      scanContext
 	codings []string
 	framed  bool
 	parts   parts
@@ -347,7 +348,7 @@ type scannedBody struct {
 	trailer func() http.Header
 	length  int64 // -1: not known
 	left    int64 // of what may come at all
-	held    holding
+	held    reservation
 	pause   time.Duration // 0: the length is known, there is no need to hurry
 
 	pump  *pump
@@ -372,7 +373,7 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 		if errors.As(b.err, &refused) {
 			refused.reported = true
 			_ = b.to.report("", refused.v) // it is refused in any case
-			b.held.close()
+			b.held.releaseAll()
 		}
 	}
 	n := copy(p, b.ready)
@@ -382,13 +383,13 @@ func (b *scannedBody) Read(p []byte) (int, error) {
 
 func (b *scannedBody) refill() error {
 	b.ready = nil
-	b.held.drop(&b.held.grown)
+	b.held.release(&b.held.grown)
 	if b.ended {
-		b.held.close() // the answer may take long
+		b.held.releaseAll() // the answer may take long
 		return b.end()
 	}
 	if b.pause > 0 {
-		b.held.drop(&b.held.window) // the next window may take long to come
+		b.held.release(&b.held.window) // the next window may take long to come
 	}
 	text, ended, err := b.read()
 	if err != nil && !ended {
@@ -400,14 +401,14 @@ func (b *scannedBody) refill() error {
 		return nil
 	}
 	b.granted = make([]string, len(b.granted)) // who let pass what was there has not seen what comes
-	text, v, err := b.judge(text, from)
+	text, v, err := b.scanWindow(text, from)
 	if err != nil {
 		return err
 	}
 	if !v.Allow {
 		return &refusedError{v: v}
 	}
-	b.pass(text, from)
+	b.forwardWindow(text, from)
 	return nil
 }
 
@@ -415,14 +416,14 @@ func (b *scannedBody) refill() error {
 func (b *scannedBody) end() error {
 	trailer := b.trailer()
 	for _, name := range slices.Sorted(maps.Keys(trailer)) {
-		for _, p := range b.scanner.field(trailer, name, handling{}) {
+		for _, p := range b.scanner.field(trailer, name, scanContext{}) {
 			if v := b.field(p); !v.Allow {
 				return &refusedError{v: v}
 			}
 		}
 	}
 	if len(trailer) > 0 {
-		if v := b.settle(b.scanner.together(b.ctx, b.to.host, slices.Concat(slices.Collect(maps.Values(trailer))...))); !v.Allow {
+		if v := b.resolve(b.scanner.scanJoined(b.ctx, b.to.host, slices.Concat(slices.Collect(maps.Values(trailer))...))); !v.Allow {
 			return &refusedError{v: v}
 		}
 	}
@@ -431,22 +432,22 @@ func (b *scannedBody) end() error {
 
 // field judges a field of the trailer.
 func (b *scannedBody) field(p place) policy.Verdict {
-	v := b.scanner.look(b.ctx, "trailer", p.text)
+	v := b.scanner.scanText(b.ctx, "trailer", p.text)
 	if isFinding(v) && b.to.action == actionRedact && p.put != nil {
-		o := overwriting{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true, llm: b.to.llm}
-		b.scanner.remembering(&o, b.to)
-		if v = o.overwrite(p.text); v.Allow {
-			if o.fresh() && b.to.report(wordRedacted, v) != nil {
+		o := redactor{scanner: b.scanner, ctx: b.ctx, surface: "trailer", from: p.from, named: true, llm: b.to.llm}
+		b.scanner.trackReported(&o, b.to)
+		if v = o.redact(p.text); v.Allow {
+			if o.hasNew() && b.to.report(wordRedacted, v) != nil {
 				return unwritten()
 			}
-			o.remember()
+			o.markReported()
 			p.put(p.text[p.from:])
 		}
 	}
-	return b.settle(v)
+	return b.resolve(v)
 }
 
-// read collects the next window, behind the end of the one before.
+// read collects the next window, after the end of the one before.
 func (b *scannedBody) read() (text []byte, ended bool, err error) {
 	if b.pause == 0 {
 		text, ended, err = b.window()
@@ -470,8 +471,7 @@ func (b *scannedBody) came(n int) policy.Verdict {
 	return policy.Allowed("limits.body_bytes")
 }
 
-// tooLongPacked is why something compressed is refused that nobody can look
-// into as a whole.
+// tooLongPacked refuses compressed data that is too long to be read as a whole.
 var tooLongPacked = policy.Denied("scan", fmt.Sprintf("compressed data of more than %d MiB cannot be read; ask the operator to let this host pass unread (secrets.passthrough), or send it in smaller parts", maxGrown>>20))
 
 // grow reads on behind a window that must not go on as it is: twice as much,
@@ -515,14 +515,14 @@ func (b *scannedBody) room(size int) error {
 			n = min(n, 2*b.length)
 		}
 	}
-	if b.held.has(place) {
+	if b.held.holds(place) {
 		return nil
 	}
-	done, err := from.take(b.ctx, n)
+	done, err := from.acquire(b.ctx, n)
 	if errors.Is(err, errBusy) {
 		return &refusedError{v: busy()}
 	}
-	b.held.keep(place, done)
+	b.held.set(place, done)
 	return err
 }
 
@@ -538,23 +538,23 @@ func (b *scannedBody) window() (text []byte, ended bool, err error) {
 	if text, ended, err = fill(b.src, text); ended || err != nil || n <= smallBody {
 		return text, ended, err
 	}
-	if !b.held.has(&b.held.window) {
-		done, err := b.scanner.memory.windows.take(b.ctx, 2*int64(n))
+	if !b.held.holds(&b.held.window) {
+		done, err := b.scanner.memory.windows.acquire(b.ctx, 2*int64(n))
 		if err != nil {
 			return text, false, err
 		}
-		b.held.keep(&b.held.window, done)
+		b.held.set(&b.held.window, done)
 	}
 	return fill(b.src, append(make([]byte, 0, len(b.tail)+n), text...))
 }
 
 // more tells how long the window of a stream may become.
 func (b *scannedBody) more() int {
-	done, ok := b.scanner.memory.windows.try(b.ctx, 2*wholeBody)
+	done, ok := b.scanner.memory.windows.tryAcquire(b.ctx, 2*wholeBody)
 	if !ok {
 		return streamWindow
 	}
-	b.held.keep(&b.held.window, done)
+	b.held.set(&b.held.window, done)
 	return wholeBody
 }
 
@@ -575,7 +575,7 @@ func fill(src io.Reader, p []byte) (text []byte, ended bool, err error) {
 
 // Close implements io.Closer.
 func (b *scannedBody) Close() error {
-	b.held.close()
+	b.held.releaseAll()
 	return b.src.Close()
 }
 
@@ -583,7 +583,7 @@ func (b *scannedBody) Close() error {
 // noticed. Its goroutine ends with the body or the request.
 type pump struct {
 	pieces chan piece
-	begun  bool // somebody has waited
+	begun  bool // a read has been waited for
 }
 
 type piece struct {

@@ -22,7 +22,7 @@ const (
 	// sweepEvery is how often a full budget looks for hosts that have used
 	// nothing lately.
 	sweepEvery = time.Second
-	// tunnelRetry is what is told to whoever has too many tunnels open.
+	// tunnelRetry is the Retry-After of a client with too many open tunnels.
 	tunnelRetry = 5 * time.Second
 )
 
@@ -218,7 +218,7 @@ func knownBytes(r *http.Request) int64 {
 	return n + max(0, r.ContentLength)
 }
 
-// countedBody counts a body whose length nobody knows.
+// countedBody counts a body of unknown length.
 type countedBody struct {
 	io.ReadCloser
 	budget *budget
@@ -248,7 +248,7 @@ type countedConn struct {
 func (c *countedConn) Write(p []byte) (int, error) {
 	if refused := c.budget.sent(c.host, int64(len(p)), time.Now()); refused != nil {
 		c.told(refused.v)
-		return 0, refused // whoever writes closes: the client is to be told first
+		return 0, refused // the writer closes: the client is to be told first
 	}
 	return c.ReadWriteCloser.Write(p)
 }

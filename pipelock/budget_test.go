@@ -91,9 +91,9 @@ func TestTunnelBudget(t *testing.T) {
 	}
 }
 
-// TestManyHostsForgetNobody: who names thousands of hosts under a wildcard
+// TestBudgetKeepsEveryHost: who names thousands of hosts under a wildcard
 // does not get the budget of one back, and has one budget for the surplus.
-func TestManyHostsForgetNobody(t *testing.T) {
+func TestBudgetKeepsEveryHost(t *testing.T) {
 	b := newBudget(bundle.PipelockLimits{RequestsPerMinute: 1, Tunnels: 1})
 	now := time.Unix(1_000_000, 0)
 	h := host(t, "first.cdn.test")

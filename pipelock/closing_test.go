@@ -13,9 +13,9 @@ import (
 	"airlock/internal/websocket"
 )
 
-// TestClosing: both sides are told that it is over, and the agent why; what is
+// TestCloseFramesReachBothSides: both sides are told that it is over, and the agent why; what is
 // half said by the origin is not mixed with it.
-func TestClosing(t *testing.T) {
+func TestCloseFramesReachBothSides(t *testing.T) {
 	s := testScanner(t, "")
 	frame := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
 	masked := func(first byte, payload string) []byte {
@@ -37,7 +37,7 @@ func TestClosing(t *testing.T) {
 			conn, origin := net.Pipe()
 			var reports []policy.Verdict
 			told := func(v policy.Verdict) { reports = append(reports, v) }
-			to := handling{host: host(t, "a.ok.test"), report: func(_ string, v policy.Verdict) error { told(v); return nil }}
+			to := scanContext{host: host(t, "a.ok.test"), report: func(_ string, v policy.Verdict) error { told(v); return nil }}
 			cc := websocket.Closing(websocket.Conn(conn, nil, s.frames(t.Context(), to)), conn, whyClosed(told))
 			heard := make(chan string, 1)
 			go func() {

@@ -24,7 +24,7 @@ const (
 // refusedError carries a verdict out of the transport.
 type refusedError struct {
 	v        policy.Verdict
-	reported bool          // it stands in the audit
+	reported bool          // it is in the audit
 	retry    time.Duration // after which a budget has more; 0: it was no budget
 }
 
@@ -64,7 +64,7 @@ func (g *guard) DialContext(ctx context.Context, _, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	conn, err := g.race(ctx, addrs, authority.Port)
+	conn, err := g.dialParallel(ctx, addrs, authority.Port)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (g *guard) resolve(ctx context.Context, a policy.Authority) ([]netip.Addr, 
 	if err != nil {
 		return nil, err
 	}
-	good, v := g.rules.judgeAll(a, found, own)
+	good, v := g.rules.judgeAll(a, found, isOwnAddr)
 	if !v.Allow {
 		return nil, &refusedError{v: v}
 	}
@@ -156,7 +156,7 @@ func newOrigins(g *guard, roots *x509.CertPool, certs clientCertificates) *origi
 }
 
 // via is the transport for a request.
-func (o *origins) via(p *pass) http.RoundTripper {
+func (o *origins) via(p *exchange) http.RoundTripper {
 	if p.h2 && p.scheme == "https" {
 		return o.h2
 	}

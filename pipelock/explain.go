@@ -29,8 +29,8 @@ func (r rules) explain(q policy.Question) policy.Explanation {
 		x.NearestAt = r.at(x.Nearest)
 		return x
 	}
-	labels, _ := r.below(t.Authority, time.Now())
-	if why := dataIn(labels); why != "" {
+	labels, _ := r.agentLabels(t.Authority, time.Now())
+	if why := dataReason(labels); why != "" {
 		x.Allow, x.Rule, x.Why, x.At, x.Line = false, ruleName, why, "", strconv.Quote(lineFor(t))
 		return x
 	}
@@ -39,7 +39,7 @@ func (r rules) explain(q policy.Question) policy.Explanation {
 		addr = t.Authority.Host.Addr()
 	}
 	if addr.IsValid() {
-		if _, v := r.judgeAll(t.Authority, []netip.Addr{addr}, own); !v.Allow {
+		if _, v := r.judgeAll(t.Authority, []netip.Addr{addr}, isOwnAddr); !v.Allow {
 			x.Allow, x.Rule, x.Why, x.At = false, v.Rule, v.Why, ""
 			x.Line = "addresses: {allow: [" + netip.PrefixFrom(addr, addr.BitLen()).String() + "]}"
 		}

@@ -10,7 +10,7 @@ import (
 
 // frames scans what the agent sends over a WebSocket, each frame with the end
 // of the ones before it.
-func (s *scanner) frames(ctx context.Context, to handling) *websocket.Inspector {
+func (s *scanner) frames(ctx context.Context, to scanContext) *websocket.Inspector {
 	f := &frames{scanner: s, ctx: ctx, to: to}
 	return websocket.NewInspector(websocket.Client, f.inspect)
 }
@@ -21,7 +21,7 @@ func (s *scanner) frames(ctx context.Context, to handling) *websocket.Inspector 
 type frames struct {
 	scanner    *scanner
 	ctx        context.Context
-	to         handling
+	to         scanContext
 	data, ctrl []byte // the end of what went before, of each kind
 	all        []byte // and of both
 	passed     bool   // something was found in the frame at hand, and passes
@@ -58,14 +58,14 @@ func (f *frames) inspect(frame websocket.Frame) error {
 
 // afterFiller is what of a payload follows the last finding that was overwritten.
 func afterFiller(payload []byte) []byte {
-	fill := bytes.Repeat([]byte{filler}, 8)
+	fill := bytes.Repeat([]byte{maskByte}, 8)
 	if i := bytes.LastIndex(payload, fill); i >= 0 {
 		return payload[i+len(fill):]
 	}
 	return payload
 }
 
-// read scans a payload behind what went before it.
+// read scans a payload together with what came before it.
 func (f *frames) read(payload, before []byte, final bool) policy.Verdict {
 	v := f.behind(payload, before, final)
 	if v.Allow && len(f.ctrl) > 0 {
@@ -75,7 +75,7 @@ func (f *frames) read(payload, before []byte, final bool) policy.Verdict {
 		v = f.behind(payload, nil, final)
 	}
 	if v.Allow && len(payload) <= shortFrame {
-		if v = f.scanner.together(f.ctx, f.to.host, []string{string(payload)}); isFinding(v) {
+		if v = f.scanner.scanJoined(f.ctx, f.to.host, []string{string(payload)}); isFinding(v) {
 			v = f.settle(v)
 		}
 	}
@@ -86,20 +86,20 @@ func (f *frames) read(payload, before []byte, final bool) policy.Verdict {
 // be done.
 func (f *frames) behind(payload, before []byte, final bool) policy.Verdict {
 	text := append(append(make([]byte, 0, len(before)+len(payload)), before...), payload...)
-	v := f.scanner.look(f.ctx, "websocket frame", text)
+	v := f.scanner.scanText(f.ctx, "websocket frame", text)
 	if !isFinding(v) {
 		return v
 	}
 	if f.to.action != actionRedact {
 		return f.settle(v)
 	}
-	o := overwriting{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final, llm: f.to.llm}
-	f.scanner.remembering(&o, f.to)
-	if v = o.overwrite(text); v.Allow {
-		if o.fresh() && f.to.report(wordRedacted, v) != nil {
+	o := redactor{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final, llm: f.to.llm}
+	f.scanner.trackReported(&o, f.to)
+	if v = o.redact(text); v.Allow {
+		if o.hasNew() && f.to.report(wordRedacted, v) != nil {
 			return unwritten()
 		}
-		o.remember()
+		o.markReported()
 		f.overwrote = true
 		copy(payload, text[len(before):])
 	}
@@ -112,7 +112,7 @@ func (f *frames) settle(v policy.Verdict) policy.Verdict {
 	if f.passed {
 		return policy.Allowed("scan") // this one has been settled
 	}
-	v, _ = f.to.settle(f.ctx, v, make([]string, f.asked))
+	v, _ = f.to.resolve(f.ctx, v, make([]string, f.asked))
 	if f.passed = v.Allow; f.to.action == actionAsk && v.Allow {
 		f.asked++
 	}

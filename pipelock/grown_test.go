@@ -237,7 +237,7 @@ func TestCompressedStreamWaits(t *testing.T) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", src)
 		r.ContentLength = -1
 		began := time.Now()
-		v, err := s.body(r, handling{report: silent})
+		v, err := s.body(r, scanContext{report: silent})
 		if took := time.Since(began); err != nil || !v.Allow || took < time.Minute || took > time.Minute+time.Second {
 			t.Fatalf("%+v, %v after %v", v, err, took)
 		}
@@ -254,9 +254,9 @@ func TestCompressedStreamWaits(t *testing.T) {
 	})
 }
 
-// TestManyThatGrow: as many as there is room for, the others are told to come
+// TestGrownWindowsAreBounded: as many as there is room for, the others are told to come
 // again; none waits for another for ever.
-func TestManyThatGrow(t *testing.T) {
+func TestGrownWindowsAreBounded(t *testing.T) {
 	lab.Long(t)
 	s := testScanner(t, "")
 	s.memory.grown.wait = 50 * time.Millisecond
@@ -268,7 +268,7 @@ func TestManyThatGrow(t *testing.T) {
 		all.Go(func() {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
 			r.ContentLength = -1
-			v, err := s.body(r, handling{report: silent})
+			v, err := s.body(r, scanContext{report: silent})
 			if err != nil {
 				t.Error(err)
 				return

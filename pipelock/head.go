@@ -19,22 +19,22 @@ import (
 // are left out. All is read in one go; only when something is found is it
 // asked where. A head that was read before and is the same is not read again,
 // nor is a field.
-func (s *scanner) head(r *http.Request, to handling) policy.Verdict {
+func (s *scanner) head(r *http.Request, to scanContext) policy.Verdict {
 	sum := s.sum(r, to)
-	if s.clean.Has(sum) {
+	if s.cleanHeads.Has(sum) {
 		return policy.Allowed("scan")
 	}
 	text, sums := s.unread(r, to)
-	v := s.look(r.Context(), "request", text)
+	v := s.scanText(r.Context(), "request", text)
 	if isFinding(v) {
 		v = s.where(r, to)
 	}
 	if v.Allow {
-		v = s.together(r.Context(), to.host, s.rowsOf(r, to)...)
+		v = s.scanJoined(r.Context(), to.host, s.rowsOf(r, to)...)
 	}
 	if v.Allow {
-		s.clean.Add(sum)
-		s.parts.Add(sums...)
+		s.cleanHeads.Add(sum)
+		s.cleanNames.Add(sums...)
 	}
 	return v
 }
@@ -42,10 +42,10 @@ func (s *scanner) head(r *http.Request, to handling) policy.Verdict {
 // unread is what of a head was not read before, as one text. Names of fields
 // are written in lower case too: on the way here their first letters became
 // capitals.
-func (s *scanner) unread(r *http.Request, to handling) (text []byte, sums []uint64) {
+func (s *scanner) unread(r *http.Request, to scanContext) (text []byte, sums []uint64) {
 	text = make([]byte, 0, 1<<10)
 	known := func(sum uint64) bool {
-		if s.parts.Has(sum) {
+		if s.cleanNames.Has(sum) {
 			return true
 		}
 		sums = append(sums, sum)
@@ -97,9 +97,9 @@ type place struct {
 }
 
 // where names the first surface in which something is found.
-func (s *scanner) where(r *http.Request, to handling) policy.Verdict {
+func (s *scanner) where(r *http.Request, to scanContext) policy.Verdict {
 	for _, p := range s.places(r, to) {
-		if v := s.look(r.Context(), p.name, p.text); !v.Allow {
+		if v := s.scanText(r.Context(), p.name, p.text); !v.Allow {
 			return v
 		}
 	}
@@ -108,20 +108,20 @@ func (s *scanner) where(r *http.Request, to handling) policy.Verdict {
 
 // findings is a verdict for each surface in which something is found, and for
 // what pieces make.
-func (s *scanner) findings(r *http.Request, to handling) (all []policy.Verdict) {
+func (s *scanner) findings(r *http.Request, to scanContext) (all []policy.Verdict) {
 	for _, p := range s.places(r, to) {
-		if v := s.look(r.Context(), p.name, p.text); !v.Allow && !slices.Contains(all, v) {
+		if v := s.scanText(r.Context(), p.name, p.text); !v.Allow && !slices.Contains(all, v) {
 			all = append(all, v)
 		}
 	}
-	if v := s.together(r.Context(), to.host, s.rowsOf(r, to)...); !v.Allow {
+	if v := s.scanJoined(r.Context(), to.host, s.rowsOf(r, to)...); !v.Allow {
 		all = append(all, v)
 	}
 	return all
 }
 
 // places are the surfaces of a head.
-func (s *scanner) places(r *http.Request, to handling) []place {
+func (s *scanner) places(r *http.Request, to scanContext) []place {
 	path := r.URL.EscapedPath()
 	all := []place{
 		{name: "host name", text: hostText(to.host.String())},
@@ -152,7 +152,7 @@ func (s *scanner) places(r *http.Request, to handling) []place {
 }
 
 // field are the surfaces of one field: its name, and each value.
-func (s *scanner) field(h http.Header, name string, to handling) []place {
+func (s *scanner) field(h http.Header, name string, to scanContext) []place {
 	all := []place{{name: "name of a header", text: []byte(name)}, {name: "name of a header", text: []byte(strings.ToLower(name))}}
 	values := h[name]
 	for i, v := range values {
@@ -231,7 +231,7 @@ type parameter struct {
 }
 
 // query takes a query apart, without what egress put there.
-func (s *scanner) query(u *url.URL, to handling) (all []parameter) {
+func (s *scanner) query(u *url.URL, to scanContext) (all []parameter) {
 	if u.RawQuery == "" {
 		return nil
 	}
@@ -263,7 +263,7 @@ func (s *scanner) query(u *url.URL, to handling) (all []parameter) {
 
 // rowsOf is what of a head could be read one after the other: segments of the
 // path, parameters, cookies, and the fields by their names; and those names.
-func (s *scanner) rowsOf(r *http.Request, to handling) [][]string {
+func (s *scanner) rowsOf(r *http.Request, to scanContext) [][]string {
 	var params, cookies, fields, paramNames, cookieNames, fieldNames []string
 	for _, q := range s.query(r.URL, to) {
 		text := q.own
@@ -327,7 +327,7 @@ const prime = 0x9e3779b97f4a7c15
 
 // sum tells heads apart. That two have the same cannot be brought about by
 // somebody who does not know the seed.
-func (s *scanner) sum(r *http.Request, to handling) uint64 {
+func (s *scanner) sum(r *http.Request, to scanContext) uint64 {
 	total := maphash.String(seed, r.Method)
 	for _, text := range [...]string{to.host.String(), r.URL.Path, r.URL.RawPath, r.URL.RawQuery} {
 		total = total*prime + maphash.String(seed, text)

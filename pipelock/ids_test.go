@@ -20,9 +20,9 @@ func someIDs() []string {
 	}
 }
 
-// TestIDsMakeNoPieces: what is drawn by chance makes a token together as rarely as
+// TestIdentifiersAreNotJoined: what is drawn by chance makes a token together as rarely as
 // it is one by itself.
-func TestIDsMakeNoPieces(t *testing.T) {
+func TestIdentifiersAreNotJoined(t *testing.T) {
 	s := testScanner(t, "")
 	h := host(t, "api.ok.test")
 	made := 0
@@ -31,7 +31,7 @@ func TestIDsMakeNoPieces(t *testing.T) {
 		r := httptest.NewRequest("POST", "https://api.ok.test/v1/"+ids[0]+"/"+ids[1]+"?cursor="+ids[4], nil)
 		fields(r, "X-A-Id", ids[2], "X-B-Id", ids[3], "X-C-Id", ids[5], "Cookie", "a="+ids[6]+"; b="+ids[7]+"; c="+ids[8]+"; lang=SK; cc=sk; k=sq0",
 			"User-Agent", `pip/24.0 {"ci":null,"cpu":"x86_64","distro":{"id":"noble","libc":{"lib":"glibc","version":"2.39"},"name":"Ubuntu","version":"24.04"},"implementation":{"name":"CPython","version":"3.12.3"}}`)
-		if v := s.head(r, handling{host: h}); strings.HasPrefix(v.Why, "pieces") {
+		if v := s.head(r, scanContext{host: h}); strings.HasPrefix(v.Why, "pieces") {
 			made++
 		}
 	}
@@ -54,7 +54,7 @@ func FuzzOverwrite(f *testing.F) {
 			return
 		}
 		before := string(text)
-		v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body", from: from}).overwrite(text)
+		v := (&redactor{scanner: s, ctx: t.Context(), surface: "body", from: from}).redact(text)
 		if len(text) != len(before) || string(text[:from]) != before[:from] {
 			t.Fatal("what has gone was changed")
 		}
@@ -79,8 +79,8 @@ func FuzzParts(f *testing.F) {
 			return
 		}
 		p := newParts("multipart/form-data; boundary=b")
-		p, _, _ = p.look(t.Context(), s, text[:cut], 0, false)
-		p.look(t.Context(), s, text, cut, true)
+		p, _, _ = p.scan(t.Context(), s, text[:cut], 0, false)
+		p.scan(t.Context(), s, text, cut, true)
 	})
 }
 
@@ -95,7 +95,7 @@ func FuzzNames(f *testing.F) {
 			return
 		}
 		labels := strings.Split(strings.ToLower(below), ".")
-		if why := carriesData(labels); carriesData(labels) != why {
+		if why := shapeReason(labels); shapeReason(labels) != why {
 			t.Error(why)
 		}
 		for _, l := range labels {

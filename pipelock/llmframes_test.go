@@ -14,7 +14,7 @@ import (
 func TestFramesToAModel(t *testing.T) {
 	s := testScanner(t, "")
 	told := 0
-	f := &frames{scanner: s, ctx: t.Context(), to: handling{host: host(t, "llm.ok.test"), action: actionRedact, llm: true, report: func(word string, v policy.Verdict) error {
+	f := &frames{scanner: s, ctx: t.Context(), to: scanContext{host: host(t, "llm.ok.test"), action: actionRedact, llm: true, report: func(word string, v policy.Verdict) error {
 		if told++; word != wordRedacted || !v.Allow {
 			t.Errorf("%s: %+v", word, v)
 		}

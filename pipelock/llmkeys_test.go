@@ -63,7 +63,7 @@ func TestNothingOfAKeyGoesToAModel(t *testing.T) {
 		for form, write := range forms {
 			quoted, _ := json.Marshal("read: " + write(text))
 			body := []byte(`{"messages": [{"role": "user", "content": ` + string(quoted) + `}], "n": 1}`)
-			v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body", llm: true}).overwrite(body)
+			v := (&redactor{scanner: s, ctx: t.Context(), surface: "body", llm: true}).redact(body)
 			if !v.Allow {
 				t.Errorf("%s, %s: refused: %s", size, form, v.Why)
 				continue

@@ -25,9 +25,9 @@ func stalled(ctx context.Context, length int64) (*http.Request, *io.PipeWriter) 
 	return req, w
 }
 
-func (m *memory) idle(t *testing.T) {
+func (m *memoryPools) idle(t *testing.T) {
 	t.Helper()
-	for name, p := range map[string]*pool{"begins": m.begins, "windows": m.windows, "grown": m.grown, "inflated": m.inflated} {
+	for name, p := range map[string]*pool{"begins": m.firstWindows, "windows": m.windows, "grown": m.grown, "inflated": m.inflated} {
 		if !p.free.TryAcquire(p.size) {
 			t.Errorf("%s: memory is held for nobody", name)
 			continue
@@ -51,21 +51,21 @@ func TestStalledUploads(t *testing.T) {
 			all.Go(func() {
 				req, w := stalled(ctx, 2<<20)
 				go w.Write(text[:wholeBody-100])
-				if _, err := s.body(req, handling{action: s.action.usual, report: silent}); errors.Is(err, errBusy) && time.Since(began) == heldWait {
+				if _, err := s.body(req, scanContext{action: s.action.usual, report: silent}); errors.Is(err, errBusy) && time.Since(began) == acquireTimeout {
 					mu.Lock()
 					busy++
 					mu.Unlock()
 				}
 			})
 		}
-		time.Sleep(heldWait + time.Second)
+		time.Sleep(acquireTimeout + time.Second)
 		mu.Lock()
 		if held := 100 - busy; held != windowBytes/(2*wholeBody) {
 			t.Errorf("%d are held", held)
 		}
 		mu.Unlock()
 		short := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("hello"))
-		if v, err := s.body(short, handling{action: s.action.usual, report: silent}); err != nil || !v.Allow {
+		if v, err := s.body(short, scanContext{action: s.action.usual, report: silent}); err != nil || !v.Allow {
 			t.Errorf("a short one: %+v, %v", v, err)
 		}
 		short.Body.Close()
@@ -81,8 +81,8 @@ func TestStalledUploads(t *testing.T) {
 	})
 }
 
-// TestMemoryIsGivenBack on every way out.
-func TestMemoryIsGivenBack(t *testing.T) {
+// TestReservationsAreReleased on every way out.
+func TestReservationsAreReleased(t *testing.T) {
 	lab.Long(t)
 	token, long := lab.Token(), strings.Repeat("a b ", 5<<17)
 	for _, action := range []string{"", "secrets: {action: warn}\n"} {
@@ -113,7 +113,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 			if c.encoding != "" {
 				r.Header.Set("Content-Encoding", c.encoding)
 			}
-			v, err := s.body(r, handling{action: s.action.usual, report: silent})
+			v, err := s.body(r, scanContext{action: s.action.usual, report: silent})
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -140,7 +140,7 @@ func TestManyPrompts(t *testing.T) {
 	for range 50 {
 		all.Go(func() {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(text))
-			v, err := s.body(r, handling{action: s.action.usual, report: silent})
+			v, err := s.body(r, scanContext{action: s.action.usual, report: silent})
 			if err != nil || !v.Allow {
 				t.Errorf("%+v, %v", v, err)
 			}

@@ -37,7 +37,7 @@ func TestTokensBesideAnything(t *testing.T) {
 		} {
 			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.ok.test/v1", nil)
 			change(req)
-			if v := s.head(req, handling{host: host(t, "api.ok.test")}); v.Allow {
+			if v := s.head(req, scanContext{host: host(t, "api.ok.test")}); v.Allow {
 				t.Errorf("%.4s… in %s passes", k, name)
 			}
 		}

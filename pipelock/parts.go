@@ -24,7 +24,7 @@ type parts struct {
 	delimiter []byte
 	open      http.Header // of the part in which the last window ended; nil: none
 	messages  bool        // it is gRPC instead
-	skip      int64       // how far behind the last window the next message begins
+	skip      int64       // how far after the last window the next message begins
 }
 
 // newParts is zero for what is neither multipart nor gRPC.
@@ -32,7 +32,7 @@ func newParts(contentType string) parts {
 	media, params, err := mime.ParseMediaType(contentType)
 	switch {
 	case err != nil && strings.HasPrefix(strings.ToLower(strings.TrimSpace(contentType)), "multipart/"):
-		return parts{delimiter: []byte("--")} // somebody may make more of it than we can
+		return parts{delimiter: []byte("--")} // another parser may accept it
 	case err != nil:
 	case strings.HasPrefix(media, "application/grpc"):
 		return parts{messages: true}
@@ -42,10 +42,10 @@ func newParts(contentType string) parts {
 	return parts{}
 }
 
-// look reads the parts of a window, of which what is new begins at from, and
+// scan reads the parts of a window, of which what is new begins at from, and
 // returns what is to be asked about the next one. A part that does not end in
 // it goes on there, but where it is open: then it must be seen with it.
-func (p parts) look(ctx context.Context, s *scanner, text []byte, from int, ended bool) (after parts, v policy.Verdict, open bool) {
+func (p parts) scan(ctx context.Context, s *scanner, text []byte, from int, ended bool) (after parts, v policy.Verdict, open bool) {
 	switch {
 	case p.messages:
 		return p.compressedMessages(ctx, s, text[from:])
@@ -84,7 +84,7 @@ func (p parts) compressedMessages(ctx context.Context, s *scanner, text []byte) 
 		n := int64(binary.BigEndian.Uint32(text[1:]))
 		if text[0] == 1 {
 			whole := int64(len(text)) >= messageHead+n
-			if v = s.look(ctx, "message", text[messageHead:min(int64(len(text)), messageHead+n)]); !v.Allow || !whole {
+			if v = s.scanText(ctx, "message", text[messageHead:min(int64(len(text)), messageHead+n)]); !v.Allow || !whole {
 				return p, v, !whole
 			}
 		}
@@ -110,7 +110,7 @@ func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) (
 		return v, false
 	}
 	if isBinary(body) { // by itself: what is compressed may have no mark but where it begins
-		if v, open := s.lookPart(ctx, "part of the multipart body", body); !v.Allow || open && !whole {
+		if v, open := s.scanTextPart(ctx, "part of the multipart body", body); !v.Allow || open && !whole {
 			return v, open
 		}
 	}
@@ -158,10 +158,10 @@ func (p *parts) names(ctx context.Context, s *scanner, h http.Header) policy.Ver
 			text = append(append(text, plain...), '\n')
 		}
 	}
-	return s.look(ctx, "name of a multipart field", text)
+	return s.scanText(ctx, "name of a multipart field", text)
 }
 
-// isBinary tells whether data begins with what stands in no text.
+// isBinary reports whether data begins with bytes that no text has.
 func isBinary(data []byte) bool {
 	begin := data[:min(len(data), 64)]
 	return bytes.ContainsFunc(begin[:len(begin)&^3], func(c rune) bool { return c < ' ' && c != '\n' && c != '\r' && c != '\t' || c == utf8.RuneError })
@@ -196,12 +196,12 @@ func (p *parts) decoded(ctx context.Context, s *scanner, h http.Header, body []b
 	if len(codings) > 0 {
 		inside, done, err := s.inflate(ctx, codings, bytes.TrimSuffix(bytes.TrimSuffix(plain, []byte("\n")), []byte("\r")))
 		if err != nil {
-			return policy.Denied("scan", "a part of the multipart body could not be inflated: "+brief(err.Error())), false
+			return policy.Denied("scan", "a part of the multipart body could not be inflated: "+oneLine(err.Error())), false
 		}
 		defer done()
 		plain = inside
 	}
-	v, open = s.lookPart(ctx, "part of the multipart body", plain)
+	v, open = s.scanTextPart(ctx, "part of the multipart body", plain)
 	return v, open && !whole
 }
 
@@ -232,7 +232,7 @@ func decodesHex(to, digits []byte) bool {
 	return err == nil
 }
 
-// afterCharacter is what stands behind the first character of base64.
+// afterCharacter is what follows the first character of base64.
 func afterCharacter(text []byte) []byte {
 	i := bytes.IndexFunc(text, isBase64)
 	if i < 0 {
@@ -242,7 +242,7 @@ func afterCharacter(text []byte) []byte {
 }
 
 func isBase64(r rune) bool {
-	return r < 0x80 && r != '=' && (crumbClass[r] != 0 && crumbClass[r] < 4 || r == '+' || r == '/')
+	return r < 0x80 && r != '=' && (charClass[r] != 0 && charClass[r] < 4 || r == '+' || r == '/')
 }
 
 // unbase64 undoes base64, whatever stands between its characters.

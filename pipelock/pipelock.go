@@ -137,7 +137,7 @@ func (c Config) build(file bundle.PipelockFile) (*server, *audit.Log, error) {
 	return s, book, nil
 }
 
-// listen opens both doors: the socket for egress, and the port for an agent
+// listen opens both listeners: the socket for egress, and the port for an agent
 // where there is an authority to intercept with.
 func (c Config) listen(ctx context.Context, group *errgroup.Group, file bundle.PipelockFile, s *server) error {
 	socket, err := activation.Listen(bundle.FDPipelockSocket, c.Dirs.Address("unix:"+cmp.Or(file.Socket, "/run/airlock/pipelock.sock")))

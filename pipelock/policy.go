@@ -17,14 +17,14 @@ type rules struct {
 	hosts       map[policy.Host]netip.Addr
 	exempt      []netip.Prefix
 	passthrough []policy.Pattern
-	doors       []uint16 // ports of the bundle
+	ownPorts    []uint16 // ports of the bundle's daemons
 	file        string   // that they were read from
 	lines       []int    // of each entry of allow in it
 }
 
 // newRules takes a file that has been validated.
 func newRules(f bundle.PipelockFile) rules {
-	r := rules{doors: doors(f), allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: bundle.ParseHosts(f.Hosts)}
+	r := rules{ownPorts: ownPorts(f), allow: f.Allow, lines: f.Lines, exempt: f.Addresses.Allow, passthrough: f.Secrets.Passthrough, hosts: bundle.ParseHosts(f.Hosts)}
 	return r
 }
 
@@ -66,8 +66,8 @@ func (r rules) until(a policy.Authority) (last time.Time) {
 // name is what a verdict calls an entry of the allowlist.
 func (r rules) name(i int) string { return fmt.Sprintf("allow[%d] %s", i, r.allow[i].Host) }
 
-// doors are the ports that the bundle's daemons are known by.
-func doors(f bundle.PipelockFile) []uint16 {
+// ownPorts returns the ports of the bundle's daemons.
+func ownPorts(f bundle.PipelockFile) []uint16 {
 	all := []uint16{bundle.PortEgress, bundle.PortPipelock, bundle.PortGit, bundle.PortGitHTTP, bundle.PortSupervise}
 	if own, err := netip.ParseAddrPort(f.Listen); err == nil {
 		all = append(all, own.Port())
@@ -75,14 +75,13 @@ func doors(f bundle.PipelockFile) []uint16 {
 	return all
 }
 
-// reads tells whether the content that goes to the host is scanned.
+// reads reports whether requests to the host are scanned.
 func (r rules) reads(h policy.Host) bool {
 	return !slices.ContainsFunc(r.passthrough, func(p policy.Pattern) bool { return p.Matches(h) })
 }
 
-// judgeAll sorts the addresses of one resolution: those that may be dialled,
-// in order, or the reason why there are none. own tells which are this
-// machine's, besides loopback.
+// judgeAll returns the addresses of one resolution that may be dialled, in order, or the reason why
+// there are none. own reports whether an address is this machine's, besides loopback.
 func (r rules) judgeAll(a policy.Authority, found []netip.Addr, own func(netip.Addr) bool) ([]netip.Addr, policy.Verdict) {
 	h := a.Host
 	if len(found) == 0 {
@@ -107,14 +106,14 @@ func (r rules) judgeAll(a policy.Authority, found []netip.Addr, own func(netip.A
 	return good, policy.Allowed("address")
 }
 
-// judgeOwn keeps requests from coming back: to a door of the bundle, and to
-// what else listens on the machine. A range exempts loopback, as far as no
-// door is there; another address of the machine must stand in hosts.
+// judgeOwn refuses requests that would come back: to a port of the bundle, and to other services of
+// the machine. A range exempts loopback except these ports; another address of the machine must be
+// listed in hosts.
 func (r rules) judgeOwn(a policy.Authority, addr netip.Addr, own func(netip.Addr) bool) policy.Verdict {
 	if !addr.IsLoopback() && !own(addr) {
 		return policy.Allowed("address")
 	}
-	if slices.Contains(r.doors, a.Port) {
+	if slices.Contains(r.ownPorts, a.Port) {
 		return policy.Denied("address", netip.AddrPortFrom(addr, a.Port).String()+" is a door of the sidecars themselves")
 	}
 	if named := r.hosts[a.Host]; !addr.IsLoopback() && named.Unmap() != addr {

@@ -57,11 +57,11 @@ func (s *server) serveSocket(ctx context.Context, l net.Listener, left func()) e
 			s.refuse(w, httpd.PrefersText(r), http.StatusBadRequest, policy.Denied("authority", "an absolute URL is wanted"), r.URL.String())
 			return
 		}
-		p := newPass(s, r, authority, r.URL.Scheme)
+		p := newExchange(s, r, authority, r.URL.Scheme)
 		p.hop, p.injected = true, injectedFields(r.Header)
 		p.llm = r.Header.Get(httpd.HeaderKind) == bundle.KindLLM
 		p.h2 = r.Header.Get(httpd.HeaderProto) == "h2"
-		s.judge(w, r, p)
+		s.serve(w, r, p)
 	}
 	srv := httpd.NewHTTP1(bundle.Pipelock, http.HandlerFunc(h), s.log)
 	srv.GoodbyeMessage, srv.OnDrained = []byte(notice), left
@@ -84,7 +84,7 @@ func (s *server) outside(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, httpd.PrefersText(r), http.StatusBadRequest, policy.Denied("authority", "this is a proxy: send CONNECT host:port or http://host/path"), r.URL.Redacted())
 		return
 	}
-	s.judge(w, r, newPass(s, r, authority, "http"))
+	s.serve(w, r, newExchange(s, r, authority, "http"))
 }
 
 func (s *server) connect(w http.ResponseWriter, r *http.Request) {
@@ -97,7 +97,7 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 	if s.rules.decide(authority, time.Now()).Allow { // else it is refused inside, and soon closed
 		var over *refusedError
 		if closed, over = s.budget.open(authority.Host, time.Now()); over != nil {
-			s.spent(w, newPass(s, r, authority, "https"), over)
+			s.spent(w, newExchange(s, r, authority, "https"), over)
 			return
 		}
 	}
@@ -117,9 +117,9 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request) {
 
 // inside serves the requests of a tunnel, whose authority has been checked.
 func (s *server) inside(w http.ResponseWriter, r *http.Request) {
-	p := newPass(s, r, tunnel.Authority(r.Context()), "https")
+	p := newExchange(s, r, tunnel.Authority(r.Context()), "https")
 	p.h2 = r.ProtoMajor == 2
-	s.judge(w, r, p)
+	s.serve(w, r, p)
 }
 
 func defaultPort(scheme string) uint16 {
@@ -129,8 +129,8 @@ func defaultPort(scheme string) uint16 {
 	return 443
 }
 
-// judge decides, writes down, and obeys.
-func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
+// serve decides, records the verdict, and forwards or refuses the request.
+func (s *server) serve(w http.ResponseWriter, r *http.Request, p *exchange) {
 	defer memtrim.ScheduleIdle()
 	authority, scheme := p.authority, p.scheme
 	v := s.rules.decide(authority, time.Now())
@@ -163,7 +163,7 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 	}
 	if scan := s.scan(r, p); !scan.Allow {
 		if scan.Rule == busyRule {
-			w.Header().Set("Retry-After", strconv.Itoa(int(heldWait.Seconds())))
+			w.Header().Set("Retry-After", strconv.Itoa(int(acquireTimeout.Seconds())))
 			s.denyWith(w, http.StatusServiceUnavailable, p, scan)
 			return
 		}
@@ -199,19 +199,19 @@ func (s *server) judge(w http.ResponseWriter, r *http.Request, p *pass) {
 const malformedRule = "http"
 
 // scan reads the request unless the host is one whose content is not read.
-func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
+func (s *server) scan(r *http.Request, p *exchange) policy.Verdict {
 	h := p.authority.Host
-	labels, pattern := s.rules.below(p.authority, time.Now())
-	if v := s.scanner.judgeName(r.Context(), p.authority, labels, pattern); !v.Allow {
-		return s.settleName(r, p, v)
+	labels, pattern := s.rules.agentLabels(p.authority, time.Now())
+	if v := s.scanner.checkName(r.Context(), p.authority, labels, pattern); !v.Allow {
+		return s.resolveName(r, p, v)
 	}
 	if !s.rules.reads(h) {
 		return policy.Allowed("secrets.passthrough")
 	}
-	if v := s.head(r, s.handling(p, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto, httpd.HeaderKind))); !v.Allow {
+	if v := s.head(r, s.scanContext(p, append(p.injected, httpd.HeaderInjected, httpd.HeaderProto, httpd.HeaderKind))); !v.Allow {
 		return v
 	}
-	v, err := s.scanner.body(r, s.handling(p, p.injected))
+	v, err := s.scanner.body(r, s.scanContext(p, p.injected))
 	if errors.Is(err, errBusy) {
 		return busy()
 	}
@@ -226,7 +226,7 @@ func (s *server) scan(r *http.Request, p *pass) policy.Verdict {
 }
 
 // head scans a head and does about it what is to be done.
-func (s *server) head(r *http.Request, to handling) policy.Verdict {
+func (s *server) head(r *http.Request, to scanContext) policy.Verdict {
 	v := s.scanner.head(r, to)
 	if !isFinding(v) {
 		return v
@@ -236,23 +236,23 @@ func (s *server) head(r *http.Request, to handling) policy.Verdict {
 	}
 	var granted []string
 	for _, v := range s.scanner.findings(r, to) {
-		if v, granted = to.settle(r.Context(), v, granted); !v.Allow {
+		if v, granted = to.resolve(r.Context(), v, granted); !v.Allow {
 			return v
 		}
 	}
 	return policy.Allowed("scan")
 }
 
-// settleName does about a name what is to be done: one that only looks as if it carried data
-// is refused whatever the action is.
-func (s *server) settleName(r *http.Request, p *pass, v policy.Verdict) policy.Verdict {
-	v, _ = s.handling(p, nil).settle(r.Context(), v, nil)
+// resolveName applies the configured action to a finding in a name. One that only looks as if it
+// carried data is refused whatever the action is.
+func (s *server) resolveName(r *http.Request, p *exchange, v policy.Verdict) policy.Verdict {
+	v, _ = s.scanContext(p, nil).resolve(r.Context(), v, nil)
 	return v
 }
 
-// handling is what the scan is told about a request.
-func (s *server) handling(p *pass, injected []string) handling {
-	to := handling{
+// scanContext returns what the scan needs to know about a request.
+func (s *server) scanContext(p *exchange, injected []string) scanContext {
+	to := scanContext{
 		host: p.authority.Host, injected: injected, action: s.scanner.action.of(p.authority),
 		report: func(word string, v policy.Verdict) error { return s.report(p, word, v) },
 		ask:    func(ctx context.Context, v policy.Verdict) policy.Verdict { return s.ask(ctx, p, v) },
@@ -270,26 +270,26 @@ func (s *server) handling(p *pass, injected []string) handling {
 	return to
 }
 
-func (s *server) record(p *pass, v policy.Verdict) error { return s.recordAs(p, v.Word(), v) }
+func (s *server) record(p *exchange, v policy.Verdict) error { return s.recordAs(p, v.Word(), v) }
 
 // recordAs writes a verdict down under the word that the audit has for it.
-func (s *server) recordAs(p *pass, word string, v policy.Verdict) error {
+func (s *server) recordAs(p *exchange, word string, v policy.Verdict) error {
 	p.hide(v)
 	tally(word, v)
-	v.Why = brief(v.Why)
+	v.Why = oneLine(v.Why)
 	return s.audit.Record(audit.Entry{
 		Verdict: word, Rule: v.Rule, Why: v.Why, Proposal: p.proposal,
 		Host: p.shown(v), Method: p.method, Path: audit.SafePath(p.path),
 	})
 }
 
-func (s *server) deny(w http.ResponseWriter, p *pass, v policy.Verdict) {
+func (s *server) deny(w http.ResponseWriter, p *exchange, v policy.Verdict) {
 	s.denyWith(w, http.StatusForbidden, p, v)
 }
 
-func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.Verdict) {
+func (s *server) denyWith(w http.ResponseWriter, status int, p *exchange, v policy.Verdict) {
 	p.hide(v)
-	v.Why = brief(v.Why)
+	v.Why = oneLine(v.Why)
 	if err := s.record(p, v); err != nil {
 		s.unwritten(w, p, err)
 		return
@@ -299,18 +299,18 @@ func (s *server) denyWith(w http.ResponseWriter, status int, p *pass, v policy.V
 }
 
 // spent refuses what is over a budget.
-func (s *server) spent(w http.ResponseWriter, p *pass, over *refusedError) {
+func (s *server) spent(w http.ResponseWriter, p *exchange, over *refusedError) {
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(over.retry.Seconds()))))
 	s.denyWith(w, http.StatusTooManyRequests, p, over.v)
 }
 
-func (s *server) unwritten(w http.ResponseWriter, p *pass, err error) {
+func (s *server) unwritten(w http.ResponseWriter, p *exchange, err error) {
 	s.log.Error("refusing: the audit cannot be written", "error", err)
 	s.refuse(w, p.text, http.StatusServiceUnavailable, policy.Denied("audit", "the verdict could not be written down"), p.url())
 }
 
 func (s *server) refuse(w http.ResponseWriter, text bool, status int, v policy.Verdict, url string) {
-	v.Why = brief(v.Why)
+	v.Why = oneLine(v.Why)
 	ask := httpd.AskOperator
 	if v.Rule == "allow" {
 		ask = httpd.AskAccess
@@ -318,8 +318,8 @@ func (s *server) refuse(w http.ResponseWriter, text bool, status int, v policy.V
 	httpd.Refuse(w, status, httpd.Refusal{By: bundle.Pipelock, Rule: v.Rule, Why: v.Why, URL: url, Ask: ask, Text: text})
 }
 
-// pass is a request on its way to the origin.
-type pass struct {
+// exchange is one proxied request and its response.
+type exchange struct {
 	s            *server
 	authority    policy.Authority
 	scheme       string
@@ -330,16 +330,16 @@ type pass struct {
 	h2           bool     // the agent speaks HTTP/2
 	proposal     string   // the last that was made about it
 	hidden       bool     // the host's name may hold a secret
-	text         bool     // a refusal is told as plain text
+	text         bool     // refuse with plain text
 	proxied      bool     // the upstream proxy forwards it
 }
 
-func newPass(s *server, r *http.Request, a policy.Authority, scheme string) *pass {
-	return &pass{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath(), text: httpd.PrefersText(r)}
+func newExchange(s *server, r *http.Request, a policy.Authority, scheme string) *exchange {
+	return &exchange{s: s, authority: a, scheme: scheme, method: r.Method, path: r.URL.EscapedPath(), text: httpd.PrefersText(r)}
 }
 
-// hide takes out of what is told and written down what a finding stands in.
-func (p *pass) hide(v policy.Verdict) {
+// hide removes from answers and from the audit the part of a request that holds a finding.
+func (p *exchange) hide(v policy.Verdict) {
 	switch {
 	case v.Rule == ruleName, strings.HasPrefix(v.Why, "the host name "):
 		p.hidden = true
@@ -351,8 +351,8 @@ func (p *pass) hide(v policy.Verdict) {
 	}
 }
 
-// shown is the host as it is told and written down.
-func (p *pass) shown(v policy.Verdict) string {
+// shown is the host as it appears in answers and in the audit.
+func (p *exchange) shown(v policy.Verdict) string {
 	switch {
 	case p.hidden:
 		return hiddenName(p.authority.String())
@@ -368,7 +368,7 @@ func hiddenName(host string) string {
 	return "….(" + strconv.Itoa(len(host)) + ")." + strings.Join(labels[max(0, len(labels)-2):], ".")
 }
 
-func (p *pass) url() string {
+func (p *exchange) url() string {
 	host := p.authority.HostFor(defaultPort(p.scheme))
 	if p.hidden {
 		host = hiddenName(host)
@@ -377,7 +377,7 @@ func (p *pass) url() string {
 }
 
 // outgoing aims the request at the origin that was judged.
-func outgoing(r *http.Request, p *pass) *http.Request {
+func outgoing(r *http.Request, p *exchange) *http.Request {
 	out, in := forward.Outgoing(r), r.URL
 	out.URL = &url.URL{Scheme: p.scheme, Host: p.authority.String(), Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 	out.Host = p.authority.HostFor(defaultPort(p.scheme))
@@ -391,7 +391,7 @@ func outgoing(r *http.Request, p *pass) *http.Request {
 
 // Answer implements forward.Hooks. It puts the scan on a connection that
 // switched to WebSocket.
-func (p *pass) Answer(res *http.Response) error {
+func (p *exchange) Answer(res *http.Response) error {
 	if p.proxied && res.StatusCode == http.StatusProxyAuthRequired {
 		return &proxyError{"does not take the credential (407)"}
 	}
@@ -417,19 +417,19 @@ func (p *pass) Answer(res *http.Response) error {
 		res.Body = conn
 		return nil
 	}
-	inspected := websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.handling(p, nil)))
+	inspected := websocket.Conn(conn, nil, p.s.scanner.frames(res.Request.Context(), p.s.scanContext(p, nil)))
 	res.Body = websocket.Closing(inspected, origin, whyClosed(told))
 	return nil
 }
 
 // report writes down what was stopped in the middle of a stream, or what
 // passes although something was found.
-func (s *server) report(p *pass, word string, v policy.Verdict) error {
+func (s *server) report(p *exchange, word string, v policy.Verdict) error {
 	said := word
 	if said == "" {
 		word, said = v.Word(), "refused"
 	}
-	v.Why = brief(v.Why)
+	v.Why = oneLine(v.Why)
 	s.log.Info(said, "host", p.shown(v), "rule", v.Rule, "why", v.Why)
 	err := s.recordAs(p, word, v)
 	if err != nil {
@@ -467,7 +467,7 @@ func (c *idleConn) Close() error {
 
 // Failed implements forward.Hooks: it answers for an origin that could not, or
 // must not.
-func (p *pass) Failed(w http.ResponseWriter, err error) {
+func (p *exchange) Failed(w http.ResponseWriter, err error) {
 	var refused *refusedError
 	var malformed *http1.Violation
 	var proxy *proxyError
@@ -475,7 +475,7 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	case errors.As(err, &refused) && refused.retry > 0:
 		p.s.spent(w, p, refused)
 	case errors.As(err, &refused) && refused.reported && refused.v.Rule == busyRule:
-		w.Header().Set("Retry-After", strconv.Itoa(int(heldWait.Seconds())))
+		w.Header().Set("Retry-After", strconv.Itoa(int(acquireTimeout.Seconds())))
 		p.s.refuse(w, p.text, http.StatusServiceUnavailable, refused.v, p.url())
 	case errors.As(err, &refused) && refused.reported:
 		p.s.refuse(w, p.text, http.StatusForbidden, refused.v, p.url())
@@ -484,7 +484,7 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 	case errors.Is(err, context.DeadlineExceeded) && !p.s.rules.decide(p.authority, time.Now()).Allow:
 		p.s.deny(w, p, p.s.rules.decide(p.authority, time.Now()))
 	case errors.Is(err, context.Canceled):
-		panic(http.ErrAbortHandler) // the agent left: there is nobody to answer
+		panic(http.ErrAbortHandler) // the agent has closed the connection
 	case errors.As(err, &malformed) && http1.IsBodyError(err):
 		p.s.refuse(w, p.text, http.StatusBadRequest, policy.Denied(malformedRule, "in the body: "+malformed.Why), p.url())
 	case errors.As(err, &proxy):
@@ -497,7 +497,7 @@ func (p *pass) Failed(w http.ResponseWriter, err error) {
 }
 
 // Cut implements forward.Hooks: what was found in a body has been reported.
-func (*pass) Cut(error) {}
+func (*exchange) Cut(error) {}
 
 // plain is the reason without the target, which may hold what must not be
 // repeated, and without the host's resolver, which is none of the agent's

@@ -14,88 +14,87 @@ import (
 	"airlock/internal/seenset"
 )
 
-// filler stands where something was overwritten: it is legal in a header, a
-// path, a query, a JSON text and a base64 one.
-const filler = 'x'
+// maskByte replaces each byte of a redacted value: it is legal in a header, a path, a query, a JSON
+// text and a base64 one.
+const maskByte = 'x'
 
-// maxOverwritten is the longest finding that is overwritten, in bytes. A
-// longer one is an archive, of which nothing would be left.
-const maxOverwritten = 32 << 10
+// maxRedacted is the longest finding that is redacted, in bytes. A longer one is an archive, of
+// which nothing would be left.
+const maxRedacted = 32 << 10
 
-// overwriting is the way to pass something on without what was found in it.
-type overwriting struct {
+// redactor overwrites the findings in a text in place.
+type redactor struct {
 	scanner *scanner
 	ctx     context.Context
 	surface string
-	from    int                 // where what may be changed begins; before it stands what has gone, or what gives it a meaning
-	named   bool                // what stands before from is only the name
-	more    bool                // the text goes on behind its end
-	own     func([]byte) []byte // what of a text is scanned: the text itself, with more behind it; nil: the text
-	llm     bool                // keys and archives are overwritten, too, whatever is left of the text
-	held    int                 // how many bytes at the end of the text are held back and will be seen again
-	// told remembers what was told before, by keyOf; nil: everything is to be told.
-	told  *seenset.Set[uint64]
-	keyOf func(rule string, value []byte) uint64
+	from    int                 // start of what may be changed; the rest was sent already or is context
+	named   bool                // what is before from is only the name
+	more    bool                // the text continues after its end
+	toScan  func([]byte) []byte // returns the text to scan: the text itself and more after it; nil: the text
+	llm     bool                // keys and archives are redacted, too
+	held    int                 // bytes at the end of the text that are held back and scanned again
+	// reported holds the keys (see keyOf) of earlier reports; nil: everything is reported.
+	reported *seenset.Set[uint64]
+	keyOf    func(rule string, value []byte) uint64
 
-	news []uint64 // keys of what was overwritten and is to be told; one at least where told is nil
+	newKeys []uint64 // keys of what was redacted and is to be reported
 }
 
-// fresh reports whether something was overwritten that was not told before.
-func (o *overwriting) fresh() bool { return len(o.news) > 0 }
+// hasNew reports whether something was redacted that has not been reported before.
+func (o *redactor) hasNew() bool { return len(o.newKeys) > 0 }
 
-func (o *overwriting) key(rule string, value []byte) uint64 {
+func (o *redactor) key(rule string, value []byte) uint64 {
 	if o.keyOf == nil {
 		return 0
 	}
 	return o.keyOf(rule, value)
 }
 
-// remember is called when it has been told.
-func (o *overwriting) remember() {
-	if o.told != nil {
-		o.told.Add(o.news...)
+// markReported is called after the report.
+func (o *redactor) markReported() {
+	if o.reported != nil {
+		o.reported.Add(o.newKeys...)
 	}
 }
 
-// overwrite puts the filler in the place of each finding, so that the text is
-// as long as before and the scan finds nothing any more. The verdict tells
-// the rules, or why it cannot be done.
-func (o *overwriting) overwrite(text []byte) policy.Verdict {
-	var rules, done []string // those to be told, and all
-	for _, fill := range []func([]byte, int, int){fillValue, fillAll} {
+// redact masks each finding, so that the text keeps its length and a scan finds nothing. The
+// verdict names the rules, or says why it cannot be done.
+func (o *redactor) redact(text []byte) policy.Verdict {
+	var rules, done []string // those to report, and all
+	for _, mask := range []func([]byte, int, int){maskValue, maskAll} {
 		found, v := o.find(text)
 		if !v.Allow {
 			return v
 		}
 		for _, f := range found {
 			if o.llm && strings.HasSuffix(f.Rule, "private-key") {
-				f.End = restOfKey(text, f.End)
+				f.End = privateKeyEnd(text, f.End)
 			}
-			if o.waits(f, text) {
+			if o.isHeldBack(f, text) {
 				continue
 			}
-			if why := o.obstacle(f, text); why != "" {
+			if why := o.unredactable(f, text); why != "" {
 				return policy.Denied("secret: "+f.Rule, "the "+o.surface+" holds "+secrets.Says(f.Rule)+", which cannot be overwritten: "+why)
 			}
-			end := restOf(text, f.End)
+			end := tokenEnd(text, f.End)
 			key := o.key(f.Rule, text[f.Start:end])
-			if o.told == nil || !o.told.Has(key) {
-				o.news = append(o.news, key)
+			if o.reported == nil || !o.reported.Has(key) {
+				o.newKeys = append(o.newKeys, key)
 				if !slices.Contains(rules, f.Rule) {
 					rules = append(rules, f.Rule)
 				}
 			}
 			done = append(done, f.Rule)
 			if f.Parts == nil {
-				fill(text, max(f.Start, o.from), end)
+				mask(text, max(f.Start, o.from), end)
 			}
-			for _, p := range f.Parts { // what stands between them is not to be touched
-				fillAll(text, max(p.Start, o.from), p.End)
+			for _, p := range f.Parts { // what is between them stays
+				maskAll(text, max(p.Start, o.from), p.End)
 			}
 		}
 	}
 	found, v := o.find(text)
-	found = slices.DeleteFunc(found, func(f secrets.Finding) bool { return o.waits(f, text) })
+	found = slices.DeleteFunc(found, func(f secrets.Finding) bool { return o.isHeldBack(f, text) })
 	switch {
 	case !v.Allow:
 		return v
@@ -104,33 +103,36 @@ func (o *overwriting) overwrite(text []byte) policy.Verdict {
 	case len(done) == 0:
 		return policy.Allowed("scan")
 	case len(rules) == 0:
-		rules = done[:1] // all of it was told
+		rules = done[:1] // all of it was reported
 	}
 	names := strings.Join(rules, ", ")
 	return policy.Verdict{Allow: true, Rule: "secret: " + rules[0], Why: "the " + o.surface + " held what looks like a secret (" + names + "), which was overwritten"}
 }
 
-// waits reports whether a finding may go on in what has not come yet, and lies in what is held back until then.
-func (o *overwriting) waits(f secrets.Finding, text []byte) bool {
+// isHeldBack reports whether a finding may continue in data that has not arrived, and lies in the
+// bytes that are held back until then.
+func (o *redactor) isHeldBack(f secrets.Finding, text []byte) bool {
 	return o.held > 0 && o.more && f.Start >= len(text)-o.held && f.End <= len(text) && o.touchesEnd(f, text)
 }
 
-func (o *overwriting) touchesEnd(f secrets.Finding, text []byte) bool {
-	return len(text)-f.End < maxToken && !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 })
+func (o *redactor) touchesEnd(f secrets.Finding, text []byte) bool {
+	return len(text)-f.End < maxToken && !bytes.ContainsFunc(text[f.End:], func(c rune) bool { return c > 0x7f || charClass[c] == 0 })
 }
 
-// maxToken is the longest token, in bytes: what follows a finding for longer is none of it.
+// maxToken is the longest token, in bytes: what follows a finding for longer is not part of it.
 const maxToken = 4 << 10
 
 const (
-	// keyLine is how many characters of base64 in a row may be a line of a private key, and keyGap how many others may come before the next one.
+	// keyLine is the least number of base64 characters in a line of a private key, keyGap the
+	// most other characters before the next line.
 	keyLine = 40
 	keyGap  = 200
 )
 
-// restOfKey is where the text of a private key ends that has been found up to end: its last line, or the last of the lines of base64 that follow.
-func restOfKey(text []byte, end int) int {
-	most := min(len(text), end+maxOverwritten)
+// privateKeyEnd returns the end of a private key that has been found up to end: its last line, or
+// the last of the lines of base64 that follow.
+func privateKeyEnd(text []byte, end int) int {
+	most := min(len(text), end+maxRedacted)
 	if i := bytes.Index(text[end:most], []byte("-----END")); i >= 0 {
 		if j := bytes.Index(text[end+i+len("-----END"):most], []byte("-----")); j >= 0 && j < 64 {
 			return end + i + len("-----END") + j + len("-----")
@@ -151,7 +153,8 @@ func restOfKey(text []byte, end int) int {
 	return end
 }
 
-// escapedByte returns the first character of a text and its length in bytes. One that is written as %4D, \x4d or \u004d is one character, also where the backslash is doubled.
+// escapedByte returns the first character of a text and its length in bytes. One that is written as
+// %4D, \x4d or \u004d is one character, also where the backslash is doubled.
 func escapedByte(text []byte) (c byte, n int) {
 	for _, prefix := range []string{"%", `\x`, `\u00`, `\\x`, `\\u00`} {
 		if n := len(prefix) + 2; len(text) >= n && string(text[:len(prefix)]) == prefix {
@@ -164,10 +167,10 @@ func escapedByte(text []byte) (c byte, n int) {
 	return text[0], 1
 }
 
-func (o *overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
+func (o *redactor) find(text []byte) ([]secrets.Finding, policy.Verdict) {
 	seen := text
-	if o.own != nil {
-		if seen = o.own(text); !bytes.HasPrefix(seen, text) {
+	if o.toScan != nil {
+		if seen = o.toScan(text); !bytes.HasPrefix(seen, text) {
 			return nil, policy.Denied("scan", "the "+o.surface+" holds what looks like a secret beside a credential of egress, and cannot be overwritten there")
 		}
 	}
@@ -175,27 +178,27 @@ func (o *overwriting) find(text []byte) ([]secrets.Finding, policy.Verdict) {
 	defer cancel()
 	found, _, err := o.scanner.find(ctx, seen)
 	if err != nil {
-		return nil, policy.Denied("scan", "the "+o.surface+" could not be scanned: "+brief(err.Error()))
+		return nil, policy.Denied("scan", "the "+o.surface+" could not be scanned: "+oneLine(err.Error()))
 	}
 	return found, policy.Allowed("scan")
 }
 
-// restOf is where a token ends that has been found up to end: a rule may know
-// less of it than there is.
-func restOf(text []byte, end int) int {
-	rest := text[end:min(len(text), end+maxOverwritten)]
-	n := bytes.IndexFunc(rest, func(c rune) bool { return c > 0x7f || crumbClass[c] == 0 || crumbClass[c] == 4 })
+// tokenEnd returns the end of a token that has been found up to end: a rule may match less than the
+// whole token.
+func tokenEnd(text []byte, end int) int {
+	rest := text[end:min(len(text), end+maxRedacted)]
+	n := bytes.IndexFunc(rest, func(c rune) bool { return c > 0x7f || charClass[c] == 0 || charClass[c] == 4 })
 	if n < 0 {
 		n = len(rest)
 	}
-	if n > maxCrumb || looksRandom(string(rest[:n])) {
+	if n > maxFragment || looksRandom(string(rest[:n])) {
 		return end + n
 	}
 	return end
 }
 
-// obstacle says why a finding cannot be overwritten, or nothing.
-func (o *overwriting) obstacle(f secrets.Finding, text []byte) string {
+// unredactable says why a finding cannot be redacted; empty when it can.
+func (o *redactor) unredactable(f secrets.Finding, text []byte) string {
 	switch {
 	case f.Start >= len(text) || f.End > len(text):
 		return "it is in a frame of its own"
@@ -207,21 +210,21 @@ func (o *overwriting) obstacle(f secrets.Finding, text []byte) string {
 		return "what was left of it could still be a part of the key"
 	case o.more && o.touchesEnd(f, text):
 		return "it may go on in what has not come yet"
-	case f.End-f.Start > maxOverwritten && !o.llm || bytes.IndexByte(text[f.Start:f.End], 0) >= 0:
+	case f.End-f.Start > maxRedacted && !o.llm || bytes.IndexByte(text[f.Start:f.End], 0) >= 0:
 		return "it is encoded"
 	}
 	return ""
 }
 
-// fillValue overwrites text[start:end] but the name that gives it a meaning.
-func fillValue(text []byte, start, end int) {
-	if i := bytes.IndexAny(text[start:end], ":="); i > 0 && i < end-start-minPiece && isName(text[start:start+i]) {
+// maskValue masks text[start:end] except the name that gives it a meaning.
+func maskValue(text []byte, start, end int) {
+	if i := bytes.IndexAny(text[start:end], ":="); i > 0 && i < end-start-minInFragment && isName(text[start:start+i]) {
 		start += i + 1
 	}
-	fillAll(text, start, end)
+	maskAll(text, start, end)
 }
 
-// isName tells whether a text is a name and no value.
+// isName reports whether a text is a name and not a value.
 func isName(text []byte) bool {
 	name := strings.Map(func(c rune) rune {
 		if c >= '0' && c <= '9' {
@@ -235,12 +238,11 @@ func isName(text []byte) bool {
 	return strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz_-.") == ""
 }
 
-// kept are the bytes that give a text its form.
-const kept = "\"'\\:,;&={}[]()<> \t\r\n?#/"
+// keptBytes are the bytes that give a text its form.
+const keptBytes = "\"'\\:,;&={}[]()<> \t\r\n?#/"
 
-// fillAll overwrites what is no punctuation in text[start:end]. An escape goes
-// as a whole.
-func fillAll(text []byte, start, end int) {
+// maskAll masks text[start:end] except punctuation. An escape is masked as a whole.
+func maskAll(text []byte, start, end int) {
 	for i := max(0, start-2); i < start; i++ {
 		if text[i] == '%' { // the rest of it would be none
 			start = i
@@ -252,15 +254,16 @@ func fillAll(text []byte, start, end int) {
 		case c == '\\' && i+1 < end && strings.IndexByte(`"\/bfnrt`, text[i+1]) >= 0:
 			i++
 		case c == '\\' && i+1 < end:
-			text[i] = filler
-		case c < ' ' || strings.IndexByte(kept, c) >= 0:
+			text[i] = maskByte
+		case c < ' ' || strings.IndexByte(keptBytes, c) >= 0:
 		default:
-			text[i] = filler
+			text[i] = maskByte
 		}
 	}
 }
 
-// afterEscape is where the escape ends that a place lies in, as in JSON strings: \n, \u00e9. A match may begin inside of one.
+// afterEscape returns the end of the escape that contains start, as in JSON strings: \n, \u00e9. A
+// match may begin inside one.
 func afterEscape(text []byte, start int) int {
 	for i := start - 1; i >= max(0, start-5); i-- {
 		if text[i] != '\\' {
@@ -285,10 +288,10 @@ func afterEscape(text []byte, start int) int {
 	return start
 }
 
-// redactHead overwrites what is found in a head and reads it again.
-func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
+// redactHead redacts the findings in a head and scans it again.
+func (s *scanner) redactHead(r *http.Request, to scanContext) policy.Verdict {
 	for _, p := range s.places(r, to) {
-		v := s.look(r.Context(), p.name, p.text)
+		v := s.scanText(r.Context(), p.name, p.text)
 		if !isFinding(v) {
 			if !v.Allow {
 				return v
@@ -298,15 +301,15 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 		if p.put == nil {
 			continue // it may be gone when its other spelling has been overwritten
 		}
-		o := overwriting{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true, llm: to.llm}
-		s.remembering(&o, to)
-		if v = o.overwrite(p.text); !v.Allow {
+		o := redactor{scanner: s, ctx: r.Context(), surface: p.name, from: p.from, named: true, llm: to.llm}
+		s.trackReported(&o, to)
+		if v = o.redact(p.text); !v.Allow {
 			return v
 		}
-		if o.fresh() && to.report(wordRedacted, v) != nil {
+		if o.hasNew() && to.report(wordRedacted, v) != nil {
 			return unwritten()
 		}
-		o.remember()
+		o.markReported()
 		p.put(p.text[p.from:])
 	}
 	v := s.head(r, to)
@@ -316,24 +319,25 @@ func (s *scanner) redactHead(r *http.Request, to handling) policy.Verdict {
 	return v
 }
 
-// remembering lets a request on a route to a model know what was told before: its client sends the same again with every turn. Elsewhere each is told.
-func (s *scanner) remembering(o *overwriting, to handling) {
+// trackReported makes a redactor skip reports that were made before, on a route to a model: its
+// client sends the same text again with every turn. Elsewhere each redaction is reported.
+func (s *scanner) trackReported(o *redactor, to scanContext) {
 	o.keyOf = func(rule string, value []byte) uint64 {
 		var h maphash.Hash
-		h.SetSeed(toldSeed)
+		h.SetSeed(reportedSeed)
 		_, _ = h.WriteString(to.host.String() + "\x00" + rule + "\x00")
 		_, _ = h.Write(value)
 		return h.Sum64()
 	}
 	if to.llm {
-		o.told = &s.told
+		o.reported = &s.reported
 	}
 }
 
-var toldSeed = maphash.MakeSeed()
+var reportedSeed = maphash.MakeSeed()
 
-// checksums are the fields that sign or sum up a body (RFC 9530, RFC 9421, RFC 1864, those of storage services and webhooks). A body that one of
-// them is about cannot be changed on its way.
+// checksums are the fields that sign or sum up a body (RFC 9530, RFC 9421, RFC 1864, those of
+// storage services and webhooks). A body that one of them covers cannot be changed on its way.
 var checksums = []string{
 	"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", "Signature", "Signature-Input", "X-Signature", "X-Hub-Signature", "X-Hub-Signature-256",
 	"X-Amz-Content-Sha256", "X-Goog-Hash", "X-Ms-Content-Crc64", "X-Ms-Content-Sha256",

@@ -24,7 +24,7 @@ import (
 	"airlock/internal/policy"
 )
 
-func TestOverwriting(t *testing.T) {
+func TestRedactionKeepsLength(t *testing.T) {
 	s := testScanner(t, "")
 	k := lab.Token()
 	x := strings.Repeat("x", len(k))
@@ -47,7 +47,7 @@ func TestOverwriting(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := []byte(c.text)
-			v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body", from: c.from}).overwrite(text)
+			v := (&redactor{scanner: s, ctx: t.Context(), surface: "body", from: c.from}).redact(text)
 			if v.Allow != (c.want != "") || v.Allow && string(text) != c.want {
 				t.Errorf("%+v, %q", v, strings.ReplaceAll(string(text), k, "TOKEN"))
 			}
@@ -121,7 +121,7 @@ func TestOverwrittenIsStillJSON(t *testing.T) {
 		for range 20 {
 			k := lab.Token()
 			text := []byte(`{"a": "` + spell(k) + `", "token": "` + spell(k) + `"}`)
-			v := (&overwriting{scanner: s, ctx: t.Context(), surface: "body"}).overwrite(text)
+			v := (&redactor{scanner: s, ctx: t.Context(), surface: "body"}).redact(text)
 			if !v.Allow {
 				continue // it is blocked instead
 			}
@@ -144,7 +144,7 @@ func TestRedactLongBodies(t *testing.T) {
 	for _, text := range []string{k + " " + filler + k + filler + k, filler[:wholeBody-100] + k + " " + filler, filler[:wholeBody-20] + " " + k + " " + filler} {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(text))
 		words := 0
-		v, err := s.body(r, handling{action: actionRedact, report: func(word string, _ policy.Verdict) error {
+		v, err := s.body(r, scanContext{action: actionRedact, report: func(word string, _ policy.Verdict) error {
 			if word == wordRedacted {
 				words++
 			}
@@ -161,7 +161,7 @@ func TestRedactLongBodies(t *testing.T) {
 	over := filler[:wholeBody-20] + " " + k + " " + filler
 	r := httptest.NewRequest("POST", "/", strings.NewReader(over))
 	r.Header.Set("Content-Type", "multipart/form-data; boundary=b") // is read in parts, and nothing is held back
-	if v, err := s.body(r, handling{action: actionRedact, report: silent}); err != nil || !v.Allow {
+	if v, err := s.body(r, scanContext{action: actionRedact, report: silent}); err != nil || !v.Allow {
 		t.Fatal(v, err)
 	}
 	var got strings.Builder
@@ -179,11 +179,11 @@ func TestNothingPassesUnwritten(t *testing.T) {
 	full := func(string, policy.Verdict) error { return errors.New("full") }
 	for _, action := range []string{actionRedact, actionWarn} {
 		r := httptest.NewRequest("POST", "/", strings.NewReader("x "+lab.Token()))
-		if v, _ := s.body(r, handling{action: action, report: full}); v.Allow || v.Rule != "audit" {
+		if v, _ := s.body(r, scanContext{action: action, report: full}); v.Allow || v.Rule != "audit" {
 			t.Errorf("%s, a body: %+v", action, v)
 		}
 		r.Header.Set("X-Note", lab.Token())
-		if v := s.redactHead(r, handling{action: action, host: host(t, "a.ok.test"), report: full}); v.Allow || v.Rule != "audit" {
+		if v := s.redactHead(r, scanContext{action: action, host: host(t, "a.ok.test"), report: full}); v.Allow || v.Rule != "audit" {
 			t.Errorf("%s, a head: %+v", action, v)
 		}
 	}
@@ -192,7 +192,7 @@ func TestNothingPassesUnwritten(t *testing.T) {
 func TestRedactFrames(t *testing.T) {
 	s := testScanner(t, "")
 	k := lab.Token()
-	in := s.frames(t.Context(), handling{host: host(t, "a.ok.test"), action: actionRedact, report: silent})
+	in := s.frames(t.Context(), scanContext{host: host(t, "a.ok.test"), action: actionRedact, report: silent})
 	frame := func(first byte, payload string) []byte {
 		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros
 	}
@@ -249,7 +249,7 @@ func copyAll(to *strings.Builder, r *http.Request) (int64, error) {
 func TestAskAboutFrames(t *testing.T) {
 	s := testScanner(t, "")
 	asked := 0
-	in := s.frames(t.Context(), handling{host: host(t, "a.ok.test"), action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+	in := s.frames(t.Context(), scanContext{host: host(t, "a.ok.test"), action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
 		asked++
 		return policy.Allowed("proposal")
 	}})
@@ -281,7 +281,7 @@ func TestAskAboutEachWindow(t *testing.T) {
 			text += filler + lab.Token() + "\n"
 		}
 		r := httptest.NewRequest("POST", "/", strings.NewReader(text+filler))
-		v, err := s.body(r, handling{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+		v, err := s.body(r, scanContext{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
 			asked++
 			return policy.Allowed("proposal")
 		}})
@@ -305,7 +305,7 @@ func TestMemoryWhileAsking(t *testing.T) {
 	for _, answer := range []policy.Verdict{policy.Allowed("proposal"), policy.Denied("secret: x", "no")} {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(text))
 		held := false
-		v, err := s.body(r, handling{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
+		v, err := s.body(r, scanContext{action: actionAsk, report: silent, ask: func(context.Context, policy.Verdict) policy.Verdict {
 			if held = !s.memory.windows.free.TryAcquire(s.memory.windows.size); !held {
 				s.memory.windows.free.Release(s.memory.windows.size)
 			}

@@ -49,7 +49,7 @@ func subRuns(run string, f func(string)) {
 
 // printable64 is the text that base64 stands for.
 func printable64(run string) (plain string, ok bool) {
-	if len(run) < minCrumb || len(run)%4 == 1 {
+	if len(run) < minFragment || len(run)%4 == 1 {
 		return "", false
 	}
 	code := base64.RawStdEncoding

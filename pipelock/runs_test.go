@@ -16,9 +16,9 @@ import (
 	"airlock/internal/secrets"
 )
 
-// TestPiecesBesideOtherThings: halves of two requests, with what stands
+// TestFragmentsBesideOtherTextAreJoined: halves of two requests, with what stands
 // around them as a rule, and in escapes.
-func TestPiecesBesideOtherThings(t *testing.T) {
+func TestFragmentsBesideOtherTextAreJoined(t *testing.T) {
 	each := func(k, format string) (out string) {
 		for _, c := range []byte(k) {
 			out += fmt.Sprintf(format, c)
@@ -83,7 +83,7 @@ func TestPiecesBesideOtherThings(t *testing.T) {
 // all is what becomes of a request, head and body.
 func all(t *testing.T, s *scanner, r *http.Request) policy.Verdict {
 	t.Helper()
-	to := handling{host: host(t, "a.ok.test"), report: silent}
+	to := scanContext{host: host(t, "a.ok.test"), report: silent}
 	if v := s.head(r, to); !v.Allow {
 		return v
 	}
@@ -101,8 +101,8 @@ func all(t *testing.T, s *scanner, r *http.Request) policy.Verdict {
 	return v
 }
 
-// TestPiecesOfStreams: each part of a body that pauses counts.
-func TestPiecesOfStreams(t *testing.T) {
+// TestSecretSplitOverStreamsIsRefused: each part of a body that pauses counts.
+func TestSecretSplitOverStreamsIsRefused(t *testing.T) {
 	s := testScanner(t, "")
 	k := apart()
 	synctest.Test(t, func(t *testing.T) {

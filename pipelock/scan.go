@@ -53,26 +53,25 @@ const (
 	maxClean = 2048
 )
 
-// scanner reads what leaves.
+// scanner scans outgoing requests.
 type scanner struct {
-	engine *secrets.Scanner
-	known  map[string]secrets.Digest
-	clean  seenset.Set[uint64] // sums of heads that hold nothing
-	parts  seenset.Set[uint64] // of names of hosts, and of fields
-	rows   seenset.Set[uint64] // of what was read together
-	trails trails
-	names  names
-	told   seenset.Set[uint64] // sums of what was overwritten on routes to models
-	action actions
-	chance chance
-	limit  int64
-	memory *memory
-	within time.Duration // a scan must end: scanTime
+	engine     *secrets.Scanner
+	known      map[string]secrets.Digest
+	cleanHeads seenset.Set[uint64] // hashes of heads that were scanned clean
+	cleanNames seenset.Set[uint64] // the same for names of hosts and of fields
+	cleanRows  seenset.Set[uint64] // the same for joined pieces
+	histories  histories
+	dnsNames   nameHistory
+	reported   seenset.Set[uint64] // hashes of findings that were redacted and reported, on routes to models
+	action     actions
+	entropy    entropyDetector
+	limit      int64
+	memory     *memoryPools
+	within     time.Duration // the time limit of a scan: scanTime
 }
 
-// handling is what is known of one request, and what becomes of what is found
-// in it.
-type handling struct {
+// scanContext holds what the scan of one request needs to know, and what to do about a finding.
+type scanContext struct {
 	host     policy.Host
 	injected []string // what egress filled
 	action   string   // one of block, redact, ask, warn; empty is block
@@ -85,7 +84,7 @@ type handling struct {
 	ask func(ctx context.Context, v policy.Verdict) policy.Verdict
 }
 
-// isFinding tells a finding from other reasons to refuse.
+// isFinding reports whether a verdict is a finding, and not another reason to refuse.
 func isFinding(v policy.Verdict) bool { return !v.Allow && strings.HasPrefix(v.Rule, "secret: ") }
 
 // maxRules bounds the file of the operator's rules, in bytes.
@@ -139,37 +138,37 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
 	remembers := func() seenset.Set[uint64] { return seenset.Set[uint64]{Max: maxClean} }
 	return &scanner{
-		engine: engine, known: known, action: newActions(f.Secrets), chance: chance(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemory(softLimit()), within: scanTime,
-		told: remembers(), clean: remembers(), parts: remembers(), rows: remembers(), names: names{clean: remembers()},
+		engine: engine, known: known, action: newActions(f.Secrets), entropy: entropyDetector(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemoryPools(softLimit()), within: scanTime,
+		reported: remembers(), cleanHeads: remembers(), cleanNames: remembers(), cleanRows: remembers(), dnsNames: nameHistory{clean: remembers()},
 	}, nil
 }
 
-// look scans one text and turns a finding into the verdict of its surface.
-func (s *scanner) look(ctx context.Context, surface string, data []byte) policy.Verdict {
-	v, _ := s.lookPart(ctx, surface, data)
+// scanText scans one text and turns a finding into the verdict of its surface.
+func (s *scanner) scanText(ctx context.Context, surface string, data []byte) policy.Verdict {
+	v, _ := s.scanTextPart(ctx, surface, data)
 	return v
 }
 
-// lookPart is look for a part of something longer: open tells that it ends
-// inside of something compressed, of which more must be seen.
-func (s *scanner) lookPart(ctx context.Context, surface string, data []byte) (v policy.Verdict, open bool) {
+// scanTextPart is scanText for part of a longer text. open reports whether it ends inside
+// compressed data, of which more must be read.
+func (s *scanner) scanTextPart(ctx context.Context, surface string, data []byte) (v policy.Verdict, open bool) {
 	ctx, cancel := context.WithTimeout(ctx, s.within+time.Duration(len(data)/wholeBody)*time.Second)
 	defer cancel()
 	found, open, err := s.find(ctx, data)
 	switch {
 	case err != nil:
-		return policy.Denied("scan", "the "+surface+" could not be scanned: "+brief(err.Error())), open
+		return policy.Denied("scan", "the "+surface+" could not be scanned: "+oneLine(err.Error())), open
 	case len(found) > 0:
 		return policy.Denied("secret: "+found[0].Rule, "the "+surface+" holds "+secrets.Says(found[0].Rule)), open
 	}
 	return policy.Allowed("scan"), open
 }
 
-// find is what a text holds.
+// find returns the findings of a text.
 func (s *scanner) find(ctx context.Context, data []byte) (found []secrets.Finding, open bool, err error) {
 	found, open, err = s.engine.ScanPart(ctx, data)
-	if err == nil && s.chance != (chance{}) {
-		found = append(found, s.chance.find(data)...)
+	if err == nil && s.entropy != (entropyDetector{}) {
+		found = append(found, s.entropy.find(data)...)
 	}
 	return found, open, err
 }

@@ -56,8 +56,8 @@ func zipped(t *testing.T, text string) string {
 }
 
 // heard is a request whose reports are heard.
-func heard(s *scanner, f func(policy.Verdict)) handling {
-	return handling{action: s.action.usual, report: func(_ string, v policy.Verdict) error { f(v); return nil }}
+func heard(s *scanner, f func(policy.Verdict)) scanContext {
+	return scanContext{action: s.action.usual, report: func(_ string, v policy.Verdict) error { f(v); return nil }}
 }
 
 func silent(string, policy.Verdict) error { return nil }
@@ -91,7 +91,7 @@ func outcome(t *testing.T, s *scanner, r *http.Request) (policy.Verdict, string)
 	return v, string(got)
 }
 
-func TestBodies(t *testing.T) {
+func TestSecretsInBodiesAreRefused(t *testing.T) {
 	s := testScanner(t, "limits: {body_bytes: 8MiB}\n")
 	token := lab.Token()
 	filler := strings.Repeat("the quick brown fox jumps over the lazy dog\n", 60_000) // 2.6 MB
@@ -139,7 +139,7 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-func TestHeads(t *testing.T) {
+func TestSecretsInHeadsAreRefused(t *testing.T) {
 	s := testScanner(t, "")
 	token := lab.Token()
 	host, err := policy.ParseHost("api.ok.test")
@@ -168,7 +168,7 @@ func TestHeads(t *testing.T) {
 			if c.header != nil {
 				r.Header = c.header
 			}
-			if v := s.head(r, handling{host: host, injected: c.injected}); v.Allow != c.want {
+			if v := s.head(r, scanContext{host: host, injected: c.injected}); v.Allow != c.want {
 				t.Errorf("%+v", v)
 			}
 		})
@@ -210,7 +210,7 @@ func TestInjectedBodies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.body))
-			v, err := s.body(r, handling{injected: c.injected, report: silent})
+			v, err := s.body(r, scanContext{injected: c.injected, report: silent})
 			if err == nil && v.Allow {
 				_, err = io.ReadAll(r.Body)
 			}
@@ -251,7 +251,7 @@ func TestFramedBodies(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader(c.body))
 			r.Header.Set("Content-Encoding", c.encoding)
 			r.Header.Set("X-Amz-Content-Sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
-			v, err := s.body(r, handling{report: silent})
+			v, err := s.body(r, scanContext{report: silent})
 			if err == nil && v.Allow {
 				_, err = io.ReadAll(r.Body)
 			}
@@ -262,7 +262,7 @@ func TestFramedBodies(t *testing.T) {
 	}
 }
 
-func TestFrames(t *testing.T) {
+func TestSecretsInFramesAreRefused(t *testing.T) {
 	token := lab.Token()
 	frame := func(first byte, payload string) []byte {
 		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros

@@ -174,7 +174,7 @@ func (g *guard) proxyTarget(a policy.Authority) (string, error) {
 		known = append(known, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 	}
 	if len(known) > 0 {
-		if _, v := g.rules.judgeAll(a, known, own); !v.Allow {
+		if _, v := g.rules.judgeAll(a, known, isOwnAddr); !v.Allow {
 			return "", &refusedError{v: v}
 		}
 	}
@@ -193,7 +193,7 @@ func (g *guard) dialProxy(ctx context.Context) (net.Conn, error) {
 	}
 	var conn net.Conn
 	if err == nil {
-		conn, err = g.race(ctx, addrs, p.at.Port)
+		conn, err = g.dialParallel(ctx, addrs, p.at.Port)
 	}
 	if err != nil {
 		return nil, &proxyError{"cannot be reached: " + plain(err)}

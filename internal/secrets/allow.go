@@ -23,10 +23,10 @@ type rule struct {
 
 // body is a rule's expressions, compiled.
 type body struct {
-	reach
+	matchWindow
 	regex   *regexp.Regexp // nil: the path alone decides
-	loose   *loose         // nil: the rule is not precise enough for texts that were joined
-	shape   *loose         // the token itself, between any neighbours; nil: the rule knows a secret by what stands beside it
+	relaxed *relaxedRule   // nil: the rule is not precise enough for texts that were joined
+	shape   *relaxedRule   // the token itself, between any neighbours; nil: the rule knows a secret by what stands beside it
 	path    *regexp.Regexp // nil: any
 	group   int
 	entropy float64
@@ -50,8 +50,8 @@ func compile(r config.Rule) (*body, error) {
 	}
 	b := &body{regex: r.Regex, path: r.Path, group: r.SecretGroup, entropy: r.Entropy, allow: allow}
 	if r.Regex != nil && len(r.Keywords) > 0 {
-		b.reach = reachOf(r.Regex.String(), r.Keywords)
-		b.loose = b.loosen(r.Regex.String(), r.Keywords)
+		b.matchWindow = matchWindowOf(r.Regex.String(), r.Keywords)
+		b.relaxed = b.relax(r.Regex.String(), r.Keywords)
 		b.shape = shapeOf(r.RuleID, r.Regex.String(), r.Keywords)
 	}
 	return b, nil

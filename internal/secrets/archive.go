@@ -20,7 +20,8 @@ import (
 	"airlock/internal/unpack"
 )
 
-// Unreadable is the rule of archives that nobody here can read: encrypted ones, and those in a form that is not undone. Nobody knows what they hold.
+// Unreadable is the rule of archives that cannot be read: encrypted ones, and those in an
+// unsupported format.
 const Unreadable = "unreadable-archive"
 
 // Says is what a finding by a rule is called in a sentence.
@@ -42,24 +43,24 @@ func (r *run) archive(data []byte, depth int) ([]inner, error) {
 	return found, err
 }
 
-// inner is a rule that was hit inside an archive, and the member: a path, with "!" before what lies in a further archive. The member is empty where
-// its name may hold the secret, or where it has none.
+// inner is a rule that matched inside an archive, and the member: a path, with "!" before a file of
+// a further archive. The member is empty where its name may hold the secret, or where it has none.
 type inner struct{ rule, member string }
 
-// maxMember is how much of the name of a member is told, in bytes.
+// maxMember bounds the name of a member in a finding, in bytes.
 const maxMember = 200
 
-// tellable is a member's name as it may be told: empty unless it is printable ASCII and short.
-func tellable(name string) string {
-	name, _, _ = strings.Cut(name, "\n") // behind it, a link's target or a comment
+// printableName is a member's name for a finding: empty unless it is printable ASCII and short.
+func printableName(name string) string {
+	name, _, _ = strings.Cut(name, "\n") // after it comes a link's target or a comment
 	if len(name) > maxMember || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c > '~' }) {
 		return ""
 	}
 	return name
 }
 
-// within is a member of a member.
-func within(outer, member string) string {
+// memberPath is the path of a member of a member.
+func memberPath(outer, member string) string {
 	if outer == "" || member == "" || len(outer)+len(member) > maxMember {
 		return outer + member
 	}
@@ -68,20 +69,20 @@ func within(outer, member string) string {
 
 // member scans the name and the content of a file in data, and adds what was found.
 func (r *run) member(found *[]inner, data []byte, depth int) memberFunc {
-	return func(name string, content contents) error {
+	return func(name string, content memberReader) error {
 		if depth == 0 {
 			inner, _, err := r.inflate(content)
 			r.nested = r.nested || !bytes.Contains(data, inner) // what is stored as it is has been seen
 			return err
 		}
-		text, unread, err := r.inflate(content)
+		text, unreadable, err := r.inflate(content)
 		if err != nil {
 			return err
 		}
-		if unread {
-			*found = append(*found, inner{Unreadable, tellable(name)})
+		if unreadable {
+			*found = append(*found, inner{Unreadable, printableName(name)})
 		}
-		shown := tellable(name)
+		shown := printableName(name)
 		for _, part := range [][]byte{[]byte(name), text} {
 			spans, err := r.scan(part, depth-1)
 			if err != nil {
@@ -91,33 +92,33 @@ func (r *run) member(found *[]inner, data []byte, depth int) memberFunc {
 				shown = ""
 			}
 			for _, s := range spans {
-				*found = append(*found, inner{s.rule, within(shown, s.member)})
+				*found = append(*found, inner{s.rule, memberPath(shown, s.member)})
 			}
 		}
 		return nil
 	}
 }
 
-// inflate reads one member within the budget, and tells whether there is something in it that cannot be read. A member that breaks off gives what it
-// had, and leaves the run open.
-func (r *run) inflate(content contents) (inner []byte, unread bool, err error) {
+// inflate reads one member within the budget, and reports whether something in it cannot be read. A
+// truncated member gives what could be read, and leaves the run open.
+func (r *run) inflate(content memberReader) (inner []byte, unreadable bool, err error) {
 	inner, broken := content(r)
 	r.open = r.open || errors.Is(broken, io.ErrUnexpectedEOF)
 	if int64(len(inner)) > r.budget || errors.Is(broken, ErrTooLarge) {
 		return nil, false, ErrTooLarge
 	}
 	r.budget -= int64(len(inner))
-	r.unfold += maxUnfold * len(inner)
-	r.tries += len(inner) / bytesPerTry
+	r.viewBudget += viewFactor * len(inner)
+	r.chargesLeft += len(inner) / bytesPerCharge
 	return inner, errors.Is(broken, unpack.ErrUnknown), r.ctx.Err()
 }
 
-// contents gives what a member holds, up to a byte more than the budget of the run, or ErrTooLarge. Any other error is about the data, of which there is
-// what could be read.
-type contents func(r *run) ([]byte, error)
+// memberReader returns the content of a member, up to a byte more than the budget of the run, or
+// ErrTooLarge. Any other error is about the data, of which there is what could be read.
+type memberReader func(r *run) ([]byte, error)
 
-// streamed is what a decoder gives.
-func streamed(from io.Reader) contents {
+// streamed reads the output of a decoder.
+func streamed(from io.Reader) memberReader {
 	return func(r *run) ([]byte, error) {
 		inner, broken := io.ReadAll(io.LimitReader(from, min(r.budget+1, smallMember)))
 		if len(inner) == smallMember {
@@ -131,11 +132,11 @@ func streamed(from io.Reader) contents {
 	}
 }
 
-// largeDecoder is what a decoder costs that takes megabytes for itself alone, in files of a zip.
+// largeDecoder is the cost of a decoder that needs megabytes for itself, in files of a zip.
 const largeDecoder = 256
 
-// large is a stream whose decoder alone takes much.
-func large(open func() (io.ReadCloser, error)) contents {
+// largeStream reads a stream whose decoder needs megabytes for itself.
+func largeStream(open func() (io.ReadCloser, error)) memberReader {
 	return func(r *run) ([]byte, error) {
 		if err := r.reserve(); err != nil {
 			return nil, err
@@ -149,19 +150,19 @@ func large(open func() (io.ReadCloser, error)) contents {
 	}
 }
 
-// paid is content that costs so many files of a zip.
-func paid(cost int, content contents) contents {
+// withCost charges the run before it reads a member; cost is in files of a zip.
+func withCost(cost int, content memberReader) memberReader {
 	return func(r *run) ([]byte, error) {
-		if !r.pay(cost) {
+		if !r.charge(cost) {
 			return nil, nil
 		}
 		return content(r)
 	}
 }
 
-// unpacked is what package unpack reads, with models at that cost.
-func unpacked(models int, read func(unpack.Room) ([]byte, error)) contents {
-	return paid(models, func(r *run) ([]byte, error) { return read(r.room) })
+// unpacked reads with package unpack, whose models have that cost.
+func unpacked(models int, read func(unpack.Room) ([]byte, error)) memberReader {
+	return withCost(models, func(r *run) ([]byte, error) { return read(r.room) })
 }
 
 // room lets a member grow to the budget of the run.
@@ -175,8 +176,8 @@ func (r *run) room(n int) (most int, err error) {
 	return int(r.budget), r.reserve()
 }
 
-// unread is the content of what nobody here can read.
-func unread(*run) ([]byte, error) { return nil, unpack.ErrUnknown }
+// unreadable is the memberReader of what cannot be read.
+func unreadable(*run) ([]byte, error) { return nil, unpack.ErrUnknown }
 
 const (
 	// smallMember is up to which length a member is inflated at once.
@@ -206,7 +207,7 @@ func (r *run) release() {
 	}
 }
 
-type memberFunc func(name string, content contents) error
+type memberFunc func(name string, content memberReader) error
 
 // maxMembers bounds the files of one archive.
 const maxMembers = 10_000
@@ -225,7 +226,8 @@ const (
 	bytesPerModel = 4 << 10
 )
 
-// members calls fn for each file in data; of what may stand several times behind itself all is read as one, or the first alone. Its own errors are fn's alone.
+// members calls fn for each file in data; of consecutive streams it reads all as one, or the first
+// alone. It returns only errors of fn.
 func members(data []byte, all bool, fn memberFunc) error {
 	for _, p := range packings {
 		if bytes.HasPrefix(data, []byte(p.mark)) {
@@ -247,7 +249,7 @@ func members(data []byte, all bool, fn memberFunc) error {
 		return sevenZipMembers(data, fn)
 	case bytes.HasPrefix(data, []byte(rar)):
 		if isRar(data) {
-			return fn("", unread)
+			return fn("", unreadable)
 		}
 		return nil
 	case len(data) > 512 && bytes.HasPrefix(data[257:], []byte("ustar")):
@@ -262,12 +264,12 @@ func members(data []byte, all bool, fn memberFunc) error {
 	return nil
 }
 
-func bzip2Body(data []byte) contents {
-	return large(func() (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(bytes.NewReader(data))), nil })
+func bzip2Body(data []byte) memberReader {
+	return largeStream(func() (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(bytes.NewReader(data))), nil })
 }
 
-func zstdBody(data []byte) contents {
-	return large(func() (io.ReadCloser, error) {
+func zstdBody(data []byte) memberReader {
+	return largeStream(func() (io.ReadCloser, error) {
 		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
 		if err != nil {
 			return nil, err
@@ -282,7 +284,7 @@ const usual = ']'
 // maxModels bounds the models with which a beginning is tried: more than xz itself takes.
 const maxModels = 64 << 10
 
-// beginsAlone tells whether what may be LZMA alone begins with text.
+// beginsAlone reports whether what may be LZMA alone begins with text.
 func beginsAlone(data []byte) bool {
 	if unpack.Models(data[0]) > maxModels {
 		return false
@@ -293,13 +295,14 @@ func beginsAlone(data []byte) bool {
 		}
 		return 4 * minBare, nil
 	})
-	return promising(begin)
+	return beginsWithText(begin)
 }
 
-// rar begins archives that nobody here reads.
+// rar is the mark of RAR archives, which are not supported.
 const rar = "Rar!\x1a\x07"
 
-// isRar tells whether the first header of an archive holds: programs that read such archives have the mark in them, too.
+// isRar reports whether the first header of an archive is valid: programs that read such archives
+// contain the mark, too.
 func isRar(data []byte) bool {
 	const old, now = len(rar) + 1, len(rar) + 2
 	switch {
@@ -326,7 +329,7 @@ func bareMember(data []byte, fn memberFunc) error {
 		if coding == "br" {
 			body = data
 		}
-		if !promising(begin[:inflate.Begin(coding, body, begin[:])]) {
+		if !beginsWithText(begin[:inflate.Begin(coding, body, begin[:])]) {
 			continue
 		}
 		r, err := inflate.New([]string{coding}, bytes.NewReader(data))
@@ -340,8 +343,8 @@ func bareMember(data []byte, fn memberFunc) error {
 	return nil
 }
 
-// promising tells whether what a decompressor gives begins with text.
-func promising(begin []byte) bool {
+// beginsWithText reports whether the output of a decompressor begins with text.
+func beginsWithText(begin []byte) bool {
 	if len(begin) < minBare {
 		return false
 	}
@@ -353,7 +356,7 @@ func promising(begin []byte) bool {
 	return readable(begin)
 }
 
-// opaque tells whether data begins with what stands in no text.
+// opaque reports whether data begins with bytes that no text has.
 func opaque(data []byte) bool {
 	if len(data) < minBare/2 {
 		return false
@@ -364,7 +367,7 @@ func opaque(data []byte) bool {
 // gzips are used again: many that are tried are none.
 var gzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
 
-// gzipMember reads one member, or several behind each other (RFC 1952 §2.2) as what they are together.
+// gzipMember reads one member, or several consecutive ones (RFC 1952 §2.2) as one.
 func gzipMember(data []byte, all bool, fn memberFunc) error {
 	z := gzips.Get().(*gzip.Reader)
 	defer gzips.Put(z)

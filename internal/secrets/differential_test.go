@@ -67,7 +67,7 @@ func pick(r *rand.Rand, ranges []rune) rune {
 // reference are the built-in rules as gitleaks and viper read them.
 func reference(t *testing.T) config.Config {
 	t.Helper()
-	vc, err := parseCustom(mended())
+	vc, err := parseCustom(patched())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestRulesCompiledOneByOne(t *testing.T) {
 		if i == 0 {
 			continue // our own, of the same name as one of theirs
 		}
-		if w.id == cutKey.id {
+		if w.id == truncatedKey.id {
 			n = 1 + slices.IndexFunc(got.rules[1:], func(r rule) bool { return r.id == w.id })
 		}
 		if n < 0 {

@@ -44,7 +44,7 @@ func NewDigest(value, key string) (string, error) {
 	}
 	b64 := base64.RawURLEncoding
 	parts := []string{digestVersion, b64.EncodeToString([]byte(key))}
-	for _, f := range digestForms(value) {
+	for _, f := range digestEncodings(value) {
 		mac := sum([]byte(key), f)
 		m := mix([]byte(key))
 		tag := m.tag(string(f[:window(len(f))]))
@@ -162,10 +162,10 @@ func (m mixer) tag(s string) uint16 {
 }
 
 // matcher looks for the forms of many digests at once. Digests under one key share a pass.
-type matcher struct{ passes []pass }
+type matcher struct{ groups []digestGroup }
 
-// pass is one key and one window.
-type pass struct {
+// digestGroup is one key and one window.
+type digestGroup struct {
 	mixer  mixer
 	key    []byte
 	window int
@@ -182,23 +182,23 @@ func newMatcher(known map[string]Digest) *matcher {
 	m := &matcher{}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		for _, f := range known[name].forms {
-			m.pass(known[name].key, window(f.length)).add(named{name, f})
+			m.groupFor(known[name].key, window(f.length)).add(named{name, f})
 		}
 	}
 	return m
 }
 
-func (m *matcher) pass(key []byte, window int) *pass {
-	for i := range m.passes {
-		if p := &m.passes[i]; p.window == window && string(p.key) == string(key) {
+func (m *matcher) groupFor(key []byte, window int) *digestGroup {
+	for i := range m.groups {
+		if p := &m.groups[i]; p.window == window && string(p.key) == string(key) {
 			return p
 		}
 	}
-	m.passes = append(m.passes, pass{mixer: mix(key), key: key, window: window, byTag: map[uint16][]named{}})
-	return &m.passes[len(m.passes)-1]
+	m.groups = append(m.groups, digestGroup{mixer: mix(key), key: key, window: window, byTag: map[uint16][]named{}})
+	return &m.groups[len(m.groups)-1]
 }
 
-func (p *pass) add(n named) {
+func (p *digestGroup) add(n named) {
 	p.hit[n.form.tag>>6] |= 1 << (n.form.tag & 63)
 	p.byTag[n.form.tag] = append(p.byTag[n.form.tag], n)
 }
@@ -213,8 +213,8 @@ func (m *matcher) findAll(text string) (spans []span) {
 
 // find calls yield for each known value in a text until it returns false.
 func (m *matcher) find(text string, yield func(span) bool) {
-	for i := range m.passes {
-		p := &m.passes[i]
+	for i := range m.groups {
+		p := &m.groups[i]
 		tag := p.mixer.short
 		if p.window == 16 {
 			tag = p.mixer.long
@@ -230,7 +230,7 @@ func (m *matcher) find(text string, yield func(span) bool) {
 }
 
 // next is the first place from at on whose tag is known, or -1.
-func (p *pass) next(text string, at int) int {
+func (p *digestGroup) next(text string, at int) int {
 	if p.window == 16 {
 		return p.nextLong(text, at)
 	}
@@ -243,7 +243,7 @@ func (p *pass) next(text string, at int) int {
 }
 
 // nextLong is next for windows of 16 bytes, four at a time.
-func (p *pass) nextLong(text string, at int) int {
+func (p *digestGroup) nextLong(text string, at int) int {
 	m, hit := p.mixer, &p.hit
 	for ; at+19 <= len(text); at += 4 {
 		t := text[at : at+19]
@@ -264,8 +264,8 @@ func (p *pass) nextLong(text string, at int) int {
 	return -1
 }
 
-func (p *pass) has(tag uint16) bool { return p.hit[tag>>6]>>(tag&63)&1 != 0 }
+func (p *digestGroup) has(tag uint16) bool { return p.hit[tag>>6]>>(tag&63)&1 != 0 }
 
-func (p *pass) is(f form, text string) bool {
+func (p *digestGroup) is(f form, text string) bool {
 	return f.length <= len(text) && sum(p.key, []byte(text[:f.length])) == f.mac
 }

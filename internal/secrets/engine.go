@@ -18,46 +18,46 @@ var ErrNested = errors.New("encoded in more layers than are undone")
 const (
 	// longest is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2 KB), in bytes.
 	longest = 8 << 10
-	// maxReach bounds how far from a keyword an expression without end looks.
-	maxReach = 32 << 10
+	// maxWindow bounds how far from a keyword an expression without end looks.
+	maxWindow = 32 << 10
 	// minWord is the shortest keyword that says something in a text that was joined.
 	minWord = 3
 	// decodeDepth is how many encodings laid over each other are undone.
 	decodeDepth = 8
-	// maxUnfold bounds what all that is made of a text may come to, as a multiple of its length; a short text has more, leastUnfold bytes.
-	maxUnfold   = 40
-	leastUnfold = 1 << 20
+	// viewFactor bounds what all that is made of a text may come to, as a multiple of its length; a short text has more, leastUnfold bytes.
+	viewFactor    = 40
+	minViewBudget = 1 << 20
 )
 
-// run is one Scan.
+// run is the state of one Scan.
 type run struct {
-	ctx     context.Context
-	scanner *Scanner
-	rules   *ruleset
-	path    string
-	budget  int64             // bytes that may still be inflated
-	unfold  int               // bytes that may still be made of it
-	nested  bool              // there was more to undo
-	tries   int               // how much may still be opened
-	open    bool              // it ends inside something compressed
-	seen    map[uint64]bool   // texts that were looked at, and whether that was loosely
-	spreads int               // how many more keywords may be followed by a spread token
-	opened  map[uint64]opened // decoded blocks in which compressed data was looked for
+	ctx             context.Context
+	scanner         *Scanner
+	rules           *ruleset
+	path            string
+	budget          int64             // bytes that may still be inflated
+	viewBudget      int               // bytes that may still be made of it
+	nested          bool              // there was more to undo
+	chargesLeft     int               // what may still be charged for opening compressed data
+	open            bool              // it ends inside something compressed
+	seenViews       map[uint64]bool   // hashes of the views that were scanned, and whether with precise rules only
+	interleavedLeft int               // how many more keywords are checked for an interleaved token
+	opened          map[uint64]opened // decoded blocks in which compressed data was looked for
 
-	reserved bool        // see reserve
-	marking  bool        // see unsettled
-	settled  [][2]uint64 // keys of encoded blocks that hold nothing compressed with a finding
+	reserved  bool        // see reserve
+	caching   bool        // see unsettled
+	cleanKeys [][2]uint64 // keys of encoded blocks that hold nothing compressed with a finding
 }
 
-// scan looks at data and at what it holds as an archive.
+// scan scans data, and its content when it is an archive.
 func (r *run) scan(data []byte, archives int) ([]span, error) {
-	look, remembered := r.written, r.remembers(len(data))
+	look, remembered := r.scanWhole, r.usesCache(len(data))
 	if remembered {
-		look = r.changed
+		look = r.scanNew
 	}
-	defer func(before bool) { r.marking = before }(r.marking)
-	r.marking = remembered
-	// Who calls leaves data as it is until the scan is over, after which nothing refers to it: there is no need for a copy.
+	defer func(before bool) { r.caching = before }(r.caching)
+	r.caching = remembered
+	// The caller does not change data during the scan, after which nothing refers to it: no copy is needed.
 	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
 		return nil, err
@@ -91,43 +91,43 @@ func (r *run) wantsPath(i int) bool {
 	return rule.pathed && r.path != "" && rule.body().path.MatchString(r.path)
 }
 
-// manner is how a text is looked at.
-type manner int
+// scanMode says how a text is scanned.
+type scanMode int
 
 const (
-	asWritten manner = iota
+	asWritten scanMode = iota
 	// decoded text may have anything at its borders: precise rules do without what they want to see around a match.
 	decoded
 	// joined text may have things side by side that do not belong together: only precise rules count.
 	joined
 )
 
-// look runs the rules over a text, then over all that can be made of it.
-func (r *run) look(s sight, depth, archives int, how manner) ([]span, error) {
+// scanView runs the rules over a text, then over all views that can be decoded from it.
+func (r *run) scanView(s input, depth, archives int, how scanMode) ([]span, error) {
 	text := s.text
-	spans, err := r.pass(s, how)
+	spans, err := r.applyRules(s, how)
 	if err != nil {
 		return nil, err
 	}
-	s.survey = newSurvey(text)
-	runs := s.survey.runs(ofB64, minRun)
-	views := made(s, runs)
+	s.index = newByteIndex(text)
+	runs := s.index.runs(ofB64, minRun)
+	views := decodedViews(s, runs)
 	var packed []span
-	if !s.part {
+	if !s.partial {
 		packed, err = r.packed(s, runs, archives)
 	}
-	if r.marking {
-		spans = append(spans, s.unsettled(runs)...)
+	if r.caching {
+		spans = append(spans, s.uncacheable(runs)...)
 	}
-	s.survey.release()
+	s.index.release()
 	if err != nil {
 		return nil, err
 	}
 	if depth == 0 {
-		r.nested = r.nested || slices.ContainsFunc(views, encoded)
+		r.nested = r.nested || slices.ContainsFunc(views, looksEncoded)
 		views = nil
 	}
-	found, err := r.into(views, len(text), depth, archives, how)
+	found, err := r.scanViews(views, len(text), depth, archives, how)
 	return append(withoutRunOn(append(spans, found...)), packed...), err
 }
 
@@ -155,18 +155,18 @@ func withoutRunOn(spans []span) []span {
 	})
 }
 
-// written looks at all of a text that was sent.
-func (r *run) written(text string, archives int) ([]span, error) {
+// scanWhole scans all of the given text.
+func (r *run) scanWhole(text string, archives int) ([]span, error) {
 	if len(text) <= maxWritten {
-		return r.part(text, 0, len(text), archives)
+		return r.scanPart(text, 0, len(text), archives)
 	}
-	whole := sight{text: text, survey: newSurvey(text)}
-	spans, err := r.packed(whole, whole.survey.runs(ofB64, minRun), archives)
-	whole.survey.release()
+	whole := input{text: text, index: newByteIndex(text)}
+	spans, err := r.packed(whole, whole.index.runs(ofB64, minRun), archives)
+	whole.index.release()
 	if err != nil {
 		return nil, err
 	}
-	found, err := r.parts(text, 0, len(text), archives)
+	found, err := r.scanParts(text, 0, len(text), archives)
 	return append(spans, found...), err
 }
 
@@ -177,11 +177,11 @@ const (
 	maxSpans = 4096
 )
 
-// parts looks at [from,to) of a text and what surrounds it, piece by piece where it is long.
-func (r *run) parts(text string, from, to, archives int) (spans []span, err error) {
+// scanParts scans [from,to) of a text and its surroundings, piece by piece where it is long.
+func (r *run) scanParts(text string, from, to, archives int) (spans []span, err error) {
 	for first := true; first || from < to && len(spans) < maxSpans; first = false {
 		end := min(to, from+maxWritten)
-		found, err := r.part(text, from, end, archives)
+		found, err := r.scanPart(text, from, end, archives)
 		if err != nil {
 			return nil, err
 		}
@@ -190,15 +190,15 @@ func (r *run) parts(text string, from, to, archives int) (spans []span, err erro
 	return spans, nil
 }
 
-// part looks at a part of a text and its surroundings. A span that begins after the part, or that touches the start of the surroundings,
+// scanPart looks at a part of a text and its surroundings. A span that begins after the part, or that touches the start of the surroundings,
 // is left to the neighbours, which see all of it: cut off, it could look like something else. A span of decoded text is kept in any case,
 // because it encloses the whole encoded run, which touches the edges when the run is long. Compressed data is looked for by the caller, in
 // the whole text, unless the part is the whole text.
-func (r *run) part(text string, from, to, archives int) (spans []span, err error) {
+func (r *run) scanPart(text string, from, to, archives int) (spans []span, err error) {
 	start, end := max(0, from-longest), min(len(text), to+longest)
 	before := r.open
 	whole := start == 0 && end == len(text)
-	found, err := r.look(sight{text: text[start:end], part: !whole}, decodeDepth, archives, asWritten)
+	found, err := r.scanView(input{text: text[start:end], partial: !whole}, decodeDepth, archives, asWritten)
 	if end < len(text) {
 		r.open = before
 	}
@@ -214,27 +214,28 @@ func (r *run) part(text string, from, to, archives int) (spans []span, err error
 	return spans, err
 }
 
-// into looks at what was made of a text of that size, and returns what is new in it, by its place in that text.
-func (r *run) into(views []view, size, depth, archives int, how manner) (spans []span, err error) {
+// scanViews scans the views of a text of that size, and returns what is new in them, by its place
+// in that text.
+func (r *run) scanViews(views []view, size, depth, archives int, how scanMode) (spans []span, err error) {
 	for i := range views {
 		v := &views[i]
-		if r.unfold -= len(v.text); r.unfold < 0 {
+		if r.viewBudget -= len(v.text); r.viewBudget < 0 {
 			r.nested = true
 			return spans, nil
 		}
-		v.loose = v.loose || how == joined
-		if !r.first(v) {
-			if r.marking && len(v.text) > longest {
-				spans = append(spans, v.back(span{rule: unsettled, start: 0, end: len(v.text)}))
+		v.preciseOnly = v.preciseOnly || how == joined
+		if !r.isFirst(v) {
+			if r.caching && len(v.text) > longest {
+				spans = append(spans, v.toSource(span{rule: uncacheable, start: 0, end: len(v.text)}))
 			}
 			continue
 		}
 		next := decoded
-		if v.loose {
+		if v.preciseOnly {
 			next = joined
 		}
 		before := r.open
-		found, err := r.look(sight{text: v.text, is: v}, depth-1, archives, next)
+		found, err := r.scanView(input{text: v.text, view: v}, depth-1, archives, next)
 		if err != nil {
 			return nil, err
 		}
@@ -242,17 +243,17 @@ func (r *run) into(views []view, size, depth, archives int, how manner) (spans [
 			r.open = before
 		}
 		for _, s := range found {
-			if v.fresh(s) {
-				spans = append(spans, v.back(s))
+			if v.isNew(s) {
+				spans = append(spans, v.toSource(s))
 			}
 		}
 	}
 	return spans, nil
 }
 
-// made lists what can be made of a text.
-func made(s sight, runs []stretch) (views []view) {
-	for _, undo := range []func(sight) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace, spelled} {
+// decodedViews lists the views that can be decoded from a text.
+func decodedViews(s input, runs []stretch) (views []view) {
+	for _, undo := range []func(input) []view{unescape, narrow, unlist, rejoin, unfold, fold, unspace, spelled} {
 		views = append(views, undo(s)...)
 	}
 	return append(views, unwrap(s, runs)...)
@@ -260,23 +261,24 @@ func made(s sight, runs []stretch) (views []view) {
 
 var seed = maphash.MakeSeed()
 
-// first tells whether a text has not been looked at before as closely. Two ways often lead to the same.
-func (r *run) first(v *view) bool {
+// isFirst reports whether a view has not been scanned before as thoroughly. Different decoders
+// often give the same text.
+func (r *run) isFirst(v *view) bool {
 	h := maphash.String(seed, v.text)
-	if loosely, ok := r.seen[h]; ok && (v.loose || !loosely) {
+	if loosely, ok := r.seenViews[h]; ok && (v.preciseOnly || !loosely) {
 		return false
 	}
-	if r.seen == nil {
-		r.seen = map[uint64]bool{}
+	if r.seenViews == nil {
+		r.seenViews = map[uint64]bool{}
 	}
-	r.seen[h] = v.loose
+	r.seenViews[h] = v.preciseOnly
 	return true
 }
 
-// encoded tells whether something that was decoded looks random, and so is likely to be encoded again: no text is by chance. What repeats itself
-// decodes to something all the same.
-func encoded(v view) bool {
-	return !v.loose && slices.ContainsFunc(v.parts, func(p part) bool {
+// looksEncoded reports whether decoded text looks random, and so is probably encoded again. A text
+// that repeats itself decodes to something in any case.
+func looksEncoded(v view) bool {
+	return !v.preciseOnly && slices.ContainsFunc(v.parts, func(p part) bool {
 		value := v.text[p.start:p.end]
 		return p.step != 1 && len(value) >= minHex && runOnly(value) && entropy(value) > minRandom
 	})
@@ -285,7 +287,7 @@ func encoded(v view) bool {
 // minRandom is how many bits a character of an encoded text has at least.
 const minRandom = 3.2
 
-// runOnly tells whether a text is one run of encoded characters.
+// runOnly reports whether a text is one run of encoded characters.
 func runOnly(text string) bool {
 	for i := range len(text) {
 		if class[text[i]]&isB64 == 0 && text[i] != '=' && text[i] != '%' {
@@ -295,11 +297,11 @@ func runOnly(text string) bool {
 	return true
 }
 
-// pass looks for known values, and for rules near their keywords.
-func (r *run) pass(in sight, how manner) ([]span, error) {
+// applyRules looks for known values, and for rules near their keywords.
+func (r *run) applyRules(in input, how scanMode) ([]span, error) {
 	text := in.text
 	spans := r.scanner.known.findAll(text)
-	places := r.places(text, how, &spans)
+	places := r.findKeywords(text, how, &spans)
 	defer places.release()
 	slices.Sort(places.rules)
 	for _, i := range places.rules {
@@ -313,61 +315,61 @@ func (r *run) pass(in sight, how manner) ([]span, error) {
 	return spans, r.ctx.Err()
 }
 
-// places are, for each rule that must look at a text, the stretches that it
-// must see. They do not overlap.
-type places struct {
+// ruleWindows holds, for each rule that must see part of a text, the windows that it must see. They
+// do not overlap.
+type ruleWindows struct {
 	of      [][]stretch // by rule
 	covered []int       // by rule: up to where
 	rules   []int       // those that have any
 }
 
-var spare = sync.Pool{New: func() any { return new(places) }}
+var ruleWindowsPool = sync.Pool{New: func() any { return new(ruleWindows) }}
 
-// release makes room for the next text.
-func (p *places) release() {
+// release returns the memory to the pool.
+func (p *ruleWindows) release() {
 	for _, i := range p.rules {
 		p.of[i], p.covered[i] = nil, 0
 	}
 	p.rules = p.rules[:0]
-	spare.Put(p)
+	ruleWindowsPool.Put(p)
 }
 
-func (p *places) add(i int, s stretch) {
+func (p *ruleWindows) add(i int, s stretch) {
 	if p.of[i] == nil {
 		p.rules = append(p.rules, i)
 	}
 	p.of[i] = join(p.of[i], s)
 }
 
-// places goes through the keywords of a text. What is written in a disguise that leaves a keyword to be seen is looked for there and then, and
-// added to spans.
-func (r *run) places(text string, how manner, spans *[]span) *places {
-	p := spare.Get().(*places)
+// findKeywords finds the windows of a text by their keywords. Tokens that are interleaved or
+// transformed are looked for at once and added to spans.
+func (r *run) findKeywords(text string, how scanMode, spans *[]span) *ruleWindows {
+	p := ruleWindowsPool.Get().(*ruleWindows)
 	if n := len(r.rules.rules); len(p.of) < n {
 		p.of, p.covered = make([][]stretch, n), make([]int, n)
 	}
 	for _, i := range r.rules.always {
-		if how != joined && r.reach(i, how) != nil {
+		if how != joined && r.windowOf(i, how) != nil {
 			p.add(i, stretch{0, len(text)})
 		}
 	}
 	seen := map[int]int{}
 	r.rules.words.each(text, func(word, start, end int) bool {
 		if n := word - len(r.rules.byWord); n >= 0 {
-			*spans = append(*spans, r.turned(text, n, start, end, seen)...)
+			*spans = append(*spans, r.transformed(text, n, start, end, seen)...)
 			return r.ctx.Err() == nil
 		}
 		for _, i := range r.rules.byWord[word] {
-			reach := r.reach(i, how)
+			reach := r.windowOf(i, how)
 			if how == joined && end-start < minWord {
 				continue
 			}
-			if reach == nil || end+reach.right.bounded <= p.covered[i] || reach.within(text, start) {
+			if reach == nil || end+reach.right.bounded <= p.covered[i] || reach.insideWord(text, start) {
 				continue
 			}
-			if reach.excluded(text, start, end) {
-				if how != joined { // of what was joined, half a token and the words behind it could make one
-					*spans = append(*spans, r.spread(text, i, start, end)...)
+			if reach.ruledOut(text, start, end) {
+				if how != joined { // of what was joined, half a token and the words after it could make one
+					*spans = append(*spans, r.interleaved(text, i, start, end)...)
 				}
 				continue
 			}
@@ -380,20 +382,20 @@ func (r *run) places(text string, how manner, spans *[]span) *places {
 	return p
 }
 
-// reach is how a rule looks at a text; nil: not at all.
-func (r *run) reach(i int, how manner) *reach {
+// windowOf returns the match window of a rule for a text; nil: the rule does not apply.
+func (r *run) windowOf(i int, how scanMode) *matchWindow {
 	rule := &r.rules.rules[i]
 	if rule.pathOnly || rule.pathed && !r.wantsPath(i) {
 		return nil
 	}
 	b := rule.body()
-	switch l := b.unbordered(how); {
+	switch l := b.relaxedFor(how); {
 	case l != nil:
-		return l.made().reach
+		return l.compiled().window
 	case how == joined:
 		return nil
 	default:
-		return &b.reach
+		return &b.matchWindow
 	}
 }
 
@@ -413,7 +415,7 @@ func join(all []stretch, next stretch) []stretch {
 }
 
 // match runs one rule and drops what its entropy or allowlists excuse.
-func (r *run) match(in sight, w stretch, i int, how manner) []span {
+func (r *run) match(in input, w stretch, i int, how scanMode) []span {
 	rule := r.rules.rules[i].body()
 	var spans []span
 	add := func(s span) {
@@ -421,7 +423,7 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 		if s.end == w.end && w.end < len(in.text) || s.start == w.start && w.start > 0 {
 			return // the edge may have looked like a border to it; what has its keyword here ends before the edge: see margin
 		}
-		if publicHere(in.text, s) || r.rules.rules[i].named && in.is != nil && !in.is.fresh(span{start: s.start, end: s.secret + w.start}) {
+		if isPublic(in.text, s) || r.rules.rules[i].named && in.view != nil && !in.view.isNew(span{start: s.start, end: s.secret + w.start}) {
 			return // it is public, or only what ends it was made by the view
 		}
 		spans = append(spans, s)
@@ -431,14 +433,14 @@ func (r *run) match(in sight, w stretch, i int, how manner) []span {
 			add(s)
 		}
 	}
-	if l := rule.unbordered(how); l != nil {
-		made, loose := l.made(), shaped
+	if l := rule.relaxedFor(how); l != nil {
+		made, loose := l.compiled(), shaped
 		if how == joined {
 			loose = pieced
 		}
 		for _, s := range r.matches(made.regex, in.text[w.start:w.end], i, loose) {
 			at, end := s.start+w.start, s.end+w.start
-			if made.likely && (isHash(in.text[at:end]) || isWord(in.text, at-1) && !in.starts(at) && (how == joined || inRandomRun(in.text, at, end))) {
+			if made.likelyByChance && (isHash(in.text[at:end]) || isWord(in.text, at-1) && !in.tokenMayStart(at) && (how == joined || inRandomRun(in.text, at, end))) {
 				continue
 			}
 			add(s)
@@ -482,29 +484,29 @@ func inRandomRun(text string, start, end int) bool {
 // maxGlued is how many characters of base64 may stand directly before and after a token, together.
 const maxGlued = 12
 
-// isWord tells whether a place has what \b takes for a part of a word.
+// isWord reports whether a place has what \b takes for a part of a word.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
 
-// looseness is how a match must look to count.
-type looseness int
+// matchFilter says how a match must look to count.
+type matchFilter int
 
 const (
-	anyText looseness = iota // the expression decides
-	shaped                   // as random text, in text that belongs together
-	pieced                   // as random text, in text whose pieces may not belong together
+	anyText matchFilter = iota // the expression decides
+	shaped                     // as random text, in text that belongs together
+	pieced                     // as random text, in text whose pieces may not belong together
 )
 
-func (r *run) matches(expression *regexp.Regexp, text string, i int, loose looseness) (spans []span) {
+func (r *run) matches(expression *regexp.Regexp, text string, i int, loose matchFilter) (spans []span) {
 	id, rule := r.rules.rules[i].id, r.rules.rules[i].body()
 	for _, at := range expression.FindAllStringSubmatchIndex(text, -1) {
 		secret := secretOf(rule, text, at)
 		if rule.entropy != 0 && entropy(secret) <= rule.entropy {
 			continue
 		}
-		if r.excused(rule, secret, text, at) || noSecret(id, text[at[0]:at[1]], secret) {
+		if r.isAllowed(rule, secret, text, at) || isFalsePositive(id, text[at[0]:at[1]], secret) {
 			continue
 		}
-		if loose != anyText && !dense(secret) && !(loose == shaped && id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) {
+		if loose != anyText && !looksRandom(secret) && !(loose == shaped && id == awsRule && (strings.ToUpper(secret) == secret || strings.ContainsAny(secret, "234567"))) {
 			continue // of AWS, base32 has few digits
 		}
 		spans = append(spans, span{rule: id, start: at[0], end: at[1], secret: at[0] + strings.Index(text[at[0]:at[1]], secret) + len(secret)})
@@ -525,9 +527,9 @@ func secretOf(rule *body, text string, at []int) string {
 	return strings.Trim(text[at[0]:at[1]], "\n")
 }
 
-// excused asks the allowlists. The global ones are for single words: inside a multi-line secret, a word that they
-// excuse may have been put there for that purpose.
-func (r *run) excused(rule *body, secret, text string, at []int) bool {
+// isAllowed applies the allowlists. The global ones are for single words: inside a multi-line
+// secret, a word on them may have been added to evade the scan.
+func (r *run) isAllowed(rule *body, secret, text string, at []int) bool {
 	match, line := text[at[0]:at[1]], lineAround(text, at)
 	for i := range rule.allow {
 		if rule.allow[i].allows(secret, match, line) {

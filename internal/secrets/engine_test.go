@@ -44,7 +44,7 @@ func TestWordsFindsWhatContainsFinds(t *testing.T) {
 	}
 }
 
-func TestUndo(t *testing.T) {
+func TestDecodedViews(t *testing.T) {
 	plain := "some plain words, long enough"
 	b64 := base64.StdEncoding.EncodeToString([]byte(plain))
 	for _, c := range []struct{ name, text, want string }{
@@ -70,7 +70,7 @@ func TestUndo(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			for _, v := range made(surveyed(c.text)) {
+			for _, v := range decodedViews(surveyed(c.text)) {
 				got = append(got, v.text)
 			}
 			found := slices.ContainsFunc(got, func(text string) bool { return strings.Contains(text, c.want) })
@@ -96,7 +96,7 @@ func TestFloodsOfKeywords(t *testing.T) {
 }
 
 // surveyed is a text and its runs, as look has them.
-func surveyed(text string) (sight, []stretch) {
-	s := sight{text: text, survey: newSurvey(text)}
-	return s, s.survey.runs(ofB64, minRun)
+func surveyed(text string) (input, []stretch) {
+	s := input{text: text, index: newByteIndex(text)}
+	return s, s.index.runs(ofB64, minRun)
 }

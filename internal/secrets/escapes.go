@@ -12,12 +12,12 @@ import (
 
 // unescape undoes what stands for single characters: percent and %u (URLs), backslashes (JSON, C, shells), entities (HTML), U+0041, =41
 // (quoted-printable), +AEE- (UTF-7).
-func unescape(s sight) []view {
+func unescape(s input) []view {
 	var found editor
 	text, soft := s.text, false
-	for at := s.survey.next(ofSign, 0); at < len(text); at = s.survey.next(ofSign, at) {
+	for at := s.index.next(ofEscape, 0); at < len(text); at = s.index.next(ofEscape, at) {
 		if at+1 < len(text) && plain[text[at+1]] && (text[at] != '&' || text[at+1] <= ' ') { // as behind most equals signs, and in most escapes of JSON
-			soft = soft || text[at] == '=' && softly(text[at:])
+			soft = soft || text[at] == '=' && endsInSoftBreak(text[at:])
 			at++
 			continue
 		}
@@ -35,7 +35,7 @@ func unescape(s sight) []view {
 			value, n = utf7(rest)
 		case '=':
 			value, n = quotedPrintable(rest)
-			soft = soft || softly(rest)
+			soft = soft || endsInSoftBreak(rest)
 		}
 		if n > 0 {
 			found.add(at, n, value)
@@ -51,7 +51,7 @@ func unescape(s sight) []view {
 		edits = append(edits, more...)
 		slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	}
-	return s.weave(edits, false)
+	return s.applyEdits(edits, false)
 }
 
 // plain are the bytes behind which no sign but the one of entities means anything but itself.
@@ -64,9 +64,9 @@ var plain = func() (t [256]bool) {
 
 // unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
 // these, and is left as it is.
-func unquoted(s sight) (edits []edit) {
+func unquoted(s input) (edits []edit) {
 	text := s.text
-	if !s.survey.any(ofSlash) {
+	if !s.index.any(ofSlash) {
 		return nil
 	}
 	for _, p := range s.quoted(double) {
@@ -273,12 +273,14 @@ func quotedPrintable(s string) (string, int) {
 	return string(value), n
 }
 
-// softly tells whether a line is broken at an equals sign.
-func softly(s string) bool { return strings.HasPrefix(s, "=\n") || strings.HasPrefix(s, "=\r\n") }
+// endsInSoftBreak reports whether a line is broken at an equals sign.
+func endsInSoftBreak(s string) bool {
+	return strings.HasPrefix(s, "=\n") || strings.HasPrefix(s, "=\r\n")
+}
 
 // softBreaks are what else there is of quoted-printable in a text that has its line breaks (RFC 2045 §6.7, rule 5).
-func softBreaks(s sight) (edits []edit) {
-	for at := s.survey.next(ofSign, 0); at < len(s.text); at = s.survey.next(ofSign, at) {
+func softBreaks(s input) (edits []edit) {
+	for at := s.index.next(ofEscape, 0); at < len(s.text); at = s.index.next(ofEscape, at) {
 		value, n := "", 0
 		if s.text[at] == '=' {
 			value, n = softBreak(s.text[at:])
@@ -295,7 +297,7 @@ func softBreak(s string) (string, int) {
 	if _, n := quotedPrintable(s); n > 0 {
 		return "", 0 // that has been read
 	}
-	if softly(s) {
+	if endsInSoftBreak(s) {
 		return "", strings.IndexByte(s, '\n') + 1
 	}
 	if r, ok := hexRune(s[1:], 2); ok {

@@ -28,7 +28,7 @@ var lookalikes = func() map[rune]string {
 }()
 
 // fold writes a text as it is drawn: without what cannot be seen, and in ASCII where other characters look the same.
-func fold(s sight) []view {
+func fold(s input) []view {
 	text := s.text
 	var edits []edit
 	var found editor
@@ -40,12 +40,12 @@ func fold(s sight) []view {
 				edits = edits[:mark]
 			}
 			valid, mark = at+n, len(edits)
-		} else if value, ok := drawn(c); ok {
+		} else if value, ok := asciiLike(c); ok {
 			found.add(at, n, value)
 		}
 		at += n
 	}
-	return s.weave(append(edits, found.all()...), true)
+	return s.applyEdits(append(edits, found.all()...), true)
 }
 
 // ascii is how many bytes of ASCII a text begins with.
@@ -59,8 +59,8 @@ func ascii(text string) (n int) {
 	return n
 }
 
-// drawn is what stands for a character, if there is something.
-func drawn(c rune) (string, bool) {
+// asciiLike is what stands for a character, if there is something.
+func asciiLike(c rune) (string, bool) {
 	switch {
 	case c >= 0xe0020 && c < 0xe007f: // tags, which nothing draws
 		return string(c - 0xe0000), true
@@ -97,15 +97,15 @@ const (
 )
 
 // unspace takes out what stands between single characters, or small groups of them, at equal distances.
-func unspace(s sight) []view {
+func unspace(s input) []view {
 	var edits []edit
 	done := 0
 	var failed [maxPeriod + 1][maxPeriod]int // by period and phase: up to where a stretch was looked at in vain
 	for i := range len(s.text)/64 + 1 {
-		gaps := s.survey.gaps(i)
+		gaps := s.index.gaps(i)
 		for may := gaps.periods(); may != 0; may &= may - 1 {
 			period := bits.TrailingZeros(may)
-			for places := gaps.recurring(period) &^ below(done-i<<6); places != 0; places &= places - 1 {
+			for places := gaps.recurring(period) &^ lowBits(done-i<<6); places != 0; places &= places - 1 {
 				at := i<<6 + bits.TrailingZeros64(places)
 				if at < failed[period][at%period] {
 					continue
@@ -120,13 +120,13 @@ func unspace(s sight) []view {
 			}
 		}
 	}
-	return s.weave(edits, true)
+	return s.applyEdits(edits, true)
 }
 
 // gaps are the bytes of a word, and of the one behind it, with which a separator ends: a letter or digit follows.
 type gaps struct{ low, high uint64 }
 
-func (s *survey) gaps(i int) gaps {
+func (s *byteIndex) gaps(i int) gaps {
 	low, high := s.letters(i), s.letters(i+1)
 	return gaps{^low & (low>>1 | high<<63), ^high & (high >> 1)}
 }
@@ -154,11 +154,11 @@ func (g gaps) recurring(period int) uint64 {
 }
 
 // letters has the letters and digits of a word.
-func (s *survey) letters(i int) uint64 {
-	return s.lanes[ofLower][i] | s.lanes[ofUpper][i] | s.lanes[ofDigit][i]
+func (s *byteIndex) letters(i int) uint64 {
+	return s.bitmaps[ofLower][i] | s.bitmaps[ofUpper][i] | s.bitmaps[ofDigit][i]
 }
 
-// separates tells whether a byte is none that tokens are mostly made of.
+// separates reports whether a byte is none that tokens are mostly made of.
 func separates(c byte) bool { return separator[c] != 0 }
 
 var separator = func() (t [256]byte) {
@@ -229,7 +229,7 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	return edit{from: start, to: end, value: string(value)}, len(value) < end-start
 }
 
-// blank tells whether a period has white space where it has no separator.
+// blank reports whether a period has white space where it has no separator.
 func blank(text string, always *[maxPeriod]bool) bool {
 	for i := range len(text) {
 		if text[i] <= ' ' && !always[i] {

@@ -31,7 +31,7 @@ func FuzzDisguises(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, disguise, kind uint8, before, after []byte) {
 		name := names[int(disguise)%len(names)]
 		rule := kinds[int(kind)%len(kinds)]
-		value := fresh(t, s, rand.New(rand.NewPCG(seed, 1)), rule)
+		value := newToken(t, s, rand.New(rand.NewPCG(seed, 1)), rule)
 		text := all[name](value)
 		if !slices.Contains(alone, name) {
 			text = prose(before) + "\n" + text + "\n" + prose(after)
@@ -58,8 +58,8 @@ func FuzzViews(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		budget := max(leastUnfold, maxUnfold*len(data))
-		r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, unfold: budget, tries: leastTries}
+		budget := max(minViewBudget, viewFactor*len(data))
+		r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, viewBudget: budget, chargesLeft: minCharges}
 		spans, _ := r.scan(data, 2)
 		r.release()
 		for _, x := range spans {

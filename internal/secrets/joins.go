@@ -14,16 +14,16 @@ const (
 
 // rejoin puts together what stands in pieces: the strings of JSON and of source code, in order and by key, and the values of a query. What was put
 // together is not taken apart again.
-func rejoin(s sight) (views []view) {
-	if s.is != nil && s.is.loose {
+func rejoin(s input) (views []view) {
+	if s.view != nil && s.view.preciseOnly {
 		return nil
 	}
-	for _, pieces := range [][]piece{s.quoted(double), s.quoted(escaped), s.quoted(single), s.quoted(back), s.pairs()} {
-		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.fresh(p.from, p.to) }) {
+	for _, pieces := range [][]piece{s.quoted(double), s.quoted(escaped), s.quoted(single), s.quoted(backtick), s.pairs()} {
+		if len(pieces) < 2 || !slices.ContainsFunc(pieces, func(p piece) bool { return s.isNew(p.from, p.to) }) {
 			continue
 		}
 		if v := glue(s.text, pieces); len(v.parts) > 0 {
-			v.loose, v.joined = true, true
+			v.preciseOnly, v.joined = true, true
 			views = append(views, v)
 		}
 	}
@@ -43,10 +43,10 @@ const asKey = "\x00"
 type quote int
 
 const (
-	double  quote = iota // "
-	escaped              // \", those of JSON inside of JSON
-	single               // '
-	back                 // `
+	double   quote = iota // "
+	escaped               // \", those of JSON inside of JSON
+	single                // '
+	backtick              // `
 	quotes
 )
 
@@ -62,15 +62,15 @@ func (q quote) size() int {
 }
 
 // quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and of most languages.
-func (s sight) quoted(q quote) []piece {
-	if !s.survey.listed[q] {
-		s.survey.listed[q] = true
-		s.survey.strings[q] = s.strings(s.survey.strings[q][:0], q)
+func (s input) quoted(q quote) []piece {
+	if !s.index.quotedKnown[q] {
+		s.index.quotedKnown[q] = true
+		s.index.quotedLists[q] = s.strings(s.index.quotedLists[q][:0], q)
 	}
-	return s.survey.strings[q]
+	return s.index.quotedLists[q]
 }
 
-func (s sight) strings(all []piece, q quote) []piece {
+func (s input) strings(all []piece, q quote) []piece {
 	text, key := s.text, ""
 	for at := s.quote(q, 0); at < len(text); {
 		at += q.size()
@@ -93,9 +93,9 @@ func (s sight) strings(all []piece, q quote) []piece {
 }
 
 // quote is where the next quote of a kind begins, or the length of the text.
-func (s sight) quote(q quote, at int) int {
+func (s input) quote(q quote, at int) int {
 	for at += q.size() - 1; at < len(s.text); at++ {
-		at = s.survey.next(ofQuote, at)
+		at = s.index.next(ofQuote, at)
 		if at < len(s.text) && s.text[at] == marksOfQuotes[q] && (q != escaped || s.text[at-1] == '\\') {
 			return at - q.size() + 1
 		}
@@ -104,7 +104,7 @@ func (s sight) quote(q quote, at int) int {
 }
 
 // closing is where the quote is that ends the string that begins at, or the length of the text.
-func (s sight) closing(q quote, at int) int {
+func (s input) closing(q quote, at int) int {
 	for end := s.quote(q, at); ; end = s.quote(q, end+1) {
 		if end == len(s.text) || q == escaped {
 			return end
@@ -123,7 +123,7 @@ func (s sight) closing(q quote, at int) int {
 const maxName = 64
 
 // pairs lists the values of a query or a form, or of cookies. Other text may stand before the first and behind the last.
-func (s sight) pairs() (all []piece) {
+func (s input) pairs() (all []piece) {
 	text, sep := s.text, byte('&')
 	if strings.IndexByte(text, sep) < 0 {
 		sep = ';'
@@ -164,7 +164,7 @@ func parameter(text string, first bool) (from int, name string) {
 
 // glue makes the view of pieces: values in order, keys in order, the values under each key.
 func glue(text string, pieces []piece) view {
-	w := weaver{source: text}
+	w := viewBuilder{source: text}
 	var values, keys []piece
 	by := map[string][]piece{}
 	var names []string
@@ -193,12 +193,12 @@ func glue(text string, pieces []piece) view {
 }
 
 // chains joins pieces as far as a token may go on from one to the next: one that is in the middle has nothing else in it.
-func (w *weaver) chains(pieces []piece) {
+func (w *viewBuilder) chains(pieces []piece) {
 	var chain []part // of the source; their ends are not known yet
 	length := 0
 	flush := func() {
 		if len(chain) > 1 && length >= minRun {
-			w.cut()
+			w.separate()
 			for _, p := range chain {
 				w.copy(p.from, p.to)
 			}
@@ -248,14 +248,14 @@ const (
 
 // unfold joins the lines of something that was wrapped: of equal length, without a space in them. Other text may stand before the first one and
 // behind the last, if the lines are base64 or the like.
-func unfold(s sight) (views []view) {
+func unfold(s input) (views []view) {
 	for _, sep := range []string{"\n", `\n`} {
-		views = append(views, s.weave(s.unfolded(sep), false)...)
+		views = append(views, s.applyEdits(s.unfolded(sep), false)...)
 	}
 	return views
 }
 
-func (s sight) unfolded(sep string) (edits []edit) {
+func (s input) unfolded(sep string) (edits []edit) {
 	text := s.text
 	if s.lineEnd(sep, 0) == len(text) {
 		return nil
@@ -299,38 +299,38 @@ func (s sight) unfolded(sep string) (edits []edit) {
 	return edits
 }
 
-// open tells whether something may go on behind a line.
-func (s sight) open(line stretch) bool {
+// open reports whether something may go on behind a line.
+func (s input) open(line stretch) bool {
 	return line.size() >= minLine && (class[s.text[line.end-1]]&class[s.text[line.end-minLine]]&isB64 != 0 || s.solid(line))
 }
 
-// continues tells whether what a line begins with may go on with what the one before ends with, by what the two are made of.
-func (s sight) continues(before, head stretch, all bool) bool {
-	if s.survey.end(ofB64, before.start) >= before.end {
+// continues reports whether what a line begins with may go on with what the one before ends with, by what the two are made of.
+func (s input) continues(before, head stretch, all bool) bool {
+	if s.index.end(ofB64, before.start) >= before.end {
 		return class[s.text[head.start]]&isB64 != 0 || s.text[head.start] == '='
 	}
-	return all && (head.size() == before.size() || head.size() >= minLine && !s.survey.wordy(head, 25))
+	return all && (head.size() == before.size() || head.size() >= minLine && !s.index.looksLikeWords(head, 25))
 }
 
 // lineEnd is where the next line ends, or the length of the text.
-func (s sight) lineEnd(sep string, at int) int {
+func (s input) lineEnd(sep string, at int) int {
 	if at >= len(s.text) {
 		return len(s.text)
 	}
 	if len(sep) == 1 {
-		return s.survey.next(ofLine, at)
+		return s.index.next(ofLine, at)
 	}
 	for ; at < len(s.text); at++ {
-		if at = s.survey.next(ofSlash, at); at+1 < len(s.text) && s.text[at+1] == sep[1] {
+		if at = s.index.next(ofSlash, at); at+1 < len(s.text) && s.text[at+1] == sep[1] {
 			return at
 		}
 	}
 	return len(s.text)
 }
 
-// wrapped tells whether a line may be one of several that were one: encoded, and no code.
-func (s sight) wrapped(line stretch) bool {
-	return (line.size() >= minHex || s.survey.end(ofB64, line.start) >= line.end) && !s.survey.wordy(line, 25)
+// wrapped reports whether a line may be one of several that were one: encoded, and no code.
+func (s input) wrapped(line stretch) bool {
+	return (line.size() >= minHex || s.index.end(ofB64, line.start) >= line.end) && !s.index.looksLikeWords(line, 25)
 }
 
 // trimmed is a line without what indents it and ends it.
@@ -347,18 +347,18 @@ func trimmed(text string, from, end int) stretch {
 	return stretch{from, end}
 }
 
-// solid tells whether a line is one run.
-func (s sight) solid(line stretch) bool {
-	return line.size() > 0 && line.size() <= maxLine && s.survey.end(ofSolid, line.start) >= line.end
+// solid reports whether a line is one run.
+func (s input) solid(line stretch) bool {
+	return line.size() > 0 && line.size() <= maxLine && s.index.end(ofGraphic, line.start) >= line.end
 }
 
 // tailRun is the run of base64 with which a line ends, if it is no word.
-func (s sight) tailRun(line stretch) stretch {
+func (s input) tailRun(line stretch) stretch {
 	at := line.end
 	for at > max(line.start, line.end-maxLine) && class[s.text[at-1]]&isB64 != 0 {
 		at--
 	}
-	if run := (stretch{at, line.end}); run.size() >= minLine && !s.survey.wordy(run, 25) {
+	if run := (stretch{at, line.end}); run.size() >= minLine && !s.index.looksLikeWords(run, 25) {
 		return run
 	}
 	return stretch{}

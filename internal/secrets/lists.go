@@ -26,13 +26,13 @@ type number struct {
 }
 
 // unlist reads lists of numbers as characters: decimal, hexadecimal, octal, binary.
-func unlist(s sight) (views []view) {
+func unlist(s input) (views []view) {
 	text := s.text
 	least := 3*minList - 1 // 12 numbers of two digits, and what is between them
 	var edits [4][]edit
 	end := 0
 	for at := least - 1; at < len(text); at += least {
-		if !ofList[text[at]] || s.survey.count(ofDigit, at-least, at+least) < minDigits {
+		if !ofList[text[at]] || s.index.count(ofDigit, at-least, at+least) < minDigits {
 			continue
 		}
 		from := at
@@ -51,7 +51,7 @@ func unlist(s sight) (views []view) {
 		at = max(at, end-1)
 	}
 	for _, e := range edits {
-		views = append(views, s.weave(e, true)...)
+		views = append(views, s.applyEdits(e, true)...)
 	}
 	return views
 }
@@ -80,7 +80,7 @@ func numbersIn(text string, from, end int) (all []number) {
 	return all
 }
 
-// prefixed tells whether a number begins with x, 0x or 0o.
+// prefixed reports whether a number begins with x, 0x or 0o.
 func prefixed(s string) bool {
 	s = strings.TrimPrefix(s, "0")
 	return len(s) > 1 && strings.IndexByte("xXo", s[0]) >= 0 && class[s[1]]&isHex != 0

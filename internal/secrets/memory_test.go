@@ -80,7 +80,7 @@ func memoryHidesNothing(t *testing.T, r *rand.Rand, id, text string, encode func
 		t.Errorf("%s, %d bytes: clean text: %v, %v", id, len(text), found, err)
 		return
 	}
-	key := fresh(t, without, r, "github-pat")
+	key := newToken(t, without, r, "github-pat")
 	places, lengths := []int{0, len(text) / 2, len(text)}, []int{0, len(key) + 2}
 	if testing.Short() || len(text) > 100<<10 {
 		places, lengths = places[1:], lengths[1:]

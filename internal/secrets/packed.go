@@ -13,7 +13,7 @@ import (
 
 // packed looks into the archives and compressed data that a text holds, anywhere in it: as they are, or anywhere in what base64 or hex, plain
 // or wrapped into lines, decodes to.
-func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err error) {
+func (r *run) packed(in input, runs []stretch, archives int) (spans []span, err error) {
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
 	}
@@ -25,7 +25,7 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 	}
 	blocks := func(runs []stretch, c *code) {
 		for _, b := range blocksOf(in.text, runs) {
-			if err == nil && in.fresh(b.start, b.end) {
+			if err == nil && in.isNew(b.start, b.end) {
 				var o opened
 				o, err = r.openBlock(b.body, c, archives)
 				add(b.stretch, o)
@@ -39,7 +39,7 @@ func (r *run) packed(in sight, runs []stretch, archives int) (spans []span, err 
 		if data == nil {
 			data = []byte(in.text)
 		}
-		if err == nil && at > 0 && in.fresh(at, at+4) { // at the very beginning it has been opened
+		if err == nil && at > 0 && in.isNew(at, at+4) { // at the very beginning it has been opened
 			var o opened
 			o, err = r.openData(data[at:], false, archives) // each of several has a mark of its own
 			add(stretch{at, len(in.text)}, o)
@@ -157,7 +157,7 @@ func (o *opened) add(more opened) {
 
 // openData looks into data that begins with something compressed; all says that what may follow it belongs to it.
 func (r *run) openData(data []byte, all bool, archives int) (o opened, err error) {
-	if !r.try(data) {
+	if !r.chargeFor(data) {
 		return o, nil
 	}
 	defer func(before bool) { o.open, r.open = r.open, before }(r.open)
@@ -171,12 +171,12 @@ func (r *run) openBlock(body string, c *code, archives int) (o opened, err error
 	if len(body) < minPacked {
 		return o, nil
 	}
-	if r.marking && len(body) >= longest {
-		key := r.scanner.clean.encodedKey(body, archives)
-		if r.scanner.clean.Has(key) {
+	if r.caching && len(body) >= longest {
+		key := r.scanner.cache.encodedKey(body, archives)
+		if r.scanner.cache.Has(key) {
 			return o, nil
 		}
-		r.settled = append(r.settled, key) // it counts where the whole scan finds nothing
+		r.cleanKeys = append(r.cleanKeys, key) // it counts where the whole scan finds nothing
 	}
 	for shift := range min(c.group, len(body)-minRun+1) {
 		one, err := r.openDecoded(c.decode(body[shift:]), shift == 0 && diverse(body), archives)
@@ -216,39 +216,40 @@ func (r *run) openDecoded(data []byte, bare bool, archives int) (o opened, err e
 	return o, nil
 }
 
-// try counts what is opened, by what it costs to begin. What is LZMA pays for its models itself.
-func (r *run) try(data []byte) bool {
+// chargeFor charges for opening data, by its format. LZMA is charged for its models where it is
+// read.
+func (r *run) chargeFor(data []byte) bool {
 	switch {
 	case bytes.HasPrefix(data, []byte("\x28\xb5")), bytes.HasPrefix(data, []byte("BZh")):
-		return r.pay(largeDecoder)
+		return r.charge(largeDecoder)
 	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
-		return r.pay(2)
+		return r.charge(2)
 	}
-	return r.pay(1)
+	return r.charge(1)
 }
 
-// pay counts what it costs to begin. Who has more than anybody needs is refused.
-func (r *run) pay(n int) bool {
-	r.tries -= n
-	r.nested = r.nested || r.tries < 0
-	return r.tries >= 0
+// charge charges a cost. A scan that exceeds its allowance is refused.
+func (r *run) charge(n int) bool {
+	r.chargesLeft -= n
+	r.nested = r.nested || r.chargesLeft < 0
+	return r.chargesLeft >= 0
 }
 
 const (
 	// minPacked is the shortest base64 that may be something compressed without a mark, in characters.
 	minPacked = 40
-	// maxPadding is what may stand behind base64 that goes up to the end of a text, in bytes.
+	// maxPadding is what may follow base64 that goes up to the end of a text, in bytes.
 	maxPadding = 8
-	// leastTries bounds what one Scan opens, counted in files of a zip; a long text has one more for every bytesPerTry.
-	leastTries  = 16 << 10
-	bytesPerTry = 16
+	// minCharges bounds what one Scan opens, counted in files of a zip; a long text has one more for every bytesPerTry.
+	minCharges     = 16 << 10
+	bytesPerCharge = 16
 	// maxBegin is from how much of a stream its beginning is inflated, in bytes.
 	maxBegin = 1 << 10
 )
 
 // marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files of a zip, zstd (RFC 8878), bzip2, zlib, xz, lzip,
 // LZ4, LZMA, 7z.
-func marksIn(s sight) (all []int) {
+func marksIn(s input) (all []int) {
 	text := s.text
 	all = marksOf(all, text, 2, localHeader)
 	for _, at := range marksOf(nil, text, 3, bzip2Block) {
@@ -256,7 +257,7 @@ func marksIn(s sight) (all []int) {
 			all = append(all, at-4)
 		}
 	}
-	binary, zero := s.survey.any(ofHigh), s.survey.any(ofZero)
+	binary, zero := s.index.any(ofHigh), s.index.any(ofZero)
 	if binary {
 		all = marksOf(all, text, 0, "\x1f\x8b\x08")
 		all = marksOf(all, text, 3, "\x28\xb5\x2f\xfd")
@@ -304,7 +305,7 @@ func marksOf(all []int, text string, rare int, marks ...string) []int {
 	return all
 }
 
-// bzip2Block is what begins a block of bzip2, four bytes behind the beginning of the first.
+// bzip2Block is what begins a block of bzip2, four bytes after the beginning of the first.
 const bzip2Block = "1AY&SY"
 
 // zlibIn are the places at which zlib's header (RFC 1950 §2.2) stands before text.
@@ -320,7 +321,7 @@ func zlibIn(text string) (all []int) {
 			continue
 		}
 		body := []byte(text[at+2 : min(len(text), at+maxBegin)])
-		if promising(begin[:inflate.Begin("deflate", body, begin[:])]) {
+		if beginsWithText(begin[:inflate.Begin("deflate", body, begin[:])]) {
 			all = append(all, at)
 		}
 	}
@@ -346,7 +347,7 @@ func marksInData(data []byte) (all []int) {
 		switch {
 		case c == 'x':
 			body := rest[2:min(len(rest), 2+maxBegin)]
-			if !promising(begin[:inflate.Begin("deflate", body, begin[:])]) {
+			if !beginsWithText(begin[:inflate.Begin("deflate", body, begin[:])]) {
 				continue
 			}
 		case c == 'B' && (len(rest) < 10 || string(rest[4:10]) != bzip2Block):
@@ -359,7 +360,7 @@ func marksInData(data []byte) (all []int) {
 	return all
 }
 
-// diverse tells whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
+// diverse reports whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
 func diverse(text string) bool {
 	if len(text) <= minPacked {
 		return false

@@ -26,8 +26,8 @@ func manyFiles(text string) string {
 	return b.String()
 }
 
-// TestPacked has compressed data anywhere in something else, as multipart and other framings have it, whole and cut off.
-func TestPacked(t *testing.T) {
+// TestSecretsInArchivesAreFound has compressed data anywhere in something else, as multipart and other framings have it, whole and cut off.
+func TestSecretsInArchivesAreFound(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4, Remember: true})
 	r := rand.New(rand.NewPCG(7, 7))
 	filler := conversation(r, 50_000)
@@ -39,7 +39,7 @@ func TestPacked(t *testing.T) {
 	}
 	for name, pack := range kinds {
 		for before, prefix := range []string{"--b\r\nContent-Type: x\r\n\r\n", "\x00\x01\x02\xff", filler} {
-			token := fresh(t, s, r, "github-pat")
+			token := newToken(t, s, r, "github-pat")
 			packed := pack(token)
 			found, open, err := s.ScanPart(t.Context(), []byte(prefix+packed+"\r\n--b--\r\n"))
 			if err != nil || !rules(found)["github-pat"] || open {
@@ -64,8 +64,8 @@ func TestPacked(t *testing.T) {
 	}
 }
 
-// TestPackedInEncodings has compressed data anywhere in what was encoded as base64 or hex, in one line or in several.
-func TestPackedInEncodings(t *testing.T) {
+// TestSecretsInEncodedArchivesAreFound has compressed data anywhere in what was encoded as base64 or hex, in one line or in several.
+func TestSecretsInEncodedArchivesAreFound(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 6})
 	r := rand.New(rand.NewPCG(7, 8))
 	kinds := map[string]func(string) string{
@@ -117,7 +117,7 @@ func TestPackedInEncodings(t *testing.T) {
 	for kind, pack := range kinds {
 		for form, encode := range forms {
 			for _, before := range []string{"", "\n", "12345678", "some text before it\n", conversation(r, 3000), "\x00\x01\xff\xfe\x7fELF" + strings.Repeat("\x90\xcc", 300)} {
-				key := fresh(t, s, r, "github-pat")
+				key := newToken(t, s, r, "github-pat")
 				text := "a file\n" + encode(before+pack(key)+"\n") + "\nthe end\n"
 				if found, err := s.Scan(t.Context(), []byte(text)); err != nil || !rules(found)["github-pat"] {
 					t.Errorf("%s in %s after %d bytes: %v, %v", kind, form, len(before), found, err)
@@ -147,11 +147,11 @@ func TestFloodsOfArchives(t *testing.T) {
 	}
 }
 
-// TestMembersAreNamed: a finding in an archive names the member, unless its name may hold the secret.
-func TestMembersAreNamed(t *testing.T) {
+// TestFindingNamesTheMember: a finding in an archive names the member, unless its name may hold the secret.
+func TestFindingNamesTheMember(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 6})
 	r := rand.New(rand.NewPCG(7, 9))
-	key := fresh(t, s, r, "github-pat")
+	key := newToken(t, s, r, "github-pat")
 	zipOf := func(name, text string) string {
 		var b bytes.Buffer
 		z := zip.NewWriter(&b)

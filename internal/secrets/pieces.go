@@ -9,7 +9,7 @@ import (
 // would satisfy the others too often; and what one piece has by itself is left to Scan. Start and End are offsets in all pieces as one. Its errors
 // are those of Scan.
 func (s *Scanner) Pieces(ctx context.Context, pieces [][]byte) ([]Finding, error) {
-	v := view{loose: true, joined: true}
+	v := view{preciseOnly: true, joined: true}
 	var all []byte
 	for _, p := range pieces {
 		if len(p) > 0 {
@@ -20,7 +20,7 @@ func (s *Scanner) Pieces(ctx context.Context, pieces [][]byte) ([]Finding, error
 	}
 	v.text = string(all)
 	return s.run(ctx, "", all, func(r *run) ([]span, error) {
-		spans, err := r.look(sight{text: v.text, is: &v}, decodeDepth, s.opts.ArchiveDepth, joined)
-		return slices.DeleteFunc(spans, func(s span) bool { return !v.fresh(s) }), err
+		spans, err := r.scanView(input{text: v.text, view: &v}, decodeDepth, s.opts.ArchiveDepth, joined)
+		return slices.DeleteFunc(spans, func(s span) bool { return !v.isNew(s) }), err
 	})
 }

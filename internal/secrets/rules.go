@@ -16,33 +16,33 @@ import (
 	"github.com/zricethezav/gitleaks/v8/logging"
 )
 
-// cutKey finds a key that was cut off.
-var cutKey = rule{id: "private-key", words: keyWords, body: sync.OnceValue(func() *body {
-	return &body{regex: regexp.MustCompile(privateKeyPattern), reach: reachOf(privateKeyPattern, keyWords)}
+// truncatedKey finds a private key without its end.
+var truncatedKey = rule{id: "private-key", words: keyWords, body: sync.OnceValue(func() *body {
+	return &body{regex: regexp.MustCompile(privateKeyPattern), matchWindow: matchWindowOf(privateKeyPattern, keyWords)}
 })}
 
 // keyWords are what each private key in PEM has in its first line. In forms, a plus sign stands for a space.
 var keyWords = []string{"private key", "private+key", "private_key"}
 
-// ruleset is gitleaks' configuration made ready for the engine. It is immutable.
+// ruleset is gitleaks' configuration, compiled for the engine. It is immutable.
 type ruleset struct {
-	rules  []rule
-	byWord [][]int // keyword → indexes of rules
-	words  *words
-	mirror []mirror    // keywords turned round, whose numbers follow those of byWord
-	always []int       // rules without a keyword
-	paths  []int       // rules that want a path
-	allow  []allowlist // for every rule
+	rules       []rule
+	byWord      [][]int // keyword → indexes of rules
+	words       *words
+	transformed []transformedKeyword // reversed and rot13 keywords, whose numbers follow those of byWord
+	always      []int                // rules without a keyword
+	paths       []int                // rules that want a path
+	allow       []allowlist          // for every rule
 }
 
-// translating guards gitleaks' package variables (its extend depth, its global viper, its logger).
-var translating sync.Mutex
+// gitleaksMu guards gitleaks' package variables (its extend depth, its global viper, its logger).
+var gitleaksMu sync.Mutex
 
 // The built-in allowlist means to excuse the words true, false and null, but its alternation is not grouped, so that any
 // secret with "false" inside is excused too.
 const (
-	looseWords  = `(?i)^true|false|null$`
-	strictWords = `(?i)^(?:true|false|null)$`
+	unanchoredWords = `(?i)^true|false|null$`
+	anchoredWords   = `(?i)^(?:true|false|null)$`
 )
 
 // What most rules want to see behind a secret has an escaped line end in it, but not an escaped quote: how JSON looks inside JSON.
@@ -57,13 +57,13 @@ const (
 	beforeValueEscaped = "[\\x60'\"\\s=\\\\]{0,6}"
 )
 
-// mended are the built-in rules with the above put right.
-func mended() string {
-	return strings.NewReplacer(looseWords, strictWords, lineEnd, lineEndOrMark, beforeValue, beforeValueEscaped).Replace(config.DefaultConfig)
+// patched returns the built-in rules with the above corrected.
+func patched() string {
+	return strings.NewReplacer(unanchoredWords, anchoredWords, lineEnd, lineEndOrMark, beforeValue, beforeValueEscaped).Replace(config.DefaultConfig)
 }
 
-// privateKeyPattern is for a key that was cut off: gitleaks' own rule wants to see the end line. Before the first line of base64 anything may stand,
-// such as the number of the line.
+// privateKeyPattern matches a private key without its end: gitleaks' own rule requires the end
+// line. Before the first line of base64 there may be other text, such as a line number.
 const privateKeyPattern = `-----BEGIN[ +_A-Z0-9-]{0,100}PRIVATE[ +_]KEY(?:[ +_]BLOCK)?-----(?:[\s\S]{0,40}?[A-Za-z0-9-]{1,40}: [^\n]{0,100}){0,4}[\s\S]{0,40}?[A-Za-z0-9+/]{48}`
 
 // compileBuiltin reads gitleaks' own rules and leaves each to be compiled when
@@ -83,7 +83,7 @@ func compileBuiltin() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	rs := &ruleset{allow: allow, rules: []rule{cutKey}}
+	rs := &ruleset{allow: allow, rules: []rule{truncatedKey}}
 	for i, r := range vc.Rules {
 		if r.SkipReport || len(r.Required) > 0 {
 			return nil, fmt.Errorf("the built-in rules have changed: %s needs other rules", r.ID)
@@ -113,12 +113,12 @@ func mustCompile(vc config.ViperConfig) *body {
 // parseBuiltin decodes the built-in rules without viper, which takes four
 // times as long. They are trusted, and a test compares the outcomes.
 func parseBuiltin() (vc config.ViperConfig, err error) {
-	for _, known := range []string{looseWords, lineEnd, beforeValue} {
+	for _, known := range []string{unanchoredWords, lineEnd, beforeValue} {
 		if !strings.Contains(config.DefaultConfig, known) {
 			return vc, errors.New("the built-in rules have changed: review what is mended in them")
 		}
 	}
-	err = toml.Unmarshal([]byte(mended()), &vc)
+	err = toml.Unmarshal([]byte(patched()), &vc)
 	return vc, err
 }
 
@@ -165,8 +165,8 @@ func parseCustom(text string) (vc config.ViperConfig, err error) {
 // translate compiles rules without following their extend section: gitleaks counts extensions in a package variable and
 // silently stops extending at the third, which would drop every built-in rule.
 func translate(vc config.ViperConfig) (cfg config.Config, err error) {
-	translating.Lock()
-	defer translating.Unlock()
+	gitleaksMu.Lock()
+	defer gitleaksMu.Unlock()
 	logging.Logger = zerolog.Nop() // it would print findings
 	defer func() {
 		if r := recover(); r != nil {
@@ -195,7 +195,7 @@ func newRuleset(cfg config.Config) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	rs := &ruleset{allow: allow, rules: []rule{cutKey}}
+	rs := &ruleset{allow: allow, rules: []rule{truncatedKey}}
 	for _, id := range slices.Sorted(maps.Keys(cfg.Rules)) {
 		one := cfg.Rules[id]
 		if one.SkipReport && len(one.RequiredRules) == 0 {
@@ -241,10 +241,10 @@ func (rs *ruleset) index() (err error) {
 		if !slices.ContainsFunc(rs.byWord[id], func(i int) bool { return !rs.rules[i].named }) {
 			continue
 		}
-		for _, turn := range turns {
-			if turned := turn(word); len(word) >= minMark && turned != word {
+		for _, turn := range transforms {
+			if turned := turn(word); len(word) >= minHiddenKeyword && turned != word {
 				all = append(all, turned)
-				rs.mirror = append(rs.mirror, mirror{rs.byWord[id], turn})
+				rs.transformed = append(rs.transformed, transformedKeyword{rs.byWord[id], turn})
 			}
 		}
 	}

@@ -98,11 +98,11 @@ func inside(text string, runs []stretch, of uint16, n int) (all []stretch) {
 
 // unwrap undoes what stands for bytes in groups: base64 in both alphabets, hex, base32, base85. An encoding may begin anywhere in a run, so every
 // step is tried.
-func unwrap(s sight, runs []stretch) (views []view) {
+func unwrap(s input, runs []stretch) (views []view) {
 	text := s.text
-	add := func(edits []edit) { views = append(views, s.weave(edits, false)...) }
-	mixed := s.survey.varied(runs, 25)
-	plain := sift(mixed, s.survey.decodes)
+	add := func(edits []edit) { views = append(views, s.applyEdits(edits, false)...) }
+	mixed := s.index.withoutWords(runs, 25)
+	plain := sift(mixed, s.index.hasASCIIGroups)
 	for shift := range 4 {
 		add(decodeRuns(text, plain, &base64Code, shift))
 	}
@@ -121,14 +121,14 @@ func unwrap(s sight, runs []stretch) (views []view) {
 			add(decodeRuns(text, runs, &base32HexCode, shift))
 		}
 	}
-	for _, of := range []lane{ofA85, ofB85} {
-		long := s.survey.varied(s.survey.runs(of, min85), 40)
+	for _, of := range []byteClass{ofA85, ofB85} {
+		long := s.index.withoutWords(s.index.runs(of, min85), 40)
 		for i := range base85Codes {
 			c := &base85Codes[i]
 			if c.of != of {
 				continue
 			}
-			of := sift(long, func(r stretch) bool { return c.stands(text[r.start:r.end]) })
+			of := sift(long, func(r stretch) bool { return c.hasASCIIGroups(text[r.start:r.end]) })
 			for shift := range c.group {
 				add(decodeRuns(text, of, c, shift))
 			}
@@ -150,7 +150,7 @@ func sift(runs []stretch, wanted func(stretch) bool) (all []stretch) {
 // backwards undoes base64 that was reversed, or of which the letters were turned by 13. Each way to read the runs makes edits of its own: one that
 // makes nonsense of a run does not stand in the way of the others.
 func backwards(text string, runs []stretch, add func([]edit)) {
-	for _, turn := range turns {
+	for _, turn := range transforms {
 		var ways [4][]edit
 		for _, r := range runs {
 			turned := turn(text[r.start:r.end])
@@ -181,8 +181,8 @@ var kinds = func() (t [256]byte) {
 	return t
 }()
 
-// stands tells whether a run of base85 has groups in a row that stand for ASCII. Where a group begins, the one before has moved on by one digit.
-func (c *code) stands(run string) bool {
+// hasASCIIGroups reports whether a run of base85 has groups in a row that stand for ASCII. Where a group begins, the one before has moved on by one digit.
+func (c *code) hasASCIIGroups(run string) bool {
 	const top = 85 * 85 * 85 * 85
 	value, valid, good := uint64(0), 0, uint64(0)
 	for i := range len(run) {
@@ -212,8 +212,8 @@ type code struct {
 	bits int
 	// head has, for each place in a group, whether a character leaves the first bit of a byte that it decides zero, as in all ASCII text.
 	head [8][256]bool
-	tail string // what may follow as padding
-	of   lane   // the class of its characters, where there are several such codes
+	tail string    // what may follow as padding
+	of   byteClass // the class of its characters, where there are several such codes
 }
 
 const bad = 255
@@ -229,7 +229,7 @@ func newCode(group, bits int, tail string, digit func(c byte) byte) code {
 	return c
 }
 
-// zero tells whether the digit at a place of the group leaves the highest bits of bytes zero.
+// zero reports whether the digit at a place of the group leaves the highest bits of bytes zero.
 func (c *code) zero(at int, digit byte) bool {
 	if c.bits == 0 {
 		return at > 0 || digit >= ' '<<24/(85*85*85*85) && digit <= 0x7f<<24/(85*85*85*85)
@@ -277,7 +277,7 @@ var (
 // min85 is the shortest run of base85 that is tried.
 const min85 = 25
 
-func base85(of lane, alphabet string) code {
+func base85(of byteClass, alphabet string) code {
 	c := newCode(5, 0, "", func(c byte) byte {
 		if i := strings.IndexByte(alphabet, c); i >= 0 {
 			return byte(i)
@@ -326,7 +326,7 @@ func (c *code) need() int {
 	return max(2, (minText-bytes+1)/bytes)
 }
 
-// ascii tells whether the group can be ASCII text.
+// ascii reports whether the group can be ASCII text.
 func (c *code) ascii(group string) bool {
 	for i := range len(group) {
 		if !c.head[i][group[i]] {
@@ -445,7 +445,7 @@ func (c *code) append85(out []byte, s string) []byte {
 	return out
 }
 
-// readable tells whether enough printable characters stand in a row. A NUL between two is as in UTF-16.
+// readable reports whether enough printable characters stand in a row. A NUL between two is as in UTF-16.
 func readable(value []byte) bool {
 	n := 0
 	for i, c := range value {

@@ -53,7 +53,7 @@ type Options struct {
 	// ArchiveDepth is how many archives inside each other are opened (zip, 7z, tar, gzip, bzip2, zstd, xz, …); 0 opens none.
 	ArchiveDepth int
 	// Remember makes a Scanner look only at what is new in a text of which it has seen the rest, in blocks of 16 KiB; of strings and archives it
-	// sees the whole in any case. It is for who sends the same again and again.
+	// sees the whole in any case. It is for clients that send the same text again and again.
 	Remember bool
 	// MaxInflate bounds the bytes that one Scan inflates from archives; 0 means 64 MiB.
 	MaxInflate int64
@@ -63,7 +63,7 @@ type Options struct {
 type Scanner struct {
 	rules func() (*ruleset, error)
 	known *matcher
-	clean *clean // nil: nothing is remembered
+	cache *blockCache // nil: nothing is remembered
 	opts  Options
 }
 
@@ -74,7 +74,7 @@ func New(opts Options) (*Scanner, error) {
 	}
 	s := &Scanner{rules: builtin, known: newMatcher(opts.Known), opts: opts}
 	if opts.Remember {
-		s.clean = newClean()
+		s.cache = newBlockCache()
 	}
 	if opts.Config == "" {
 		return s, nil
@@ -101,7 +101,7 @@ func (s *Scanner) Scan(ctx context.Context, data []byte) ([]Finding, error) {
 	return s.ScanFile(ctx, "", data)
 }
 
-// ScanPart is Scan for a part of something longer. It also tells whether data ends inside of something compressed, or inside of base64 of it: then
+// ScanPart is Scan for a part of something longer. It also reports whether data ends inside of something compressed, or inside of base64 of it: then
 // what is behind can only be seen together with it.
 func (s *Scanner) ScanPart(ctx context.Context, data []byte) (found []Finding, open bool, err error) {
 	found, err = s.run(ctx, "", data, func(r *run) ([]span, error) {
@@ -118,7 +118,7 @@ func (s *Scanner) ScanFile(ctx context.Context, path string, data []byte) (found
 	return s.run(ctx, path, data, func(r *run) ([]span, error) { return r.scan(data, s.opts.ArchiveDepth) })
 }
 
-// WantsPath tells whether some rule is about files of such a path: then the same data may be a finding there and none elsewhere. It errs on the
+// WantsPath reports whether some rule is about files of such a path: then the same data may be a finding there and none elsewhere. It errs on the
 // side of yes.
 func (s *Scanner) WantsPath(path string) bool {
 	rules, err := s.rules()
@@ -140,7 +140,7 @@ func (s *Scanner) run(ctx context.Context, path string, data []byte, scan func(*
 	if err != nil {
 		return nil, fmt.Errorf("compiling built-in scan rules: %w", err)
 	}
-	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, unfold: max(leastUnfold, maxUnfold*len(data)), tries: leastTries + len(data)/bytesPerTry, spreads: leastSpreads + len(data)/bytesPerTry}
+	run := &run{ctx: ctx, scanner: s, rules: rules, path: path, budget: s.opts.MaxInflate, viewBudget: max(minViewBudget, viewFactor*len(data)), chargesLeft: minCharges + len(data)/bytesPerCharge, interleavedLeft: minInterleaved + len(data)/bytesPerCharge}
 	defer run.release()
 	spans, err := scan(run)
 	if err != nil {
@@ -207,16 +207,16 @@ func merge(spans []span) []span {
 // withoutGeneric drops what a generic rule says of a place that a precise rule names too. The spans are sorted by start.
 func withoutGeneric(spans []span) []span {
 	generic := func(s span) bool { return strings.HasPrefix(s.rule, "generic") }
-	var starts, reach []int // of the precise ones; reach is the farthest end so far
+	var starts, furthest []int // of the precise ones; reach is the farthest end so far
 	for _, s := range spans {
 		if !generic(s) && s.rule != Unreadable { // to let an archive in lets in nothing else that was found in it
 			starts = append(starts, s.start)
-			reach = append(reach, max(s.end, last(reach)))
+			furthest = append(furthest, max(s.end, last(furthest)))
 		}
 	}
 	return slices.DeleteFunc(spans, func(s span) bool {
 		n, _ := slices.BinarySearch(starts, s.end) // how many begin before s ends
-		return generic(s) && n > 0 && reach[n-1] > s.start
+		return generic(s) && n > 0 && furthest[n-1] > s.start
 	})
 }
 

@@ -39,7 +39,7 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 		return nil
 	}
 	if at > uint64(len(content)) || size > uint64(len(content))-at {
-		return fn("", cutSevenZip(content))
+		return fn("", truncatedSevenZip(content))
 	}
 	list := content[at : at+size]
 	for range maxLists {
@@ -47,7 +47,7 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 		kind := p.byte()
 		folders := p.folders(kind)
 		if p.bad {
-			return fn("", unread)
+			return fn("", unreadable)
 		}
 		if kind == idHeader {
 			if err := fn("", func(*run) ([]byte, error) { return list, nil }); err != nil {
@@ -61,19 +61,19 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 			return nil
 		}
 		if len(folders) != 1 || len(folders[0].steps) != 1 {
-			return fn("", unread)
+			return fn("", unreadable)
 		}
 		next, err := folders[0].list(content)
 		if err != nil {
-			return fn("", unread)
+			return fn("", unreadable)
 		}
 		list = next
 	}
-	return fn("", unread)
+	return fn("", unreadable)
 }
 
-// cutSevenZip reads the first folder of an archive whose list is missing, as 7-Zip codes it unless it was asked for something else.
-func cutSevenZip(content []byte) contents {
+// truncatedSevenZip reads the first folder of an archive whose list is missing, as 7-Zip codes it unless it was asked for something else.
+func truncatedSevenZip(content []byte) memberReader {
 	return unpacked(models, func(room unpack.Room) (out []byte, err error) {
 		if len(content) > 0 && content[0] == 0 {
 			out, err = unpack.LZMA([]byte{usual, 0, 0, 0, 0}, content, -1, 0, room)
@@ -344,7 +344,7 @@ func (f folder) members(content []byte, fn memberFunc) error {
 		}
 	}
 	if !whole {
-		return fn("", unread)
+		return fn("", unreadable)
 	}
 	return nil
 }
@@ -363,7 +363,7 @@ func (f folder) delta() (distance int, whole bool) {
 }
 
 // contents is what a step gives; nil: nobody here knows.
-func (s step) contents(packed []byte, delta int) contents {
+func (s step) contents(packed []byte, delta int) memberReader {
 	switch {
 	case s.method == sevenLZMA && len(s.props) == 5 && s.size < 1<<62:
 		return unpacked(modelsOf(s.props[0]), func(room unpack.Room) ([]byte, error) {
@@ -378,9 +378,9 @@ func (s step) contents(packed []byte, delta int) contents {
 	case s.method == sevenDeflate:
 		return streamed(flate.NewReader(bytes.NewReader(packed)))
 	case s.method == sevenBzip2:
-		return paid(largeDecoder, bzip2Body(packed))
+		return withCost(largeDecoder, bzip2Body(packed))
 	case s.method == sevenZstd:
-		return paid(largeDecoder, zstdBody(packed))
+		return withCost(largeDecoder, zstdBody(packed))
 	}
 	return nil
 }

@@ -92,13 +92,13 @@ func TestShapesBetweenAnyNeighbours(t *testing.T) {
 		}
 		shapes++
 		value, aside := "", ""
-		if re := rule.body().shape.re; !demands(re, rule.words) { // the rule wants its word somewhere
+		if re := rule.body().shape.re; !requiresKeyword(re, rule.words) { // the rule wants its word somewhere
 			aside = " " + rule.words[0]
 		}
 		for range 200 {
 			var b strings.Builder
 			sample(r, rule.body().shape.re, &b)
-			if len(b.String()) > 700 || !dense(b.String()) || rule.id == awsRule && inScope(b.String()) {
+			if len(b.String()) > 700 || !looksRandom(b.String()) || rule.id == awsRule && inScope(b.String()) {
 				continue
 			}
 			if found, err := s.Scan(t.Context(), []byte(b.String()+aside)); err == nil && rules(found)[rule.id] {
@@ -137,7 +137,7 @@ func TestShapesBetweenAnyNeighbours(t *testing.T) {
 func TestAccessKeyIdentifiers(t *testing.T) {
 	s := newScanner(t, Options{})
 	r := rand.New(rand.NewPCG(5, 2))
-	id := fresh(t, s, r, awsRule)
+	id := newToken(t, s, r, awsRule)
 	for text, want := range map[string]bool{
 		id: true, strings.ToLower(id): true, `"a\n` + strings.ToLower(id) + `,secret\n"`: true,
 		"X-Amz-Credential=" + id + "%2F20261130%2Fus-east-1%2Fs3%2Faws4_request":     false,

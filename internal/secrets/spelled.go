@@ -17,7 +17,7 @@ var (
 )
 
 // spelled undoes text that is written as the digits of UUIDs, or character by character as calls.
-func spelled(s sight) (views []view) {
+func spelled(s input) (views []view) {
 	var edits []edit
 	if hasUUID(s.text) {
 		for _, at := range uuids.FindAllStringIndex(s.text, -1) {
@@ -31,7 +31,7 @@ func spelled(s sight) (views []view) {
 				edits = append(edits, edit{from: at[0], to: at[1], value: string(plain)})
 			}
 		}
-		views = s.weave(edits, false)
+		views = s.applyEdits(edits, false)
 	}
 	if !containsCall(s.text) {
 		return views
@@ -52,7 +52,7 @@ func spelled(s sight) (views []view) {
 			edits = append(edits, edit{from: at[0], to: at[1], value: string(value)})
 		}
 	}
-	return append(views, s.weave(edits, false)...)
+	return append(views, s.applyEdits(edits, false)...)
 }
 
 // hasUUID reports whether a text may have a UUID, by the distances of the hyphens in it.

@@ -172,7 +172,7 @@ func TestArchivesOfEveryMethod(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4})
 	r := rand.New(rand.NewPCG(8, 8))
 	filler := conversation(r, 20_000)
-	token := fresh(t, s, r, "github-pat")
+	token := newToken(t, s, r, "github-pat")
 	for kind, text := range map[string]string{"short": "the key is " + token + " as you asked", "long": filler + token + " as you asked " + filler} {
 		for name, data := range archives(t, text) {
 			for where, whole := range map[string]string{
@@ -276,8 +276,8 @@ func TestTarXZ(t *testing.T) {
 	}
 }
 
-// TestWhatNobodyCanRead is a finding: encrypted archives and unknown methods. What only has the marks in it is none.
-func TestWhatNobodyCanRead(t *testing.T) {
+// TestUnreadableArchivesAreReported is a finding: encrypted archives and unknown methods. What only has the marks in it is none.
+func TestUnreadableArchivesAreReported(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4})
 	noise := string(noiseOf(rand.New(rand.NewPCG(4, 4)), 5000))
 	rar4 := rar + "\x00\xcf\x90\x73\x00\x00\x0d\x00\x00\x00\x00\x00\x00\x00" + noise
@@ -413,9 +413,9 @@ func FuzzArchives(f *testing.F) {
 			binary.LittleEndian.PutUint32(data[8:], crc32.ChecksumIEEE(data[12:32]))
 		}
 		for _, all := range []bool{false, true} {
-			r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, unfold: leastUnfold, tries: 1000}
+			r := &run{ctx: t.Context(), scanner: s, rules: rules, budget: 1 << 20, viewBudget: minViewBudget, chargesLeft: 1000}
 			total := 0
-			_ = members(data, all, func(_ string, c contents) error {
+			_ = members(data, all, func(_ string, c memberReader) error {
 				inner, _, err := r.inflate(c)
 				total += len(inner)
 				return err

@@ -9,7 +9,7 @@ const minWide = 8
 
 // narrow is the ASCII text that a text holds as UTF-16 or UTF-32, either byte order, with or without a mark, whole or in part; none where there
 // is no NUL.
-func narrow(s sight) (views []view) {
+func narrow(s input) (views []view) {
 	if strings.IndexByte(s.text, 0) < 0 {
 		return nil
 	}
@@ -22,9 +22,9 @@ func narrow(s sight) (views []view) {
 }
 
 // wide collects runs of a printable byte followed by stride-1 NULs. Big-endian text is the same run, read one unit later.
-func wide(s sight, stride int) view {
+func wide(s input, stride int) view {
 	text := s.text
-	w := weaver{source: text}
+	w := viewBuilder{source: text}
 	for i := 0; ; {
 		zero := strings.IndexByte(text[i:], 0)
 		if zero < 0 {
@@ -35,7 +35,7 @@ func wide(s sight, stride int) view {
 			continue
 		}
 		n := wideRunLen(text[i:], stride)
-		if n < minWide || !s.fresh(i, i+n*stride) {
+		if n < minWide || !s.isNew(i, i+n*stride) {
 			i += 2
 			continue
 		}
@@ -43,7 +43,7 @@ func wide(s sight, stride int) view {
 		for k := range run {
 			run[k] = text[i+k*stride]
 		}
-		w.cut()
+		w.separate()
 		w.add(string(run), i, min(len(text), i+n*stride), stride)
 		i += (n-1)*stride + 1
 	}

@@ -134,7 +134,7 @@ func grams(k string) (all []uint32) {
 
 func (w *words) empty() bool { return len(w.folded) == 0 }
 
-// in tells whether any keyword stands in text.
+// in reports whether any keyword stands in text.
 func (w *words) in(text string) (yes bool) {
 	for _, k := range w.single {
 		if strings.ContainsAny(text, k+strings.ToUpper(k)) {
@@ -177,7 +177,7 @@ func (w *words) each(text string, found func(keyword, start, end int) bool) {
 	}
 }
 
-// has tells whether some keyword has three bytes of a hash.
+// has reports whether some keyword has three bytes of a hash.
 func (w *words) has(h uint32) bool { return w.some[h>>6]>>(h&63)&1 != 0 }
 
 // at compares the keywords that may have their three bytes at a place.

@@ -38,7 +38,7 @@ func zipMembers(data []byte, fn memberFunc) error {
 	return nil
 }
 
-// first tells whether a file is the one that data begins with; the others have been seen by their own headers, too.
+// first reports whether a file is the one that data begins with; the others have been seen by their own headers, too.
 func first(f *zip.File, data []byte) bool {
 	at, err := f.DataOffset()
 	le := binary.LittleEndian
@@ -46,7 +46,7 @@ func first(f *zip.File, data []byte) bool {
 }
 
 // zipBody is what a file in the list of a zip holds.
-func zipBody(f *zip.File, data []byte) contents {
+func zipBody(f *zip.File, data []byte) memberReader {
 	start, err := f.DataOffset()
 	if err != nil || start > int64(len(data)) || f.CompressedSize64 == 0 {
 		return nothing
@@ -70,9 +70,9 @@ func nothing(*run) ([]byte, error) { return nil, nil }
 
 // Flags of a file (APPNOTE.TXT §4.4.4).
 const (
-	encrypted  = 1 << 0
-	marked14   = 1 << 1 // LZMA ends with a mark
-	sizeBehind = 1 << 3 // the sizes stand behind the file
+	encrypted = 1 << 0
+	marked14  = 1 << 1 // LZMA ends with a mark
+	sizeAfter = 1 << 3 // the sizes follow the file
 )
 
 // method is how a file is compressed (APPNOTE.TXT §4.4.5).
@@ -88,17 +88,17 @@ const (
 )
 
 // methodBody reads what is compressed in one of the ways that zip has. size is -1 where it is not known.
-func methodBody(by method, flags uint16, size int64, packed []byte) contents {
+func methodBody(by method, flags uint16, size int64, packed []byte) memberReader {
 	if flags&encrypted != 0 {
-		return unread
+		return unreadable
 	}
 	switch by {
 	case byDeflate:
 		return streamed(flate.NewReader(bytes.NewReader(packed)))
 	case byBzip2:
-		return paid(largeDecoder, bzip2Body(packed))
+		return withCost(largeDecoder, bzip2Body(packed))
 	case byZstd, oldZstd:
-		return paid(largeDecoder, zstdBody(packed))
+		return withCost(largeDecoder, zstdBody(packed))
 	case byXZ:
 		return unpacked(models, func(room unpack.Room) ([]byte, error) { return unpack.XZ(packed, true, room) })
 	case byLZMA:
@@ -107,11 +107,11 @@ func methodBody(by method, flags uint16, size int64, packed []byte) contents {
 		}
 		return zipLZMA(size, packed)
 	}
-	return unread
+	return unreadable
 }
 
 // zipLZMA has a version and the length of its properties before them (APPNOTE.TXT §5.8.8).
-func zipLZMA(size int64, packed []byte) contents {
+func zipLZMA(size int64, packed []byte) memberReader {
 	const header, props = 4, 5
 	if len(packed) < header+props {
 		return func(*run) ([]byte, error) { return nil, io.ErrUnexpectedEOF }
@@ -153,17 +153,17 @@ func localFile(data []byte, fn memberFunc) error {
 		return nil
 	}
 	if by != byDeflate || flags&encrypted != 0 { // programs have the mark in them, too
-		if packed == 0 && flags&sizeBehind == 0 || !plausible(data[:header], data[header:name]) {
+		if packed == 0 && flags&sizeAfter == 0 || !plausible(data[:header], data[header:name]) {
 			return nil
 		}
 	}
-	if flags&sizeBehind != 0 || size == 1<<32-1 {
+	if flags&sizeAfter != 0 || size == 1<<32-1 {
 		size = -1
 	}
 	return fn(string(data[header:name]), methodBody(by, flags, size, data[start:]))
 }
 
-// plausible tells whether the header of a file and its name are such as archivers write: a version up to 6.3, a method that has a number, a name in text.
+// plausible reports whether the header of a file and its name are such as archivers write: a version up to 6.3, a method that has a number, a name in text.
 func plausible(header, name []byte) bool {
 	const maxVersion, maxMethod = 63, 99
 	version, by := header[4], binary.LittleEndian.Uint16(header[8:])

@@ -12,9 +12,9 @@ import (
 
 func rewritten(pairs ...string) func(string) string { return strings.NewReplacer(pairs...).Replace }
 
-// TestFormsOfEchoes has what encoders make of a value that an upstream says
+// TestEncodingsOfReflectedValues has what encoders make of a value that an upstream says
 // back, each written here as its documentation has it.
-func TestFormsOfEchoes(t *testing.T) {
+func TestEncodingsOfReflectedValues(t *testing.T) {
 	wide := func(text string, first, second int) string {
 		var b []byte
 		for _, u := range utf16.Encode([]rune(text)) {
@@ -63,7 +63,7 @@ func TestFormsOfEchoes(t *testing.T) {
 		} {
 			said := echo(value)
 			found := 0
-			for _, form := range Forms(value) {
+			for _, form := range Encodings(value) {
 				if strings.Contains(said, string(form)) {
 					found = max(found, len(form))
 				}
@@ -75,11 +75,11 @@ func TestFormsOfEchoes(t *testing.T) {
 	}
 }
 
-// TestFormsAreFew: each is a digest for pipelock and some states in egress.
-func TestFormsAreFew(t *testing.T) {
+// TestEncodingsAreFew: each is a digest for pipelock and some states in egress.
+func TestEncodingsAreFew(t *testing.T) {
 	for value, most := range map[string]int{"short": 0, token(8): 24, "Zm9vYmFyZm+vYmFy/3Zq8wQ==": 70, `all+of/them=&<>"'-\;%`: 80} {
 		seen, before := map[string]bool{}, 1<<30
-		forms := Forms(value)
+		forms := Encodings(value)
 		for _, f := range forms {
 			if seen[string(f)] || len(f) < MinLength || len(f) > before {
 				t.Errorf("%q stands twice, is short, or at a wrong place", f)

@@ -9,27 +9,27 @@ import (
 )
 
 const (
-	// stagger is how long an attempt has before the next begins beside it
-	// (RFC 8305 §5, Connection Attempt Delay).
-	stagger = 250 * time.Millisecond
+	// attemptDelay is the time between two connection attempts (RFC 8305 §5, Connection Attempt
+	// Delay).
+	attemptDelay = 250 * time.Millisecond
 	// maxAddrs bounds the attempts for one connection.
 	maxAddrs = 8
 )
 
-// own tells whether the address is one of this machine's: the system would
-// answer from where it is asked. Nothing is sent for it.
-func own(addr netip.Addr) bool {
+// isOwnAddr reports whether the address is one of this machine's: the kernel would then choose the
+// same source address. Nothing is sent.
+func isOwnAddr(addr netip.Addr) bool {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9)))
 	if err != nil {
-		return false // there is no way to it
+		return false // no route
 	}
 	defer c.Close()
 	local, ok := c.LocalAddr().(*net.UDPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == addr
 }
 
-// interleave lets the families take turns, the one of the first address first
-// (RFC 8305 §4), and keeps maxAddrs.
+// interleave alternates the address families, beginning with that of the first address (RFC 8305
+// §4), and keeps maxAddrs.
 func interleave(all []netip.Addr) []netip.Addr {
 	var first, second []netip.Addr
 	for _, a := range all {
@@ -51,9 +51,9 @@ func interleave(all []netip.Addr) []netip.Addr {
 	return order[:min(len(order), maxAddrs)]
 }
 
-// race dials addresses that were judged, one after the other, without waiting
-// long for any. The first that answers wins, the others are closed.
-func (g *guard) race(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, error) {
+// dialParallel dials checked addresses in order, starting the next attempt after attemptDelay (RFC
+// 8305, Happy Eyeballs). It returns the first connection and closes the others.
+func (g *guard) dialParallel(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, error) {
 	order := interleave(addrs)
 	if len(order) == 1 {
 		return g.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(order[0], port).String())
@@ -64,7 +64,7 @@ func (g *guard) race(ctx context.Context, addrs []netip.Addr, port uint16) (net.
 		conn net.Conn
 		err  error
 	}
-	outcomes := make(chan outcome, len(order)) // a loser finds room and ends
+	outcomes := make(chan outcome, len(order)) // buffered, so that slower attempts can end
 	begin := func(addr netip.Addr) {
 		conn, err := g.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(addr, port).String())
 		outcomes <- outcome{conn, err}
@@ -79,7 +79,7 @@ func (g *guard) race(ctx context.Context, addrs []netip.Addr, port uint16) (net.
 			if begun < len(order) {
 				go begin(order[begun])
 				begun++
-				next.Reset(stagger)
+				next.Reset(attemptDelay)
 			}
 		case o := <-outcomes:
 			if o.err == nil {

@@ -10,20 +10,22 @@ import (
 )
 
 const (
-	// minBeginning is how much of a keyword must stand at the end of a piece for the rest to be awaited, in bytes.
-	minBeginning = 3
+	// minKeywordPrefix is how many bytes of a keyword must be at the end of a piece for the rest to
+	// be awaited.
+	minKeywordPrefix = 3
 	// minWrapped is the shortest piece that is tried as base64 or hexadecimal, in bytes.
 	minWrapped = 8
 )
 
-// Opens tells whether a secret that a rule knows may begin in a piece of which the rest follows: one of the rules' keywords stands in it or
-// begins at its end, as it is or in base64 or hexadecimal. It is much faster than a scan.
-func (s *Scanner) Opens(piece string) bool {
+// MayStart reports whether a secret that a rule knows may start in a piece, of which the rest
+// follows: the piece contains a keyword or ends in the beginning of one, as it is or in base64 or
+// hexadecimal. It is much faster than a scan.
+func (s *Scanner) MayStart(piece string) bool {
 	rules, err := s.rules()
 	if err != nil {
 		return true // the scan says why
 	}
-	if s.opensPlain(rules, piece) {
+	if s.mayStartPlain(rules, piece) {
 		return true
 	}
 	if len(piece) < minWrapped {
@@ -31,7 +33,7 @@ func (s *Scanner) Opens(piece string) bool {
 	}
 	for shift := range 2 {
 		rest := piece[shift:]
-		if plain, err := hex.DecodeString(rest[:len(rest)&^1]); err == nil && s.opensPlain(rules, string(plain)) {
+		if plain, err := hex.DecodeString(rest[:len(rest)&^1]); err == nil && s.mayStartPlain(rules, string(plain)) {
 			return true
 		}
 	}
@@ -41,19 +43,19 @@ func (s *Scanner) Opens(piece string) bool {
 		if len(rest)%4 == 1 {
 			rest = rest[:len(rest)-1]
 		}
-		if plain, err := base64.RawStdEncoding.DecodeString(rest); err == nil && s.opensPlain(rules, string(plain)) {
+		if plain, err := base64.RawStdEncoding.DecodeString(rest); err == nil && s.mayStartPlain(rules, string(plain)) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *Scanner) opensPlain(rules *ruleset, piece string) bool {
+func (s *Scanner) mayStartPlain(rules *ruleset, piece string) bool {
 	if rules.words.in(piece) || slices.ContainsFunc(rules.always, func(i int) bool { return !rules.rules[i].pathOnly && !rules.rules[i].pathed }) {
 		return true
 	}
-	openings := rules.openings()
-	for n := minBeginning; n <= min(len(piece), maxBeginning); n++ {
+	openings := rules.keywordPrefixes()
+	for n := minKeywordPrefix; n <= min(len(piece), maxKeywordPrefix); n++ {
 		if _, ok := openings[strings.ToLower(piece[len(piece)-n:])]; ok {
 			return true
 		}
@@ -61,34 +63,34 @@ func (s *Scanner) opensPlain(rules *ruleset, piece string) bool {
 	return false
 }
 
-// openings are the beginnings of keywords, by the rules that they belong to.
-var openings sync.Map
+// keywordPrefixCache holds the prefixes of keywords, by ruleset.
+var keywordPrefixCache sync.Map
 
-func (rs *ruleset) openings() map[string]struct{} {
-	if all, ok := openings.Load(rs); ok {
+func (rs *ruleset) keywordPrefixes() map[string]struct{} {
+	if all, ok := keywordPrefixCache.Load(rs); ok {
 		return all.(map[string]struct{})
 	}
-	all, _ := openings.LoadOrStore(rs, openingsOf(rs.words.folded))
+	all, _ := keywordPrefixCache.LoadOrStore(rs, prefixesOf(rs.words.folded))
 	return all.(map[string]struct{})
 }
 
-// maxBeginning bounds how much of a keyword is remembered.
-const maxBeginning = 12
+// maxKeywordPrefix bounds the length of these prefixes.
+const maxKeywordPrefix = 12
 
-// openingsOf are the beginnings of keywords.
-func openingsOf(keywords []string) map[string]struct{} {
+// prefixesOf returns the prefixes of keywords.
+func prefixesOf(keywords []string) map[string]struct{} {
 	all := map[string]struct{}{}
 	for _, k := range keywords {
 		k = strings.ToLower(k)
-		for n := minBeginning; n < min(len(k), maxBeginning+1); n++ {
+		for n := minKeywordPrefix; n < min(len(k), maxKeywordPrefix+1); n++ {
 			all[k[:n]] = struct{}{}
 		}
 	}
 	return all
 }
 
-// Known returns the lines of data in which known values stand: as they are, or in a line that is base64 or hexadecimal from its begin on. It
-// looks for nothing else.
+// Known returns the lines of data that hold known values: as they are, or in a line that is base64
+// or hexadecimal from its start. It looks for nothing else.
 func (s *Scanner) Known(data []byte) (found []Finding) {
 	if !s.HasKnown() {
 		return nil
@@ -110,7 +112,7 @@ func (s *Scanner) Known(data []byte) (found []Finding) {
 	return found
 }
 
-// plainForms are what a line may mean.
+// plainForms returns what a line may decode to.
 func plainForms(line []byte) (all [][]byte) {
 	text := string(bytes.TrimRight(line, "=\n"))
 	if plain, err := hex.DecodeString(text[:len(text)&^1]); err == nil && len(plain) >= MinLength {
@@ -134,4 +136,4 @@ func (s *Scanner) IsKnown(rule string) bool {
 }
 
 // HasKnown reports whether there are known values.
-func (s *Scanner) HasKnown() bool { return len(s.known.passes) > 0 }
+func (s *Scanner) HasKnown() bool { return len(s.known.groups) > 0 }

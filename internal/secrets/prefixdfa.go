@@ -7,20 +7,20 @@ import (
 	"sync/atomic"
 )
 
-// opening tells whether a text may begin with what an expression matches: a deterministic automaton over bytes, whose states are made as texts
-// ask for them. It errs on one side only: all assertions but that of the end ($) always hold, and where a character beyond ASCII may follow, the
-// answer is yes.
-type opening struct {
+// prefixDFA reports whether a text may begin with a match of an expression. It is a DFA over bytes
+// whose states are built lazily. It has no false negatives: all assertions but that of the end ($)
+// always hold, and where a character beyond ASCII may follow, the answer is yes.
+type prefixDFA struct {
 	prog    *syntax.Prog
 	class   [256]uint8
 	samples []rune // a character of each class
 
-	start *state
-	mu    sync.Mutex
-	known map[string]*state
+	start  *state
+	mu     sync.Mutex
+	states map[string]*state
 }
 
-// state is a set of places in the expression. dead and certain are the two ends.
+// state is a set of instructions of the expression. dead and certain are the two final states.
 type state struct {
 	places []uint32
 	ends   bool                    // here a match may end where the text does
@@ -29,36 +29,36 @@ type state struct {
 
 var dead, certain = &state{}, &state{}
 
-// maxOpening bounds the states of one expression; beyond, the answer is yes.
-const maxOpening = 2000
+// maxDFAStates bounds the states of one expression; beyond it the answer is yes.
+const maxDFAStates = 2000
 
-// maxLook bounds a look, in bytes; what goes on beyond may be a match.
-const maxLook = 1 << 10
+// maxPrefix bounds how many bytes are read; a longer prefix may be a match.
+const maxPrefix = 1 << 10
 
-// openingOf is nil for an expression that is too large.
-func openingOf(re *syntax.Regexp) *opening {
-	o, err := newOpening(re)
+// prefixDFAOf returns nil for an expression that is too large.
+func prefixDFAOf(re *syntax.Regexp) *prefixDFA {
+	o, err := newPrefixDFA(re)
 	if err != nil {
 		return nil
 	}
 	return o
 }
 
-func newOpening(re *syntax.Regexp) (*opening, error) {
+func newPrefixDFA(re *syntax.Regexp) (*prefixDFA, error) {
 	prog, err := syntax.Compile(re.Simplify())
 	if err != nil {
 		return nil, err
 	}
-	o := &opening{prog: prog, known: map[string]*state{}}
+	o := &prefixDFA{prog: prog, states: map[string]*state{}}
 	o.classify()
 	o.start = o.state(o.closure(nil, uint32(prog.Start), false))
 	return o, nil
 }
 
-// begins tells whether text may begin with a match.
-func (o *opening) begins(text string) bool {
-	s, cut := o.start, len(text) > maxLook
-	for i := 0; i < min(len(text), maxLook) && s != certain; i++ {
+// mayMatch reports whether text may begin with a match.
+func (o *prefixDFA) mayMatch(text string) bool {
+	s, truncated := o.start, len(text) > maxPrefix
+	for i := 0; i < min(len(text), maxPrefix) && s != certain; i++ {
 		if s == dead {
 			return false
 		}
@@ -69,14 +69,14 @@ func (o *opening) begins(text string) bool {
 		}
 		s = next
 	}
-	return s == certain || s != dead && (cut || s.ends)
+	return s == certain || s != dead && (truncated || s.ends)
 }
 
 // beyond is the class of every byte that is not ASCII.
 const beyond = 0
 
-// classify puts bytes between which the expression makes no difference into one class.
-func (o *opening) classify() {
+// classify puts bytes that the expression does not distinguish into one class.
+func (o *prefixDFA) classify() {
 	var borders [129]bool
 	for i := range o.prog.Inst {
 		in := &o.prog.Inst[i]
@@ -95,13 +95,13 @@ func (o *opening) classify() {
 	}
 }
 
-// step finds the state behind s and a byte of the class.
-func (o *opening) step(s *state, class uint8) *state {
+// step returns the state after s and a byte of the class.
+func (o *prefixDFA) step(s *state, class uint8) *state {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var places []uint32
 	for _, at := range s.places {
-		if o.prog.Inst[at].Op >= syntax.InstRune && o.takes(&o.prog.Inst[at], class) {
+		if o.prog.Inst[at].Op >= syntax.InstRune && o.accepts(&o.prog.Inst[at], class) {
 			if class == beyond {
 				places = nil
 				s.next[class].Store(certain)
@@ -115,8 +115,9 @@ func (o *opening) step(s *state, class uint8) *state {
 	return next
 }
 
-// takes leaves out the long s and the Kelvin sign, which folding adds to letters (see widest).
-func (o *opening) takes(in *syntax.Inst, class uint8) bool {
+// accepts reports whether an instruction matches a byte of the class. It excludes the long s and
+// the Kelvin sign, which folding adds to letters (see maxRuneBytes).
+func (o *prefixDFA) accepts(in *syntax.Inst, class uint8) bool {
 	if class != beyond {
 		return in.MatchRune(o.samples[class])
 	}
@@ -126,11 +127,11 @@ func (o *opening) takes(in *syntax.Inst, class uint8) bool {
 	case syntax.InstRune1:
 		return in.Rune[0] >= 0x80
 	}
-	return widest(in.Rune) > 1
+	return maxRuneBytes(in.Rune) > 1
 }
 
 // closure adds a place and all that can be reached from it without a byte; end says that the text ends there.
-func (o *opening) closure(places []uint32, at uint32, end bool) []uint32 {
+func (o *prefixDFA) closure(places []uint32, at uint32, end bool) []uint32 {
 	if slices.Contains(places, at) {
 		return places
 	}
@@ -151,18 +152,19 @@ func (o *opening) closure(places []uint32, at uint32, end bool) []uint32 {
 	return append(places, at)
 }
 
-// atEnd tells whether an instruction asks for the end of the text.
+// atEnd reports whether an instruction asserts the end of the text.
 func atEnd(in *syntax.Inst) bool {
 	return in.Op == syntax.InstEmptyWidth && syntax.EmptyOp(in.Arg)&syntax.EmptyEndText != 0
 }
 
-// ends tells whether a match may end at a place when the text does.
-func (o *opening) ends(at uint32) bool {
+// ends reports whether a match may end at an instruction when the text does.
+func (o *prefixDFA) ends(at uint32) bool {
 	return slices.ContainsFunc(o.closure(nil, at, true), func(at uint32) bool { return o.prog.Inst[at].Op == syntax.InstMatch })
 }
 
-// state is the one for a set of places, each of which takes a byte, ends a match, or asks for the end.
-func (o *opening) state(places []uint32) *state {
+// state returns the state for a set of instructions, each of which consumes a byte, ends a match,
+// or asserts the end.
+func (o *prefixDFA) state(places []uint32) *state {
 	places = slices.DeleteFunc(places, func(at uint32) bool {
 		in := &o.prog.Inst[at]
 		return in.Op < syntax.InstRune && in.Op != syntax.InstMatch && !atEnd(in)
@@ -178,13 +180,13 @@ func (o *opening) state(places []uint32) *state {
 	if len(places) == 0 {
 		return dead
 	}
-	s, ok := o.known[string(key)]
+	s, ok := o.states[string(key)]
 	if !ok {
-		if len(o.known) == maxOpening {
+		if len(o.states) == maxDFAStates {
 			return certain
 		}
 		s = &state{places: places, ends: slices.ContainsFunc(places, o.ends), next: make([]atomic.Pointer[state], len(o.samples))}
-		o.known[string(key)] = s
+		o.states[string(key)] = s
 	}
 	return s
 }

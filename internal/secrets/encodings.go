@@ -17,15 +17,17 @@ import (
 // MinLength is the shortest value, in bytes, that can be looked for: anything shorter would be found everywhere.
 const MinLength = 8
 
-// Forms returns the ways in which value may appear in data: as it is, base64 (both alphabets, at each of the three
-// offsets inside a longer text), hex, percent-encoded, as encoders for HTML, JSON and URLs write it (see Spellings), UTF-16, reversed.
-// Doubles and forms shorter than MinLength are left out; longer forms come first, so that a redaction replaces the most. A value of
-// letters and digits has some 15, one with everything that somebody escapes some 60. A value shorter than MinLength has no forms.
-func Forms(value string) [][]byte {
+// Encodings returns the ways in which value may appear in data: as it is, base64 (both alphabets,
+// at each of the three offsets inside a longer text), hex, percent-encoded, as encoders for HTML,
+// JSON and URLs write it (see Escapes), UTF-16, reversed. Duplicates and encodings shorter than
+// MinLength are left out; longer ones come first, so that a redaction replaces the most. A value of
+// letters and digits has some 15, one of special characters some 60. A value shorter than MinLength
+// has none.
+func Encodings(value string) [][]byte {
 	if len(value) < MinLength {
 		return nil
 	}
-	forms := append(spellings(value), reversed(value), unicodeEscaped(value, "%04x"), unicodeEscaped(value, "%04X"))
+	forms := append(escapeForms(value), reversed(value), unicodeEscaped(value, "%04x"), unicodeEscaped(value, "%04X"))
 	forms = append(forms, percent(value, "0123456789ABCDEF"), percent(value, "0123456789abcdef"))
 	forms = append(forms, hex.EncodeToString([]byte(value)), strings.ToUpper(hex.EncodeToString([]byte(value))))
 	forms = append(forms, wideOf(value, binary.LittleEndian), wideOf(value, binary.BigEndian))
@@ -37,17 +39,19 @@ func Forms(value string) [][]byte {
 	return distinct(forms)
 }
 
-// digestForms are those forms that a scan must know, because nothing that it undoes leads to the value itself. A value of fewer than 16
-// characters gives itself away in any case; all its forms are known, so that it is found in surroundings that are too short to be decoded.
-func digestForms(value string) [][]byte {
+// digestEncodings are those encodings that a scan must know, because no decoder leads back to the
+// value. A value of fewer than 16 characters can be guessed from its digests anyway; all its
+// encodings are known, so that it is found in surroundings that are too short to be decoded.
+func digestEncodings(value string) [][]byte {
 	if len(value) < 16 {
-		return Forms(value)
+		return Encodings(value)
 	}
-	return distinct(append(spellings(value), reversed(value), rot13(value)))
+	return distinct(append(escapeForms(value), reversed(value), rot13(value)))
 }
 
-// Spellings returns text as it is and as encoders for HTML, JSON and URLs write it, like Forms: for a text that is an encoding itself.
-func Spellings(text string) [][]byte { return distinct(spellings(text)) }
+// Escapes returns text as it is and as encoders for HTML, JSON and URLs write it, like Encodings:
+// for a text that is an encoding itself.
+func Escapes(text string) [][]byte { return distinct(escapeForms(text)) }
 
 func distinct(forms []string) (out [][]byte) {
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
@@ -62,7 +66,7 @@ func distinct(forms []string) (out [][]byte) {
 	return out
 }
 
-func spellings(text string) []string {
+func escapeForms(text string) []string {
 	all := []string{text, jsonEscaped(text)}
 	for _, r := range escapers {
 		all = append(all, r.Replace(text))

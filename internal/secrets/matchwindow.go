@@ -9,60 +9,62 @@ import (
 	"unicode/utf8"
 )
 
-// reach tells how far from a keyword the match of an expression can extend. The zero value says that the expression must see
-// everything, because a match need not contain a keyword.
-type reach struct {
-	left, right side
+// matchWindow tells how far from a keyword a match of an expression can extend. The zero value says
+// that the expression must see the whole text, because a match need not contain a keyword.
+type matchWindow struct {
+	left, right extent
 	loop        [256]bool // what endless repetitions can run over
-	// A cheap look before the whole expression runs: what must begin with a keyword, or follow it. nil when not known.
-	head, tail *opening
-	begins     bool // where there is a head: no word may end where it begins
+	// A cheap test before the expression runs: what must start with a keyword, or follow it; nil: not known.
+	head, tail  *prefixDFA
+	atWordStart bool // where there is a head: no word may end where it begins
 }
 
-// side is how far a match can extend to one side of its keyword.
-type side struct {
+// extent is how far a match can extend to one side of its keyword.
+type extent struct {
 	bounded int // bytes that everything but endless repetitions can match
 	loops   int // how many of these there are
 }
 
-// excluded tells that no match can have this keyword in its place.
-func (r *reach) excluded(text string, start, end int) bool {
-	return r.head != nil && !r.head.begins(text[start:]) || r.tail != nil && !r.tail.begins(text[end:])
+// ruledOut reports whether no match can have this keyword at this position.
+func (r *matchWindow) ruledOut(text string, start, end int) bool {
+	return r.head != nil && !r.head.mayMatch(text[start:]) || r.tail != nil && !r.tail.mayMatch(text[end:])
 }
 
-// within tells that a keyword stands inside of a word, where no match begins.
-func (r *reach) within(text string, start int) bool { return r.begins && isWord(text, start-1) }
+// insideWord reports whether a keyword is inside a word, where no match starts.
+func (r *matchWindow) insideWord(text string, start int) bool {
+	return r.atWordStart && isWord(text, start-1)
+}
 
-// bordered tells whether an expression begins at the border of a word.
-func bordered(re *syntax.Regexp) bool {
+// beginsAtBoundary reports whether an expression begins at a word boundary.
+func beginsAtBoundary(re *syntax.Regexp) bool {
 	switch re.Op {
 	case syntax.OpWordBoundary:
 		return true
 	case syntax.OpConcat, syntax.OpCapture:
-		return bordered(re.Sub[0])
+		return beginsAtBoundary(re.Sub[0])
 	}
 	return false
 }
 
-// maxLoops is how many endless repetitions are worth following.
+// maxLoops is how many unbounded repetitions are followed.
 const maxLoops = 8
 
-// reachOf reads an expression.
-func reachOf(expression string, keywords []string) reach {
+// matchWindowOf analyses an expression.
+func matchWindowOf(expression string, keywords []string) matchWindow {
 	re, err := syntax.Parse(expression, syntax.Perl)
-	if err != nil || !demands(re, keywords) {
-		return reach{}
+	if err != nil || !requiresKeyword(re, keywords) {
+		return matchWindow{}
 	}
-	var r reach
+	var r matchWindow
 	all := r.measure(re)
 	if all.loops > maxLoops || all.bounded > longest {
-		return reach{}
+		return matchWindow{}
 	}
 	r.left, r.right = all, all
-	if r.head = headOf(re, keywords); r.head != nil {
-		r.left, r.begins = side{}, bordered(re)
+	if r.head = headDFA(re, keywords); r.head != nil {
+		r.left, r.atWordStart = extent{}, beginsAtBoundary(re)
 	} else if i := keywordIn(re, keywords); i >= 0 {
-		r.tail = tailOf(re.Sub[i+1:])
+		r.tail = tailDFA(re.Sub[i+1:])
 		r.left, r.right = r.measureRow(re.Sub[:i+1]), r.measureRow(re.Sub[i+1:])
 	}
 	r.left.bounded += margin // so that no match that counts touches the edge
@@ -70,21 +72,22 @@ func reachOf(expression string, keywords []string) reach {
 	return r
 }
 
-// margin is how much more than a match is looked at, on each side.
+// margin is how many bytes more than a match are scanned, on each side.
 const margin = 8
 
-// everything tells that the expression must see all of a text.
-func (r *reach) everything() bool { return r.right.bounded == 0 }
+// seesAll reports whether the expression must see the whole text.
+func (r *matchWindow) seesAll() bool { return r.right.bounded == 0 }
 
-// around is the stretch of text that holds every match with the keyword text[start:end] in it, as far as it looks at all. A later keyword that
-// ends before covered-r.right.bounded would give nothing more: the same run of characters would carry it to the same end.
-func (r *reach) around(text string, start, end int) (s stretch, covered int) {
-	least, most := max(0, start-maxReach), min(len(text), end+maxReach)
+// around returns the window of text that holds every match that contains the keyword
+// text[start:end]. A later keyword that ends before covered-r.right.bounded would give nothing
+// more: the same run of characters would extend it to the same end.
+func (r *matchWindow) around(text string, start, end int) (s stretch, covered int) {
+	least, most := max(0, start-maxWindow), min(len(text), end+maxWindow)
 	last := most - longest // from there on, a match may need to see more
 	if most == len(text) {
 		last = most + r.right.bounded
 	}
-	if r.everything() {
+	if r.seesAll() {
 		return stretch{least, most}, last
 	}
 	start -= r.left.bounded
@@ -109,7 +112,7 @@ func (r *reach) around(text string, start, end int) (s stretch, covered int) {
 }
 
 // measure adds up the longest match, in bytes, and collects what endless repetitions may run over.
-func (r *reach) measure(re *syntax.Regexp) (s side) {
+func (r *matchWindow) measure(re *syntax.Regexp) (s extent) {
 	switch re.Op {
 	case syntax.OpLiteral:
 		for _, c := range re.Rune {
@@ -117,44 +120,44 @@ func (r *reach) measure(re *syntax.Regexp) (s side) {
 		}
 		return s
 	case syntax.OpCharClass:
-		return side{bounded: widest(re.Rune)}
+		return extent{bounded: maxRuneBytes(re.Rune)}
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
-		return side{bounded: utf8.UTFMax}
+		return extent{bounded: utf8.UTFMax}
 	case syntax.OpStar, syntax.OpPlus:
-		return r.endless(re.Sub[0])
+		return r.unboundedRepeat(re.Sub[0])
 	case syntax.OpRepeat:
 		if re.Max < 0 {
-			s = r.endless(re.Sub[0])
+			s = r.unboundedRepeat(re.Sub[0])
 			s.bounded = re.Min * r.measure(re.Sub[0]).bounded
 			return s
 		}
 		s = r.measure(re.Sub[0])
-		return side{s.bounded * re.Max, s.loops * re.Max}
+		return extent{s.bounded * re.Max, s.loops * re.Max}
 	case syntax.OpAlternate:
 		for _, sub := range re.Sub {
 			one := r.measure(sub)
-			s = side{max(s.bounded, one.bounded), max(s.loops, one.loops)}
+			s = extent{max(s.bounded, one.bounded), max(s.loops, one.loops)}
 		}
 		return s
 	}
 	return r.measureRow(re.Sub)
 }
 
-func (r *reach) measureRow(subs []*syntax.Regexp) (s side) {
+func (r *matchWindow) measureRow(subs []*syntax.Regexp) (s extent) {
 	for _, sub := range subs {
 		one := r.measure(sub)
-		s = side{s.bounded + one.bounded, s.loops + one.loops}
+		s = extent{s.bounded + one.bounded, s.loops + one.loops}
 	}
 	return s
 }
 
-// endless notes every byte that a repetition without end can run over.
-func (r *reach) endless(re *syntax.Regexp) side {
+// unboundedRepeat records every byte that a repetition without an upper limit can match.
+func (r *matchWindow) unboundedRepeat(re *syntax.Regexp) extent {
 	r.collect(re)
-	return side{loops: 1}
+	return extent{loops: 1}
 }
 
-func (r *reach) collect(re *syntax.Regexp) {
+func (r *matchWindow) collect(re *syntax.Regexp) {
 	switch re.Op {
 	case syntax.OpCharClass:
 		for i := 0; i+1 < len(re.Rune); i += 2 {
@@ -174,7 +177,7 @@ func (r *reach) collect(re *syntax.Regexp) {
 }
 
 // add marks the bytes of a range of characters; of those beyond ASCII, every byte.
-func (r *reach) add(from, to rune) {
+func (r *matchWindow) add(from, to rune) {
 	for c := from; c <= min(to, 0x7f); c++ {
 		r.loop[c] = true
 	}
@@ -183,9 +186,9 @@ func (r *reach) add(from, to rune) {
 	}
 }
 
-// widest is how many bytes a character of the class may take. The long s and the Kelvin sign, which case folding adds to every
+// maxRuneBytes is how many bytes a character of the class may take. The long s and the Kelvin sign, which case folding adds to every
 // class of letters, do not count: no secret is made of them.
-func widest(ranges []rune) int {
+func maxRuneBytes(ranges []rune) int {
 	for i := 0; i+1 < len(ranges); i += 2 {
 		if c := ranges[i+1]; c >= 0x80 && c != '\u017f' && c != '\u212a' {
 			return 4
@@ -194,33 +197,35 @@ func widest(ranges []rune) int {
 	return 1
 }
 
-// headOf is the expression anchored at a keyword, if every match begins with one.
-func headOf(re *syntax.Regexp, keywords []string) *opening {
-	if !begins(re, keywords) {
+// headDFA returns the DFA of an expression of which every match begins with a keyword, otherwise
+// nil.
+func headDFA(re *syntax.Regexp, keywords []string) *prefixDFA {
+	if !beginsWithKeyword(re, keywords) {
 		return nil
 	}
-	return openingOf(re)
+	return prefixDFAOf(re)
 }
 
-// begins tells whether every match begins with a keyword whose first byte is a word character: a \b before it then holds at the
-// start of a text whenever it holds inside one.
-func begins(re *syntax.Regexp, keywords []string) bool {
+// beginsWithKeyword reports whether every match begins with a keyword whose first byte is a word
+// character: a \b before it then holds at the start of a text whenever it holds inside one.
+func beginsWithKeyword(re *syntax.Regexp, keywords []string) bool {
 	if words, ok := spell(re); ok {
 		return len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !startsWith(w, keywords) })
 	}
 	switch re.Op {
 	case syntax.OpCapture, syntax.OpPlus:
-		return begins(re.Sub[0], keywords)
+		return beginsWithKeyword(re.Sub[0], keywords)
 	case syntax.OpAlternate:
-		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !begins(s, keywords) })
+		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !beginsWithKeyword(s, keywords) })
 	case syntax.OpConcat:
-		return rowBegins(re.Sub, keywords)
+		return rowBeginsWithKeyword(re.Sub, keywords)
 	}
 	return false
 }
 
-// rowBegins looks at the first part, and at as many neighbours as can be spelled out together with it.
-func rowBegins(subs []*syntax.Regexp, keywords []string) bool {
+// rowBeginsWithKeyword checks the first part, and as many following ones as can be spelled out
+// together with it.
+func rowBeginsWithKeyword(subs []*syntax.Regexp, keywords []string) bool {
 	for len(subs) > 0 && subs[0].Op == syntax.OpWordBoundary {
 		subs = subs[1:]
 	}
@@ -236,7 +241,7 @@ func rowBegins(subs []*syntax.Regexp, keywords []string) bool {
 			return true
 		}
 	}
-	return begins(subs[0], keywords)
+	return beginsWithKeyword(subs[0], keywords)
 }
 
 func startsWith(word string, keywords []string) bool {
@@ -245,7 +250,8 @@ func startsWith(word string, keywords []string) bool {
 	})
 }
 
-// keywordIn is the part of a row that is a keyword in every match, or ends in one; -1 when the expression does not have that form.
+// keywordIn returns the index of the part of a concatenation that is a keyword in every match, or
+// ends in one; -1 when the expression does not have that form.
 func keywordIn(re *syntax.Regexp, keywords []string) int {
 	if re.Op != syntax.OpConcat {
 		return -1
@@ -256,16 +262,17 @@ func keywordIn(re *syntax.Regexp, keywords []string) int {
 	})
 }
 
-// tailOf is what must follow a keyword's end for a match, anchored there; nil when it may depend on what stands before.
-func tailOf(rest []*syntax.Regexp) *opening {
+// tailDFA returns the DFA of what must follow the end of a keyword; nil when that may depend on the
+// text before.
+func tailDFA(rest []*syntax.Regexp) *prefixDFA {
 	re := &syntax.Regexp{Op: syntax.OpConcat, Sub: rest}
 	if looksBack(re) {
 		return nil
 	}
-	return openingOf(re)
+	return prefixDFAOf(re)
 }
 
-// looksBack tells whether an expression may depend on what stands before it.
+// looksBack reports whether an expression may depend on the text before it.
 func looksBack(re *syntax.Regexp) bool {
 	switch re.Op {
 	case syntax.OpWordBoundary, syntax.OpNoWordBoundary, syntax.OpBeginLine, syntax.OpBeginText:
@@ -278,28 +285,28 @@ func endsIn(word string, keywords []string) bool {
 	return slices.ContainsFunc(keywords, func(k string) bool { return strings.HasSuffix(word, strings.ToLower(k)) })
 }
 
-// demands tells whether every match must contain a keyword.
-func demands(re *syntax.Regexp, keywords []string) bool {
+// requiresKeyword reports whether every match must contain a keyword.
+func requiresKeyword(re *syntax.Regexp, keywords []string) bool {
 	if words, ok := spell(re); ok {
 		return len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !containsAny(w, keywords) })
 	}
 	switch re.Op {
 	case syntax.OpCapture, syntax.OpPlus:
-		return demands(re.Sub[0], keywords)
+		return requiresKeyword(re.Sub[0], keywords)
 	case syntax.OpRepeat:
-		return re.Min > 0 && demands(re.Sub[0], keywords)
+		return re.Min > 0 && requiresKeyword(re.Sub[0], keywords)
 	case syntax.OpAlternate:
-		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !demands(s, keywords) })
+		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !requiresKeyword(s, keywords) })
 	case syntax.OpConcat:
-		return concatDemands(re.Sub, keywords)
+		return concatRequiresKeyword(re.Sub, keywords)
 	}
 	return false
 }
 
-// concatDemands looks at every row of neighbours that can be spelled out, and at each part by itself.
-func concatDemands(subs []*syntax.Regexp, keywords []string) bool {
+// concatRequiresKeyword checks every row of parts that can be spelled out, and each part by itself.
+func concatRequiresKeyword(subs []*syntax.Regexp, keywords []string) bool {
 	for i := range subs {
-		if demands(subs[i], keywords) {
+		if requiresKeyword(subs[i], keywords) {
 			return true
 		}
 		for j := i + 2; j <= len(subs); j++ {
@@ -323,7 +330,8 @@ func containsAny(word string, keywords []string) bool {
 // maxSpelled bounds the words that an expression is spelled out into.
 const maxSpelled = 2048
 
-// spell lists everything that an expression can match, in lower case, if that is not much.
+// spell lists everything that an expression can match, in lower case; ok is false when that is too
+// much.
 func spell(re *syntax.Regexp) (words []string, ok bool) {
 	switch re.Op {
 	case syntax.OpEmptyMatch, syntax.OpWordBoundary, syntax.OpNoWordBoundary, syntax.OpBeginLine, syntax.OpEndLine, syntax.OpBeginText, syntax.OpEndText:
@@ -380,8 +388,8 @@ func spellRow(subs []*syntax.Regexp) (words []string, ok bool) {
 	return words, true
 }
 
-// shortest is the least that an expression can match, in characters.
-func shortest(re *syntax.Regexp) int {
+// minMatchLen is the length of the shortest match, in characters.
+func minMatchLen(re *syntax.Regexp) int {
 	n := 0
 	switch re.Op {
 	case syntax.OpLiteral:
@@ -391,35 +399,36 @@ func shortest(re *syntax.Regexp) int {
 	case syntax.OpStar, syntax.OpQuest:
 		return 0
 	case syntax.OpRepeat:
-		return re.Min * shortest(re.Sub[0])
+		return re.Min * minMatchLen(re.Sub[0])
 	case syntax.OpAlternate:
-		n = shortest(re.Sub[0])
+		n = minMatchLen(re.Sub[0])
 		for _, sub := range re.Sub[1:] {
-			n = min(n, shortest(sub))
+			n = min(n, minMatchLen(sub))
 		}
 		return n
 	}
 	for _, sub := range re.Sub {
-		n += shortest(sub)
+		n += minMatchLen(sub)
 	}
 	return n
 }
 
-// relaxed is an expression without what it wants to see around a match: in a text whose parts were joined, anything may stand there.
-func relaxed(re *syntax.Regexp) *syntax.Regexp {
-	re = withoutBorders(re)
+// withoutContext is an expression without the assertions and delimiters around a match: in a text
+// whose parts were joined, anything may be adjacent.
+func withoutContext(re *syntax.Regexp) *syntax.Regexp {
+	re = withoutBoundaries(re)
 	if re.Op != syntax.OpConcat {
 		return re
 	}
 	subs := re.Sub
-	for len(subs) > 1 && ends(subs[len(subs)-1]) {
+	for len(subs) > 1 && isEndAssertion(subs[len(subs)-1]) {
 		subs = subs[:len(subs)-1]
 	}
 	return &syntax.Regexp{Op: syntax.OpConcat, Flags: re.Flags, Sub: subs}
 }
 
-// withoutBorders is an expression without any assertion about the border of a word.
-func withoutBorders(re *syntax.Regexp) *syntax.Regexp {
+// withoutBoundaries is an expression without its word boundaries.
+func withoutBoundaries(re *syntax.Regexp) *syntax.Regexp {
 	if re.Op == syntax.OpWordBoundary {
 		return &syntax.Regexp{Op: syntax.OpEmptyMatch}
 	}
@@ -429,15 +438,15 @@ func withoutBorders(re *syntax.Regexp) *syntax.Regexp {
 	copied := *re
 	copied.Sub = nil
 	for _, sub := range re.Sub {
-		if sub = withoutBorders(sub); sub.Op != syntax.OpEmptyMatch || re.Op != syntax.OpConcat {
+		if sub = withoutBoundaries(sub); sub.Op != syntax.OpEmptyMatch || re.Op != syntax.OpConcat {
 			copied.Sub = append(copied.Sub, sub)
 		}
 	}
 	return &copied
 }
 
-// bitsOf tells how unlikely it is that random base64 matches, as a power of two.
-func bitsOf(re *syntax.Regexp) float64 {
+// matchBits is how unlikely it is that random base64 matches, as a power of two.
+func matchBits(re *syntax.Regexp) float64 {
 	bits := 0.0
 	switch re.Op {
 	case syntax.OpLiteral:
@@ -459,16 +468,16 @@ func bitsOf(re *syntax.Regexp) float64 {
 	case syntax.OpStar, syntax.OpQuest:
 		return 0
 	case syntax.OpRepeat:
-		return float64(re.Min) * bitsOf(re.Sub[0])
+		return float64(re.Min) * matchBits(re.Sub[0])
 	case syntax.OpAlternate:
-		bits = bitsOf(re.Sub[0])
+		bits = matchBits(re.Sub[0])
 		for _, sub := range re.Sub[1:] {
-			bits = min(bits, bitsOf(sub))
+			bits = min(bits, matchBits(sub))
 		}
 		return bits
 	}
 	for _, sub := range re.Sub {
-		bits += bitsOf(sub)
+		bits += matchBits(sub)
 	}
 	return bits
 }
@@ -482,8 +491,8 @@ func in(ranges []rune, c rune) bool {
 	return false
 }
 
-// ends tells whether an expression is about the end of a word or a text.
-func ends(re *syntax.Regexp) bool {
+// isEndAssertion reports whether an expression asserts the end of a word or a text.
+func isEndAssertion(re *syntax.Regexp) bool {
 	return re.Op == syntax.OpWordBoundary || re.Op == syntax.OpEndText || re.Op == syntax.OpEndLine ||
-		shortest(re) == 0 && slices.ContainsFunc(re.Sub, ends)
+		minMatchLen(re) == 0 && slices.ContainsFunc(re.Sub, isEndAssertion)
 }

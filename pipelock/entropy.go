@@ -9,20 +9,20 @@ import (
 	"airlock/internal/secrets"
 )
 
-// chance finds what looks drawn by chance, whoever it is a token of.
-type chance bundle.Entropy
+// entropyDetector finds random-looking runs, whatever kind of token they are.
+type entropyDetector bundle.Entropy
 
-// ruleChance is the rule of such a finding.
-const ruleChance = "high-entropy"
+// ruleEntropy is the rule of such a finding.
+const ruleEntropy = "high-entropy"
 
-// longestChance is the longest run that is taken for a token, in bytes: longer
-// ones are images and files.
-const longestChance = 1 << 10
+// maxEntropyRun is the longest run that is taken for a token, in bytes: longer ones are images and
+// files.
+const maxEntropyRun = 1 << 10
 
-// find returns the runs with enough bits a character. UUIDs, digests and images are
-// excused. It looks at where a run that is long enough would have its last byte
-// at least, and back from there: most of a text is passed over.
-func (c chance) find(data []byte) (found []secrets.Finding) {
+// find returns the runs with enough bits per character, except UUIDs, digests and images. It tests
+// where a run of the minimum length would have its last byte and walks back from there, so that
+// most of a text is skipped.
+func (c entropyDetector) find(data []byte) (found []secrets.Finding) {
 	least := max(1, c.Length)
 	done := 0
 	for at := least - 1; at < len(data); {
@@ -38,36 +38,36 @@ func (c chance) find(data []byte) (found []secrets.Finding) {
 		for end < len(data) && tokenByte[data[end]] {
 			end++
 		}
-		if end-start <= longestChance && c.judge(data, start, end) {
-			found = append(found, secrets.Finding{Rule: ruleChance, Start: start, End: end})
+		if end-start <= maxEntropyRun && c.looksRandom(data, start, end) {
+			found = append(found, secrets.Finding{Rule: ruleEntropy, Start: start, End: end})
 		}
 		done, at = end, end+least
 	}
 	return found
 }
 
-func (c chance) judge(data []byte, start, end int) bool {
+func (c entropyDetector) looksRandom(data []byte, start, end int) bool {
 	run := data[start:end]
-	if !varied(run) || isUUID(string(run)) || isDigest(run) || isImage(data, start) {
+	if !mixesClasses(run) || isUUID(string(run)) || isDigest(run) || isImage(data, start) {
 		return false
 	}
-	return bitsOf(run) >= c.Bits
+	return shannonBits(run) >= c.Bits
 }
 
 // tokenByte are the characters of base64 in both alphabets.
 var tokenByte = func() (t [256]bool) {
 	for c := range 256 {
-		t[c] = crumbClass[c] != 0 && c != '.' && c != '~'
+		t[c] = charClass[c] != 0 && c != '.' && c != '~'
 	}
 	return t
 }()
 
-// varied tells whether a run has digits and changes between classes of
-// characters as words do not.
-func varied(run []byte) bool {
+// mixesClasses reports whether a run has digits and changes between character classes more often
+// than words do.
+func mixesClasses(run []byte) bool {
 	changes, digits, last := 0, 0, byte(0)
 	for _, b := range run {
-		c := crumbClass[b]
+		c := charClass[b]
 		if c == 3 {
 			digits++
 		}
@@ -88,10 +88,11 @@ var digestLengths = []int{32, 40, 48, 56, 64, 96, 128}
 // lockfiles.
 var digestNames = [][]byte{[]byte("sha1-"), []byte("sha256-"), []byte("sha384-"), []byte("sha512-"), []byte("sha256/"), []byte("h1-"), []byte("md5-")}
 
-// isDigest tells whether a run is a digest as they are written: a hash may be
-// drawn by chance, and is no secret.
+// isDigest reports whether a run has the usual form of a digest: a hash may look random but is not
+// a secret.
 func isDigest(run []byte) bool {
-	if slices.Contains(digestLengths, len(run)) && !bytes.ContainsFunc(run, func(r rune) bool { return r > 0x7f || !isHexDigit(byte(r)) }) {
+	notHex := func(r rune) bool { return r > 0x7f || !isHexDigit(byte(r)) }
+	if slices.Contains(digestLengths, len(run)) && !bytes.ContainsFunc(run, notHex) {
 		return true
 	}
 	return slices.ContainsFunc(digestNames, func(name []byte) bool { return bytes.HasPrefix(run, name) })
@@ -100,7 +101,7 @@ func isDigest(run []byte) bool {
 // imageStarts are how files of images begin in base64.
 var imageStarts = [][]byte{[]byte("iVBORw0KGgo"), []byte("/9j/"), []byte("R0lGOD"), []byte("UklGR"), []byte("PHN2Zy")}
 
-// isImage tells whether the run that starts there is an image, or is said to be one.
+// isImage reports whether the run at start is an image, or is declared to be one.
 func isImage(data []byte, start int) bool {
 	if bytes.HasSuffix(data[max(0, start-64):start], []byte(";base64,")) {
 		return true
@@ -108,8 +109,8 @@ func isImage(data []byte, start int) bool {
 	return slices.ContainsFunc(imageStarts, func(s []byte) bool { return bytes.HasPrefix(data[start:], s) })
 }
 
-// bitsOf is Shannon's entropy a character.
-func bitsOf(run []byte) (sum float64) {
+// shannonBits is Shannon's entropy in bits per character.
+func shannonBits(run []byte) (sum float64) {
 	var counts [256]int
 	for _, c := range run {
 		counts[c]++

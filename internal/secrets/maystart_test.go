@@ -9,7 +9,7 @@ import (
 	"airlock/internal/lab"
 )
 
-func TestOpens(t *testing.T) {
+func TestMayStart(t *testing.T) {
 	s, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -20,7 +20,7 @@ func TestOpens(t *testing.T) {
 			"half": k[:20], "behind other things": "abc" + k[:12], "most of the keyword": "id=" + k[:3],
 			"base64": base64.StdEncoding.EncodeToString([]byte("x " + k))[:24], "hex": hex.EncodeToString([]byte("x" + k))[:32], "hex, odd": "a" + hex.EncodeToString([]byte(k))[:31],
 		} {
-			if !s.Opens(piece) {
+			if !s.MayStart(piece) {
 				t.Errorf("%s: nothing is awaited behind it", name)
 			}
 		}
@@ -30,7 +30,7 @@ func TestOpens(t *testing.T) {
 		b := make([]byte, 16)
 		_, _ = rand.Read(b) // it never fails
 		for _, text := range []string{hex.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b)} {
-			if s.Opens(text) {
+			if s.MayStart(text) {
 				opens++
 			}
 		}
@@ -47,6 +47,6 @@ func BenchmarkOpens(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		s.Opens("8f14e45fceea167a5a36dedd4bea2543")
+		s.MayStart("8f14e45fceea167a5a36dedd4bea2543")
 	}
 }

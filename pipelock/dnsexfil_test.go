@@ -50,7 +50,7 @@ var ordinary = strings.Fields(`
 	mynamespace-myservice-7d9f8b6c5d-x2k4j|apps.example.com argo-workflow-template-abc12-1234567890|apps.example.com
 `)
 
-func TestOrdinaryNames(t *testing.T) {
+func TestOrdinaryNamesPass(t *testing.T) {
 	if len(ordinary) < 60 {
 		t.Fatalf("only %d names", len(ordinary))
 	}
@@ -58,15 +58,15 @@ func TestOrdinaryNames(t *testing.T) {
 	for _, name := range ordinary {
 		below, domain, _ := strings.Cut(name, "|")
 		a := policy.Authority{Host: host(t, below+"."+domain), Port: 443}
-		if v := s.judgeName(t.Context(), a, strings.Split(below, "."), "*."+domain); !v.Allow {
-			t.Errorf("%s: %+v (%d)", name, v, randomIn(strings.Split(below, ".")))
+		if v := s.checkName(t.Context(), a, strings.Split(below, "."), "*."+domain); !v.Allow {
+			t.Errorf("%s: %+v (%d)", name, v, randomChars(strings.Split(below, ".")))
 		}
 	}
 }
 
-// TestNamesThatCarryData has a token in the alphabets of names, and what
+// TestNamesThatCarryDataAreRefused has a token in the alphabets of names, and what
 // programs that tunnel through DNS ask for.
-func TestNamesThatCarryData(t *testing.T) {
+func TestNamesThatCarryDataAreRefused(t *testing.T) {
 	s := testScanner(t, "")
 	k := lab.Token()
 	b32 := func(text string) string {
@@ -103,8 +103,8 @@ func TestNamesThatCarryData(t *testing.T) {
 	} {
 		a := policy.Authority{Host: host(t, below+".cdn.test"), Port: 443}
 		for range 2 {
-			if v := s.judgeName(t.Context(), a, strings.Split(below, "."), "*.cdn.test"); v.Allow {
-				t.Errorf("%s passes: %s (%d)", name, below, randomIn(strings.Split(below, ".")))
+			if v := s.checkName(t.Context(), a, strings.Split(below, "."), "*.cdn.test"); v.Allow {
+				t.Errorf("%s passes: %s (%d)", name, below, randomChars(strings.Split(below, ".")))
 			} else if strings.Contains(v.Why, below) {
 				t.Errorf("%s: told", name)
 			}
@@ -132,35 +132,35 @@ func TestKnownValuesInNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	label := new(big.Int).SetBytes([]byte(value)).Text(36)
-	v := s.judgeName(t.Context(), policy.Authority{Host: host(t, label+".cdn.test"), Port: 443}, []string{label}, "*.cdn.test")
+	v := s.checkName(t.Context(), policy.Authority{Host: host(t, label+".cdn.test"), Port: 443}, []string{label}, "*.cdn.test")
 	if v.Rule != "secret: EGRESS_DIGEST_0" {
 		t.Errorf("%+v", v)
 	}
 }
 
-// TestManyNames: each of them could be an ordinary one.
-func TestManyNames(t *testing.T) {
+// TestManyNewRandomNamesAreRefused: each of them could be an ordinary one.
+func TestManyNewRandomNamesAreRefused(t *testing.T) {
 	s := testScanner(t, "")
 	passed := 0
 	for i := range 500 {
 		label := fmt.Sprintf("%x", sha256.Sum256([]byte{byte(i), byte(i >> 8)}))[:40]
 		a := policy.Authority{Host: host(t, label+".cdn.test"), Port: 443}
-		if s.judgeName(t.Context(), a, []string{label}, "*.cdn.test").Allow {
+		if s.checkName(t.Context(), a, []string{label}, "*.cdn.test").Allow {
 			passed++
 		}
 	}
-	if passed != newNames {
+	if passed != maxNewNames {
 		t.Errorf("%d passed", passed)
 	}
 	for i := range 500 {
 		label := fmt.Sprintf("worker-%d", i)
-		if v := s.judgeName(t.Context(), policy.Authority{Host: host(t, label+".cdn.test"), Port: 443}, []string{label}, "*.cdn.test"); !v.Allow {
+		if v := s.checkName(t.Context(), policy.Authority{Host: host(t, label+".cdn.test"), Port: 443}, []string{label}, "*.cdn.test"); !v.Allow {
 			t.Fatalf("%s: %+v", label, v)
 		}
 	}
 }
 
-func TestBelow(t *testing.T) {
+func TestAgentLabelsUnderWildcards(t *testing.T) {
 	r := newRules(parse(t, "version: 1\nhosts: {named.cdn.test: 192.0.2.1}\nallow: [{host: old.cdn.test, expires: 2020-01-01T00:00:00Z}, \"*.cdn.test\", a.exact.cdn.test, \"*.deep.cdn.test\", \"*.x.test:8443\"]\n"))
 	for name, want := range map[string]string{
 		"a.cdn.test:443": "a|*.cdn.test", "a.b.cdn.test:443": "a b|*.cdn.test", "a.exact.cdn.test:443": "|", "a.b.deep.cdn.test:443": "a b|*.deep.cdn.test",
@@ -170,7 +170,7 @@ func TestBelow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		labels, pattern := r.below(a, time.Now())
+		labels, pattern := r.agentLabels(a, time.Now())
 		if got := strings.Join(labels, " ") + "|" + pattern; got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}

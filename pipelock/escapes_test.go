@@ -10,9 +10,9 @@ import (
 	"airlock/internal/lab"
 )
 
-// TestSpellingsOfParts: what some receivers read as quoted-printable is read
+// TestEscapesOfParts: what some receivers read as quoted-printable is read
 // as that here.
-func TestSpellingsOfParts(t *testing.T) {
+func TestEscapesOfParts(t *testing.T) {
 	s := testScanner(t, "")
 	k := lab.Token()
 	var q string

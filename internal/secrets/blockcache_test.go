@@ -19,8 +19,8 @@ func conversation(r *rand.Rand, n int) string {
 	return b.String()
 }
 
-// TestRemember hides something in a long text all of which is known but for that. It is found wherever it is, each time, as if nothing were known.
-func TestRemember(t *testing.T) {
+// TestCachedBlocksHideNothing hides something in a long text all of which is known but for that. It is found wherever it is, each time, as if nothing were known.
+func TestCachedBlocksHideNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 8))
 	s := newScanner(t, Options{ArchiveDepth: 4, Remember: true})
 	all := disguises()
@@ -34,7 +34,7 @@ func TestRemember(t *testing.T) {
 				t.Fatalf("%v, %v", found, err)
 			}
 		}
-		hidden := "\n" + all[name](fresh(t, s, r, "github-pat")) + "\n"
+		hidden := "\n" + all[name](newToken(t, s, r, "github-pat")) + "\n"
 		at := []int{0, len(text), block - 20, 2 * block, 3*block - longest, 2*block + longest - 5, r.IntN(len(text))}[i%7]
 		for range 2 { // what was refused is not remembered
 			found, err := s.Scan(t.Context(), []byte(text[:at]+hidden+text[at:]))
@@ -47,13 +47,13 @@ func TestRemember(t *testing.T) {
 			}
 		}
 	}
-	if n := s.clean.Len(); n == 0 || n > 2*maxBlocks {
+	if n := s.cache.Len(); n == 0 || n > 2*maxBlocks {
 		t.Errorf("%d blocks are remembered", n)
 	}
 }
 
-// TestRememberLong has a key longer than any token over the border of a block.
-func TestRememberLong(t *testing.T) {
+// TestLongTextsAreCached has a key longer than any token over the border of a block.
+func TestLongTextsAreCached(t *testing.T) {
 	s := newScanner(t, Options{Remember: true})
 	r := rand.New(rand.NewPCG(9, 9))
 	text := conversation(r, 3*block)
@@ -68,9 +68,9 @@ func TestRememberLong(t *testing.T) {
 	}
 }
 
-// TestKeyOfABlock: where a text begins or ends counts.
-func TestKeyOfABlock(t *testing.T) {
-	c := newClean()
+// TestBlockKeyCoversSurroundings: where a text begins or ends counts.
+func TestBlockKeyCoversSurroundings(t *testing.T) {
+	c := newBlockCache()
 	text := strings.Repeat("a", 4*block)
 	if c.key(text, 0, block) == c.key(text, block, 2*block) {
 		t.Error("the beginning of a text is like its middle")

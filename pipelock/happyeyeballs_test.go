@@ -66,7 +66,7 @@ func silentAt(t *testing.T, ip [4]byte, port int) {
 	}
 }
 
-func TestInterleave(t *testing.T) {
+func TestInterleaveAlternatesFamilies(t *testing.T) {
 	for _, c := range []struct{ in, want []netip.Addr }{
 		{addrs("1.1.1.1"), addrs("1.1.1.1")},
 		{addrs("2606::1", "2606::2", "1.1.1.1", "1.1.1.2", "1.1.1.3"), addrs("2606::1", "1.1.1.1", "2606::2", "1.1.1.2", "1.1.1.3")},
@@ -79,8 +79,8 @@ func TestInterleave(t *testing.T) {
 	}
 }
 
-// TestRace: an address that refuses, and one that is silent, hold nobody up.
-func TestRace(t *testing.T) {
+// TestFirstConnectionWins: an address that refuses, and one that is silent, hold nobody up.
+func TestFirstConnectionWins(t *testing.T) {
 	text, ended := listenAt(t, "127.0.0.9:0")
 	port, err := net.LookupPort("tcp", text)
 	if err != nil {
@@ -93,7 +93,7 @@ func TestRace(t *testing.T) {
 		"behind one that is silent": addrs("127.0.0.8", "127.0.0.9"), "behind both": addrs("127.0.0.7", "127.0.0.8", "127.0.0.9"),
 	} {
 		began := time.Now()
-		c, err := g.race(t.Context(), list, uint16(port))
+		c, err := g.dialParallel(t.Context(), list, uint16(port))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -108,19 +108,19 @@ func TestRace(t *testing.T) {
 	for i := range many {
 		many[i] = netip.AddrFrom4([4]byte{127, 0, 1, byte(i)})
 	}
-	if _, err := g.race(t.Context(), many, uint16(port)); err == nil || strings.Count(err.Error(), "refused") != maxAddrs {
+	if _, err := g.dialParallel(t.Context(), many, uint16(port)); err == nil || strings.Count(err.Error(), "refused") != maxAddrs {
 		t.Errorf("thirty that refuse: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if c, err := g.race(ctx, addrs("127.0.0.8", "127.0.0.8"), uint16(port)); err == nil {
+	if c, err := g.dialParallel(ctx, addrs("127.0.0.8", "127.0.0.8"), uint16(port)); err == nil {
 		c.Close()
 		t.Error("a silent address answered")
 	}
 }
 
-// TestLosersAreClosed lets two attempts run side by side.
-func TestLosersAreClosed(t *testing.T) {
+// TestSlowerConnectionsAreClosed lets two attempts run side by side.
+func TestSlowerConnectionsAreClosed(t *testing.T) {
 	text, first := listenAt(t, "127.0.0.9:0")
 	_, second := listenAt(t, "127.0.0.10:"+text)
 	port, err := net.LookupPort("tcp", text)
@@ -139,7 +139,7 @@ func TestLosersAreClosed(t *testing.T) {
 		lab.Receive(t, both, "both dials begin")
 		return nil
 	}
-	c, err := g.race(t.Context(), addrs("127.0.0.9", "127.0.0.10"), uint16(port))
+	c, err := g.dialParallel(t.Context(), addrs("127.0.0.9", "127.0.0.10"), uint16(port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,9 +161,9 @@ func TestLosersAreClosed(t *testing.T) {
 	}
 }
 
-// TestOwnAddresses: a range exempts neither the doors of the bundle nor the
+// TestOwnPortsAndAddressesAreRefused: a range exempts neither the doors of the bundle nor the
 // machine's own addresses.
-func TestOwnAddresses(t *testing.T) {
+func TestOwnPortsAndAddressesAreRefused(t *testing.T) {
 	isOwn := func(a netip.Addr) bool { return slices.Contains(addrs("10.9.8.7", "93.184.216.40", "2606:4700::5"), a) }
 	r := newRules(parse(t, `version: 1
 listen: 0.0.0.0:18888
@@ -203,20 +203,20 @@ addresses: {allow: [127.0.0.0/8, 10.0.0.0/8, 192.168.7.7/32]}
 	}
 }
 
-// TestOwn asks the system.
-func TestOwn(t *testing.T) {
+// TestIsOwnAddr asks the system.
+func TestIsOwnAddr(t *testing.T) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range list {
 		addr := netip.MustParsePrefix(a.String()).Addr().Unmap()
-		if !addr.IsLinkLocalUnicast() && !own(addr) {
+		if !addr.IsLinkLocalUnicast() && !isOwnAddr(addr) {
 			t.Errorf("%s is not known as our own", addr)
 		}
 	}
 	for _, a := range addrs("93.184.216.34", "10.254.253.252") {
-		if own(a) {
+		if isOwnAddr(a) {
 			t.Errorf("%s is taken for our own", a)
 		}
 	}

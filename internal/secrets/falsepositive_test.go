@@ -21,9 +21,9 @@ func uuid() string {
 	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-a" + h[17:20] + "-" + h[20:]
 }
 
-// TestWhatIsNoSecret has what real clients send all day. The values are made
+// TestFalsePositives has what real clients send all day. The values are made
 // anew each time: what passes must not pass by chance.
-func TestWhatIsNoSecret(t *testing.T) {
+func TestFalsePositives(t *testing.T) {
 	s, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)

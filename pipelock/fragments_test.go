@@ -31,9 +31,9 @@ func host(t testing.TB, name string) policy.Host {
 	return h
 }
 
-// TestSurfaces: whatever of a request holds a secret is named, and the secret
+// TestEverySurfaceIsScanned: whatever of a request holds a secret is named, and the secret
 // is not.
-func TestSurfaces(t *testing.T) {
+func TestEverySurfaceIsScanned(t *testing.T) {
 	s := testScanner(t, "")
 	token := lab.Token()
 	for _, c := range []struct {
@@ -50,7 +50,7 @@ func TestSurfaces(t *testing.T) {
 		{"name of a header", func() *http.Request { return withField("X-"+fmt.Sprintf("%x", token), "1") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := s.head(c.request(), handling{host: host(t, "a.ok.test")})
+			v := s.head(c.request(), scanContext{host: host(t, "a.ok.test")})
 			if !isFinding(v) || !strings.HasPrefix(v.Why, "the "+c.name+" holds") || strings.Contains(v.Why, token[4:]) {
 				t.Errorf("%+v", v)
 			}
@@ -64,8 +64,8 @@ func withField(name, value string) *http.Request {
 	return r
 }
 
-// TestPiecesOfOneRequest has secrets of which no surface holds enough.
-func TestPiecesOfOneRequest(t *testing.T) {
+// TestSecretSplitOverOneRequestIsRefused has secrets of which no surface holds enough.
+func TestSecretSplitOverOneRequestIsRefused(t *testing.T) {
 	s := testScanner(t, "")
 	for i, change := range []func(r *http.Request, k string){
 		func(r *http.Request, k string) { fields(r, "X-A", k[:20], "X-B", k[20:]) },
@@ -87,11 +87,11 @@ func TestPiecesOfOneRequest(t *testing.T) {
 		r := httptest.NewRequest("GET", "https://a.ok.test/", nil)
 		fields(r, "Accept", "*/*", "User-Agent", "Go-http-client/1.1", "X-Stainless-Lang", "python")
 		change(r, apart())
-		v := s.head(r, handling{host: host(t, fmt.Sprintf("h%d.ok.test", i))})
+		v := s.head(r, scanContext{host: host(t, fmt.Sprintf("h%d.ok.test", i))})
 		if !isFinding(v) {
 			t.Errorf("%d: %+v", i, v)
 		}
-		if again := s.head(r, handling{host: host(t, fmt.Sprintf("h%d.ok.test", i))}); again != v {
+		if again := s.head(r, scanContext{host: host(t, fmt.Sprintf("h%d.ok.test", i))}); again != v {
 			t.Errorf("%d: the second time %+v", i, again)
 		}
 	}
@@ -103,9 +103,9 @@ func fields(r *http.Request, pairs ...string) {
 	}
 }
 
-// TestPiecesOfSeveralRequests has secrets that go out over time, and which
+// TestSecretSplitOverRequestsIsRefused has secrets that go out over time, and which
 // another host has no part of.
-func TestPiecesOfSeveralRequests(t *testing.T) {
+func TestSecretSplitOverRequestsIsRefused(t *testing.T) {
 	one := func(s *scanner, h, piece string, n int) policy.Verdict {
 		r := httptest.NewRequest("POST", "https://"+h+"/", strings.NewReader(`{"note": "`+piece+`"}`))
 		switch n % 3 {
@@ -115,9 +115,9 @@ func TestPiecesOfSeveralRequests(t *testing.T) {
 			r = httptest.NewRequest("GET", "https://"+h+"/", nil)
 			r.Header.Set("X-Part", piece)
 		}
-		v := s.head(r, handling{host: host(t, h)})
+		v := s.head(r, scanContext{host: host(t, h)})
 		if v.Allow {
-			v, _ = s.body(r, handling{host: host(t, h), report: silent})
+			v, _ = s.body(r, scanContext{host: host(t, h), report: silent})
 		}
 		return v
 	}
@@ -164,28 +164,28 @@ func apart() string {
 
 func never(string) bool { return false }
 
-// TestTrailsAreBounded in hosts, in what is kept of each, and in time.
-func TestTrailsAreBounded(t *testing.T) {
-	var trails trails
+// TestHistoriesAreBounded in hosts, in what is kept of each, and in time.
+func TestHistoriesAreBounded(t *testing.T) {
+	var hosts histories
 	now := time.Now()
-	for i := range 2 * crumbHosts {
-		var all []crumb
+	for i := range 2 * maxHistories {
+		var all []fragment
 		for j := range 100 {
-			all = append(all, crumb{text: fmt.Sprintf("a1B2c3D4%dx%d", i, j)})
+			all = append(all, fragment{text: fmt.Sprintf("a1B2c3D4%dx%d", i, j)})
 		}
-		trails.follow(host(t, fmt.Sprintf("h%d.test", i)), all, never, now.Add(time.Duration(i)))
+		hosts.add(host(t, fmt.Sprintf("h%d.test", i)), all, never, now.Add(time.Duration(i)))
 	}
-	if len(trails.hosts) != crumbHosts {
-		t.Errorf("%d hosts", len(trails.hosts))
+	if len(hosts.hosts) != maxHistories {
+		t.Errorf("%d hosts", len(hosts.hosts))
 	}
-	for h, own := range trails.hosts {
-		if len(own.crumbs) != keptCrumbs {
-			t.Errorf("%s: %d crumbs", h, len(own.crumbs))
+	for h, own := range hosts.hosts {
+		if len(own.fragments) != maxFragments {
+			t.Errorf("%s: %d fragments", h, len(own.fragments))
 		}
 	}
-	last := host(t, fmt.Sprintf("h%d.test", 2*crumbHosts-1))
-	if _, before := trails.follow(last, nil, never, now.Add(keptFor+time.Minute)); len(before) != 0 {
-		t.Errorf("%d crumbs are left", len(before))
+	last := host(t, fmt.Sprintf("h%d.test", 2*maxHistories-1))
+	if _, before := hosts.add(last, nil, never, now.Add(historyTTL+time.Minute)); len(before) != 0 {
+		t.Errorf("%d fragments are left", len(before))
 	}
 }
 
@@ -199,7 +199,7 @@ func TestOrdinaryRequests(t *testing.T) {
 			"Traceparent", fmt.Sprintf("00-%032x-%016x-01", n*104729, n*31), "Idempotency-Key", fmt.Sprintf("stainless-python-retry-%08x-1234-4234-8234-123456789abc", n),
 			"If-None-Match", fmt.Sprintf(`W/"%x"`, n*65537), "X-Amz-Date", "20261121T194158Z", "X-Amz-Content-Sha256", fmt.Sprintf("%064x", n*15485863),
 			"Cookie", fmt.Sprintf("sid=s%%3A%032x.%x; lang=SK; theme=dark", n*193, n), "Range", "bytes=0-1023", "X-Npm-Session", fmt.Sprintf("%016x", n*999331))
-		if v := s.head(r, handling{host: h}); !v.Allow {
+		if v := s.head(r, scanContext{host: h}); !v.Allow {
 			t.Fatalf("%d: %+v", n, v)
 		}
 	}
@@ -309,9 +309,9 @@ func TestMultipart(t *testing.T) {
 	}
 }
 
-// TestPiecesInFrames has halves with control frames between them, in two
+// TestSecretSplitOverFramesIsRefused has halves with control frames between them, in two
 // pings, and in two texts that are more than their halves.
-func TestPiecesInFrames(t *testing.T) {
+func TestSecretSplitOverFramesIsRefused(t *testing.T) {
 	frame := func(first byte, payload string) []byte {
 		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...) // masked with zeros
 	}
@@ -328,7 +328,7 @@ func TestPiecesInFrames(t *testing.T) {
 		"the second half first":         {frame(0x81, `{"a":"`+b+`"}`), frame(0x81, `{"a":"`+a+`"}`)},
 	} {
 		s := testScanner(t, "")
-		in := s.frames(t.Context(), handling{host: host(t, "a.ok.test"), report: silent})
+		in := s.frames(t.Context(), scanContext{host: host(t, "a.ok.test"), report: silent})
 		for i, f := range flow {
 			_, err := in.Feed(f)
 			if last := i == len(flow)-1; (err != nil) != last {
@@ -338,9 +338,9 @@ func TestPiecesInFrames(t *testing.T) {
 	}
 }
 
-// TestPiecesInOtherForms: halves in base64 and in hexadecimal, and halves of a
+// TestSplitSecretIsFoundInOtherEncodings: halves in base64 and in hexadecimal, and halves of a
 // known value, of which no rule knows anything.
-func TestPiecesInOtherForms(t *testing.T) {
+func TestSplitSecretIsFoundInOtherEncodings(t *testing.T) {
 	value := base64.RawURLEncoding.EncodeToString(random(18))
 	for !looksRandom(value[:12]) || !looksRandom(value[12:]) {
 		value = base64.RawURLEncoding.EncodeToString(random(18))
@@ -365,7 +365,7 @@ func TestPiecesInOtherForms(t *testing.T) {
 			halves := []string{text[:len(text)/2], text[len(text)/2:]}
 			h := host(t, fmt.Sprintf("h%d-%d.ok.test", n, i))
 			for at, half := range []int{i, 1 - i} {
-				v := s.head(withField("X-Part", halves[half]), handling{host: h})
+				v := s.head(withField("X-Part", halves[half]), scanContext{host: h})
 				if v.Allow != (at == 0) {
 					t.Errorf("form %d, half %d: %+v", n, half, v)
 				}

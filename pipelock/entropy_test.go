@@ -51,10 +51,10 @@ func TestEntropy(t *testing.T) {
 	}
 	r := httptest.NewRequest("GET", "https://a.ok.test/", nil)
 	r.Header.Set("X-Blob", base64.RawURLEncoding.EncodeToString(random(48)))
-	if v := s.head(r, handling{host: host(t, "a.ok.test")}); v.Rule != "secret: high-entropy" || !strings.Contains(v.Why, "X-Blob") {
+	if v := s.head(r, scanContext{host: host(t, "a.ok.test")}); v.Rule != "secret: high-entropy" || !strings.Contains(v.Why, "X-Blob") {
 		t.Errorf("a field: %+v", v)
 	}
-	if v := testScanner(t, "").head(r, handling{host: host(t, "a.ok.test")}); !v.Allow {
+	if v := testScanner(t, "").head(r, scanContext{host: host(t, "a.ok.test")}); !v.Allow {
 		t.Errorf("off: %+v", v)
 	}
 }
@@ -88,7 +88,7 @@ func TestOperatorsRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, rule := range map[string]string{"see OWN-123456": "secret: own-ticket", lab.Token(): "secret: github-pat", "OWN-12": ""} {
-		v := s.look(t.Context(), "body", []byte(text))
+		v := s.scanText(t.Context(), "body", []byte(text))
 		if v.Allow != (rule == "") || rule != "" && v.Rule != rule {
 			t.Errorf("%+v, want %q", v, rule)
 		}
@@ -103,10 +103,10 @@ func TestOperatorsRules(t *testing.T) {
 	}
 }
 
-// TestChanceFindsEachRun: as who looks at every byte does.
-func TestChanceFindsEachRun(t *testing.T) {
+// TestEntropyFindsEachRandomRun: as who looks at every byte does.
+func TestEntropyFindsEachRandomRun(t *testing.T) {
 	r := mathrand.New(mathrand.NewPCG(3, 4))
-	c := chance{Bits: 2, Length: 12}
+	c := entropyDetector{Bits: 2, Length: 12}
 	found := 0
 	for range 2000 {
 		data := make([]byte, r.IntN(90))
@@ -119,7 +119,7 @@ func TestChanceFindsEachRun(t *testing.T) {
 			for end < len(data) && tokenByte[data[end]] {
 				end++
 			}
-			if end-i >= c.Length && c.judge(data, i, end) {
+			if end-i >= c.Length && c.looksRandom(data, i, end) {
 				want = append(want, i, end)
 			}
 			i = end

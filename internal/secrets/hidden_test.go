@@ -326,12 +326,12 @@ var around = []func(string) string{
 // alone are disguises that are recognised only where nothing stands before them.
 var alone = []string{"gzip", "zlib", "deflate", "br", "zstd", "base64 in gzip"}
 
-// fresh makes a token that is found when nothing hides it, and that does not look like words by chance: a few of them do.
-func fresh(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
+// newToken makes a token that is found when nothing hides it, and that does not look like words by chance: a few of them do.
+func newToken(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
 	t.Helper()
 	for range 100 {
 		value := shapes[rule](r)
-		if found, err := s.Scan(t.Context(), []byte(value)); err == nil && rules(found)[rule] && dense(value) {
+		if found, err := s.Scan(t.Context(), []byte(value)); err == nil && rules(found)[rule] && looksRandom(value) {
 			return value
 		}
 	}
@@ -339,7 +339,7 @@ func fresh(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
 	return ""
 }
 
-func TestDisguises(t *testing.T) {
+func TestHiddenSecretsAreFound(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4})
 	r := rand.New(rand.NewPCG(39, 54))
 	missed := map[string]int{}
@@ -352,7 +352,7 @@ func TestDisguises(t *testing.T) {
 				if i > 0 && slices.Contains(alone, name) {
 					continue
 				}
-				value := fresh(t, s, r, rule)
+				value := newToken(t, s, r, rule)
 				n++
 				found, err := s.Scan(t.Context(), []byte(place(hide(value))))
 				if err != nil || !rules(found)[rule] {
@@ -394,13 +394,13 @@ func knowing(t testing.TB, value string) *Scanner {
 	return newScanner(t, Options{ArchiveDepth: 4, Known: map[string]Digest{"E": d}})
 }
 
-// TestPieces cuts values into what several fields, frames or requests may hold.
-func TestPieces(t *testing.T) {
+// TestTokensInPiecesAreFound cuts values into what several fields, frames or requests may hold.
+func TestTokensInPiecesAreFound(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 2))
 	s := newScanner(t, Options{})
 	for _, rule := range slices.Sorted(maps.Keys(shapes)) {
 		for range 20 {
-			value := fresh(t, s, r, rule)
+			value := newToken(t, s, r, rule)
 			at := 1 + r.IntN(len(value)-1)
 			pieces := [][]byte{[]byte("first"), []byte(value[:at]), []byte(value[at:]), []byte(" last")}
 			if found, err := s.Pieces(t.Context(), pieces); err != nil || !rules(found)[rule] {

@@ -15,22 +15,23 @@ import (
 const genericRule = "generic-api-key"
 
 var (
-	// positions are names of what says where one is, or which of many: cursors of pages, keys of caches and tables, the nonce of a
-	// WebSocket (RFC 6455 §4.1), the key that makes a request idempotent.
-	positions = regexp.MustCompile(`(?:^|[^a-z])(?:` +
+	// positionNames match names of positions and selectors, which are not secret: cursors of pages,
+	// keys of caches and tables, the nonce of a WebSocket (RFC 6455 §4.1), the key that makes a
+	// request idempotent.
+	positionNames = regexp.MustCompile(`(?:^|[^a-z])(?:` +
 		`(?:(?:next|prev|previous|page|paging|continuation|start|sync|cursor|resume|scroll|delta|skip)[-_. ]?)+token` +
 		`|(?:cache|idempotency|surrogate|partition|sort|primary|object|foreign|row|routing|dedup|dedupe|group|shard|index|storage|message|websocket)[-_. ]?key)$`)
-	// serious are names that leave no doubt.
-	serious = regexp.MustCompile(`api|secret|passw|auth|access|cred|private|client|sign|encrypt`)
+	// secretNames match names that leave no doubt.
+	secretNames = regexp.MustCompile(`api|secret|passw|auth|access|cred|private|client|sign|encrypt`)
 	// identifiers are UUIDs (RFC 9562 §4) and digests: of SHA-1, which names git's objects, and of SHA-2.
 	identifiers = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$`)
 )
 
-// noSecret reports whether what a rule matched is no secret by its own form.
-func noSecret(id, match, secret string) bool {
+// isFalsePositive reports whether what a rule matched is not a secret, by its own form.
+func isFalsePositive(id, match, secret string) bool {
 	switch id {
 	case genericRule:
-		return harmless(match, secret) || isChecksum(match, secret) || isIdentifier(secret)
+		return isFalseGeneric(match, secret) || isChecksum(match, secret) || isIdentifier(secret)
 	case "clickhouse-cloud-api-secret-key", "square-access-token", "facebook-page-access-token":
 		return isHash(secret) // a commit's id, a fingerprint or a checksum that begins like such a key
 	case "sourcegraph-access-token":
@@ -43,8 +44,9 @@ func noSecret(id, match, secret string) bool {
 	return false
 }
 
-// harmless reports whether what the generic rule found is no secret: by its name, or by its form where the name says little.
-func harmless(match, secret string) bool {
+// isFalseGeneric reports whether a match of the generic rule is not a secret: by its name, or by
+// its form where the name says little.
+func isFalseGeneric(match, secret string) bool {
 	name, _, _ := strings.Cut(match, secret)
 	name = strings.ToLower(strings.Trim(name, " \t\r\n'\"`=:>|?,\\"))
 	if i := strings.LastIndexAny(name, " \t\r\n'\"`=:>|?,&;"); i >= 0 {
@@ -53,7 +55,7 @@ func harmless(match, secret string) bool {
 	if strings.HasPrefix(secret, "age1") && len(secret) == agePublic { // the public key of age (Bech32)
 		return true
 	}
-	return positions.MatchString(name) || identifiers.MatchString(strings.ToLower(secret)) && !serious.MatchString(name)
+	return positionNames.MatchString(name) || identifiers.MatchString(strings.ToLower(secret)) && !secretNames.MatchString(name)
 }
 
 // agePublic is the length of a public key of age.
@@ -212,8 +214,8 @@ func isDemoToken(token string) bool {
 	})
 }
 
-// publicHere reports whether what a rule found is no secret in the place where it stands.
-func publicHere(text string, s span) bool {
+// isPublic reports whether a match is not a secret because of the text around it.
+func isPublic(text string, s span) bool {
 	switch s.rule {
 	case awsRule:
 		return inScope(text[s.end:])
