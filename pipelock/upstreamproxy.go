@@ -128,7 +128,7 @@ func (g *guard) viaProxy(ctx context.Context, a policy.Authority) (net.Conn, err
 }
 
 // proxied makes a plain-http request one that the proxy itself forwards (RFC 9112 §3.2.2): proxies
-// often refuse CONNECT to port 80. What changes protocols, and a host whose address stands in
+// often refuse CONNECT to port 80. What changes protocols, and a host whose address is in
 // hosts, go through a tunnel.
 //
 // Connections to the proxy are kept and shared by all hosts, so that everything is judged here and

@@ -100,7 +100,7 @@ type listing struct {
 	bad  bool
 }
 
-func (p *listing) take(n uint64) []byte {
+func (p *listing) next(n uint64) []byte {
 	if p.bad || n > uint64(len(p.rest)) {
 		p.bad, p.rest = true, nil
 		return nil
@@ -111,7 +111,7 @@ func (p *listing) take(n uint64) []byte {
 }
 
 func (p *listing) byte() byte {
-	if b := p.take(1); len(b) == 1 {
+	if b := p.next(1); len(b) == 1 {
 		return b[0]
 	}
 	return 0
@@ -151,13 +151,13 @@ func (p *listing) digests(n int) {
 	defined := n
 	if p.byte() == 0 {
 		defined = 0
-		for _, b := range p.take(uint64(n+7) / 8) {
+		for _, b := range p.next(uint64(n+7) / 8) {
 			for ; b != 0; b &= b - 1 {
 				defined++
 			}
 		}
 	}
-	p.take(4 * uint64(defined))
+	p.next(4 * uint64(defined))
 }
 
 // step is how a folder is coded: a method, and what it needs to know.
@@ -183,7 +183,7 @@ func (p *listing) folders(kind byte) (all []folder) {
 		id := p.byte()
 		if id == idArchive {
 			for p.byte() != idEnd && !p.bad {
-				p.take(p.number())
+				p.next(p.number())
 			}
 			id = p.byte()
 		}
@@ -245,12 +245,12 @@ func (p *listing) folder() folder {
 	ins, outs := 0, 0
 	for range p.count(maxSteps) {
 		flags := p.byte()
-		s := step{method: string(p.take(uint64(flags & 15))), in: 1, out: 1}
+		s := step{method: string(p.next(uint64(flags & 15))), in: 1, out: 1}
 		if flags&0x10 != 0 {
 			s.in, s.out = p.count(maxSteps), p.count(maxSteps)
 		}
 		if flags&0x20 != 0 {
-			s.props = p.take(p.number())
+			s.props = p.next(p.number())
 		}
 		if flags&0xc0 != 0 {
 			p.bad = true

@@ -137,7 +137,7 @@ func grams(k string) (all []uint32) {
 
 func (w *words) empty() bool { return len(w.folded) == 0 }
 
-// in reports whether any keyword stands in text.
+// in reports whether any keyword is in text.
 func (w *words) in(text string) (yes bool) {
 	for _, k := range w.single {
 		if strings.ContainsAny(text, k+strings.ToUpper(k)) {
