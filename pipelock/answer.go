@@ -111,15 +111,15 @@ func (w *watched) Read(p []byte) (int, error) {
 	}
 	for _, rule := range found {
 		if w.err = w.pass.ordered(rule); w.err != nil {
-			return w.cut(p)
+			return w.abort(p)
 		}
 	}
 	return n, err
 }
 
-// cut ends the answer in place of what was found. An event says why, where
+// abort ends the answer in place of what was found. An event says why, where
 // there are events.
-func (w *watched) cut(p []byte) (int, error) {
+func (w *watched) abort(p []byte) (int, error) {
 	var refused *refusedError
 	if w.events && errors.As(w.err, &refused) {
 		text, err := json.Marshal(map[string]httpd.Refusal{"error": {By: bundle.Pipelock, Rule: refused.v.Rule, Why: refused.v.Why, URL: w.pass.url(), Ask: httpd.AskOperator}})

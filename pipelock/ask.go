@@ -52,7 +52,8 @@ func (s *server) ask(ctx context.Context, p *exchange, v policy.Verdict) policy.
 // noticeWait is how long a request waits until the operator's list has a notice about it.
 const noticeWait = 2 * time.Second
 
-// notify puts a notice on the operator's list: something was found and overwritten. The audit has it already; where there is no list, that is all.
+// notify puts a notice on the operator's list: something was found and overwritten. The audit has
+// it already; where there is no list, that is all.
 func (s *server) notify(p *exchange, v policy.Verdict) {
 	ctx, cancel := context.WithTimeout(context.Background(), noticeWait)
 	defer cancel()

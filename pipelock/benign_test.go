@@ -38,8 +38,8 @@ import (
 	"airlock/internal/policy"
 )
 
-// chances is where all that looks random comes from. It is the same in each run: of some ten thousand requests with as much in them, one is refused
-// by chance.
+// chances is where all that looks random comes from. It is the same in each run: of some ten
+// thousand requests with as much in them, one is refused by chance.
 var chances = mathrand.NewChaCha8([32]byte([]byte("what must pass must not pass by c")[:32]))
 
 func someBytes(n int) []byte {
@@ -274,7 +274,8 @@ func passes(t *testing.T, s *scanner, h policy.Host, name string, r *http.Reques
 	}
 }
 
-// TestBenignRequests has what must pass: each kind eight times, no two alike, to one host, so that they are pieces to each other.
+// TestBenignRequests has what must pass: each kind eight times, no two alike, to one host, so that
+// they are pieces to each other.
 func TestBenignRequests(t *testing.T) {
 	s := testScanner(t, "")
 	h := host(t, "api.ok.test")
@@ -326,7 +327,8 @@ func TestBenignRequests(t *testing.T) {
 	}
 }
 
-// TestBenignSources sends source files: those of the standard library, as they are, in JSON and in base64.
+// TestBenignSources sends source files: those of the standard library, as they are, in JSON and in
+// base64.
 func TestBenignSources(t *testing.T) {
 	lab.Long(t)
 	s := testScanner(t, "")

@@ -474,7 +474,7 @@ func (b *scannedBody) came(n int) policy.Verdict {
 // tooLongPacked refuses compressed data that is too long to be read as a whole.
 var tooLongPacked = policy.Denied("scan", fmt.Sprintf("compressed data of more than %d MiB cannot be read; ask the operator to let this host pass unread (secrets.passthrough), or send it in smaller parts", maxGrown>>20))
 
-// grow reads on behind a window that must not go on as it is: twice as much,
+// grow reads on after a window that must not go on as it is: twice as much,
 // or to the next pause of a stream. A scan of the window took so long: a pause
 // that is shorter than some of those does not bring about the next.
 func (b *scannedBody) grow(text []byte, took time.Duration) ([]byte, error) {
@@ -615,7 +615,7 @@ func newPump(ctx context.Context, src io.Reader) *pump {
 
 // collect waits for the first piece as long as it takes, and for each further
 // one no longer than pause; and for the very first of a body no longer, either:
-// it may be the origin who speaks first. It puts them behind tail, up to size. A window that is
+// it may be the origin that speaks first. It appends them to tail, up to size. A window that is
 // full is as long as more says, where there is one.
 func (p *pump) collect(tail []byte, pause time.Duration, size int, more func() int) (text []byte, ended bool, err error) {
 	text = bytes.Clone(tail)

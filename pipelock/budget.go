@@ -32,7 +32,7 @@ type limits struct {
 	perHour   int64         // bytes of requests
 	tunnels   int           // WebSockets and CONNECT tunnels at once
 	idle      time.Duration // of a WebSocket
-	rule      string        // what they stand under, as in "limits."
+	rule      string        // their prefix in rules, as in "limits."
 }
 
 // override replaces limits for some hosts.
@@ -92,7 +92,7 @@ func newBudget(l bundle.PipelockLimits) *budget {
 	return b
 }
 
-// of are the limits of a host. A pattern with a port stands for all ports:
+// of are the limits of a host. A pattern with a port is for all ports:
 // budgets are those of the host.
 func (b *budget) of(h policy.Host) limits {
 	for _, o := range b.overrides {
@@ -127,9 +127,9 @@ func (b *budget) account(h policy.Host, now time.Time) *spent {
 	return s
 }
 
-// take uses up n of at most most in a length of time. Where that is too much
+// count uses up n of at most most in a length of time. Where that is too much
 // it says after how long there is more.
-func (w *window) take(n, most int64, length time.Duration, now time.Time) (ok bool, retry time.Duration) {
+func (w *window) count(n, most int64, length time.Duration, now time.Time) (ok bool, retry time.Duration) {
 	if now.Sub(w.began) >= length {
 		*w = window{began: now}
 	}
@@ -155,7 +155,7 @@ func (b *budget) request(h policy.Host, bytes int64, now time.Time) *refusedErro
 	defer b.mu.Unlock()
 	s := b.account(h, now)
 	if l.perMinute > 0 {
-		if ok, retry := s.minute.take(1, int64(l.perMinute), time.Minute, now); !ok {
+		if ok, retry := s.minute.count(1, int64(l.perMinute), time.Minute, now); !ok {
 			return overspent(l.rule+"requests_per_minute", fmt.Sprintf("%d requests a minute", l.perMinute), h, retry)
 		}
 	}
@@ -166,7 +166,7 @@ func (s *spent) bytes(l limits, h policy.Host, n int64, now time.Time) *refusedE
 	if l.perHour == 0 {
 		return nil
 	}
-	if ok, retry := s.hour.take(n, l.perHour, time.Hour, now); !ok {
+	if ok, retry := s.hour.count(n, l.perHour, time.Hour, now); !ok {
 		return overspent(l.rule+"bytes_per_hour", fmt.Sprintf("%d bytes an hour", l.perHour), h, retry)
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 )
 
 // ordinary are names as clouds and services make them; the part before the
-// bar is what stands below the wildcard.
+// bar is what is below the wildcard.
 var ordinary = strings.Fields(`
 	www|example.com api|example.com api.v2|example.com cdn-1|example.com a.b.c.d|example.com
 	d111111abcdef8|cloudfront.net d3k81ch9hvuctc|cloudfront.net dxxxxxxxxxxxxx|cloudfront.net

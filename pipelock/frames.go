@@ -15,7 +15,7 @@ func (s *scanner) frames(ctx context.Context, to scanContext) *websocket.Inspect
 	return websocket.NewInspector(websocket.Client, f.inspect)
 }
 
-// frames are one direction of one connection. A control frame may stand
+// frames are one direction of one connection. A control frame may be
 // between two parts of a message (RFC 6455 §5.4), so that what data frames say
 // and what control frames say is read apart, and as one besides.
 type frames struct {
@@ -67,31 +67,30 @@ func afterFiller(payload []byte) []byte {
 
 // read scans a payload together with what came before it.
 func (f *frames) read(payload, before []byte, final bool) policy.Verdict {
-	v := f.behind(payload, before, final)
+	v := f.scanAfter(payload, before, final)
 	if v.Allow && len(f.ctrl) > 0 {
-		v = f.behind(payload, f.all, final)
+		v = f.scanAfter(payload, f.all, final)
 	}
 	if v.Allow && len(before) > 0 && isBinary(payload) { // what is compressed may have no mark but where it begins
-		v = f.behind(payload, nil, final)
+		v = f.scanAfter(payload, nil, final)
 	}
 	if v.Allow && len(payload) <= shortFrame {
 		if v = f.scanner.scanJoined(f.ctx, f.to.host, []string{string(payload)}); isFinding(v) {
-			v = f.settle(v)
+			v = f.resolve(v)
 		}
 	}
 	return v
 }
 
-// behind scans a payload as the end of a text, and does about it what is to
-// be done.
-func (f *frames) behind(payload, before []byte, final bool) policy.Verdict {
+// scanAfter scans a payload as the end of a text and applies the configured action.
+func (f *frames) scanAfter(payload, before []byte, final bool) policy.Verdict {
 	text := append(append(make([]byte, 0, len(before)+len(payload)), before...), payload...)
 	v := f.scanner.scanText(f.ctx, "websocket frame", text)
 	if !isFinding(v) {
 		return v
 	}
 	if f.to.action != actionRedact {
-		return f.settle(v)
+		return f.resolve(v)
 	}
 	o := redactor{scanner: f.scanner, ctx: f.ctx, surface: "websocket frame", from: len(before), more: !final, llm: f.to.llm}
 	f.scanner.trackReported(&o, f.to)
@@ -106,9 +105,9 @@ func (f *frames) behind(payload, before []byte, final bool) policy.Verdict {
 	return v
 }
 
-// settle is for what cannot be overwritten. Who lets a frame pass has not seen
+// resolve is for what cannot be overwritten. Who lets a frame pass has not seen
 // the next one.
-func (f *frames) settle(v policy.Verdict) policy.Verdict {
+func (f *frames) resolve(v policy.Verdict) policy.Verdict {
 	if f.passed {
 		return policy.Allowed("scan") // this one has been settled
 	}

@@ -151,7 +151,8 @@ func TestSmallCompressedParts(t *testing.T) {
 	}
 }
 
-// TestUnreadableArchives: an encrypted one is refused, and the reason says so; the operator may let it pass like any finding.
+// TestUnreadableArchives: an encrypted one is refused, and the reason says so; the operator may let
+// it pass like any finding.
 func TestUnreadableArchives(t *testing.T) {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)

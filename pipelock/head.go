@@ -92,7 +92,7 @@ func hostText(name string) []byte {
 type place struct {
 	name string
 	text []byte
-	from int          // where in text the surface begins; what stands before gives it a meaning
+	from int          // where in text the surface begins; what is before gives it a meaning
 	put  func([]byte) // writes the surface back, with as many bytes; nil: it cannot be overwritten
 }
 
@@ -188,7 +188,7 @@ func setPath(u *url.URL, escaped string) {
 }
 
 // own is the part of a field, parameter or body that is the agent's: all of
-// it, none where egress filled it, and what stands beside the credential where
+// it, none where egress filled it, and what is beside the credential where
 // egress replaced a placeholder in it.
 func (s *scanner) own(name string, value []byte, injected []string) ([]byte, bool) {
 	for _, i := range injected {

@@ -10,7 +10,8 @@ import (
 	"airlock/internal/lab"
 )
 
-// TestKnownTextHidesNothing sends a long encoded text, and then the same with a token in it, whole and in windows.
+// TestKnownTextHidesNothing sends a long encoded text, and then the same with a token in it, whole
+// and in windows.
 func TestKnownTextHidesNothing(t *testing.T) {
 	for name, encode := range map[string]func(string) string{
 		"base64":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },

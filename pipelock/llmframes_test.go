@@ -10,7 +10,8 @@ import (
 	"airlock/internal/websocket"
 )
 
-// TestFramesToAModel: findings in frames to a model are overwritten, told once, and do not spoil the next frame.
+// TestFramesToAModel: findings in frames to a model are overwritten, told once, and do not spoil
+// the next frame.
 func TestFramesToAModel(t *testing.T) {
 	s := testScanner(t, "")
 	told := 0

@@ -16,7 +16,8 @@ import (
 	"testing"
 )
 
-// TestNothingOfAKeyGoesToAModel: of a private key in a conversation nothing is left, in whatever way its lines are joined and its text is written.
+// TestNothingOfAKeyGoesToAModel: of a private key in a conversation nothing is left, in whatever
+// way its lines are joined and its text is written.
 func TestNothingOfAKeyGoesToAModel(t *testing.T) {
 	s := testScanner(t, "")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

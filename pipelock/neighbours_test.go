@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestTokensBesideAnything: tokens of providers are found in every surface of a request, whatever stands beside them.
+// TestTokensBesideAnything: tokens of providers are found in every surface of a request, whatever
+// stands beside them.
 func TestTokensBesideAnything(t *testing.T) {
 	const alnum = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	r := rand.New(rand.NewPCG(3, 9))

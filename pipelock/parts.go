@@ -18,7 +18,7 @@ import (
 )
 
 // parts reads a multipart body (RFC 2046 §5.1) as what it is made of. What is
-// written plainly is seen in the window that it stands in; here is what a part
+// written plainly is seen in the window that it is in; here is what a part
 // says in an encoding of its own.
 type parts struct {
 	delimiter []byte
@@ -67,12 +67,12 @@ func (p parts) scan(ctx context.Context, s *scanner, text []byte, from int, ende
 	}
 }
 
-// messageHead is what stands before each message of gRPC: whether it is
+// messageHead is the prefix of each gRPC message: whether it is
 // compressed, and its length.
 const messageHead = 5
 
 // compressedMessages reads those of gRPC's messages that are compressed. The
-// others are seen in the window that they stand in.
+// others are seen in the window that they are in.
 func (p parts) compressedMessages(ctx context.Context, s *scanner, text []byte) (after parts, v policy.Verdict, open bool) {
 	v = policy.Allowed("scan")
 	for p.skip < int64(len(text)) {
@@ -117,7 +117,7 @@ func (p *parts) part(ctx context.Context, s *scanner, text []byte, whole bool) (
 	return p.decoded(ctx, s, h, body, true, whole)
 }
 
-// partHeader reads the header of a part line by line, whatever stands between
+// partHeader reads the header of a part line by line, whatever is between
 // those that can be read.
 func partHeader(head string) http.Header {
 	h := http.Header{}
@@ -149,7 +149,7 @@ func transferCoding(h http.Header) string {
 func (p *parts) names(ctx context.Context, s *scanner, h http.Header) policy.Verdict {
 	_, params, err := mime.ParseMediaType(h.Get("Content-Disposition"))
 	if err != nil {
-		return policy.Allowed("scan") // it was read as it stands
+		return policy.Allowed("scan") // it was scanned as it is
 	}
 	var text []byte
 	for _, value := range params {
@@ -245,7 +245,7 @@ func isBase64(r rune) bool {
 	return r < 0x80 && r != '=' && (charClass[r] != 0 && charClass[r] < 4 || r == '+' || r == '/')
 }
 
-// unbase64 undoes base64, whatever stands between its characters.
+// unbase64 undoes base64, whatever is between its characters.
 func unbase64(text []byte) []byte {
 	run := bytes.Map(func(r rune) rune {
 		if isBase64(r) {

@@ -28,7 +28,7 @@ func newRules(f bundle.PipelockFile) rules {
 	return r
 }
 
-// decide asks the allowlist: a pattern without a port stands for 443 and 80.
+// decide asks the allowlist: a pattern without a port is for 443 and 80.
 // The metadata service of a cloud needs an entry in hosts, too.
 func (r rules) decide(a policy.Authority, now time.Time) policy.Verdict {
 	if _, named := r.hosts[a.Host]; !named && a.Host.IsMetadata() && a.Host.Addr() == (netip.Addr{}) {

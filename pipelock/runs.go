@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// maxAffix is the longest that stands before a piece, or behind it, with a
+// maxAffix is the longest that may be before a piece, or after it, with a
 // hyphen or an underscore between: both are of base64, too.
 const maxAffix = 8
 
-// subRuns calls f for what of a run stands between the marks that names and
+// subRuns calls f for what of a run is between the marks that names and
 // paths have, and for what such a run says in base64: a piece of a secret
-// need not stand alone.
+// need not be alone.
 func subRuns(run string, f func(string)) {
 	if isUUID(run) {
 		return
@@ -47,7 +47,7 @@ func subRuns(run string, f func(string)) {
 	}
 }
 
-// printable64 is the text that base64 stands for.
+// printable64 is the text that base64 decodes to.
 func printable64(run string) (plain string, ok bool) {
 	if len(run) < minFragment || len(run)%4 == 1 {
 		return "", false
@@ -73,7 +73,7 @@ func printable64(run string) (plain string, ok bool) {
 func plainer(text string) (all []string) {
 	for _, e := range [...]struct {
 		mark string
-		n    int // digits behind it
+		n    int // digits after it
 	}{{"%", 2}, {`\u`, 4}, {`\x`, 2}, {"=", 2}} {
 		if plain, changed := unescaped(text, e.mark, e.n); changed {
 			all = append(all, plain)
@@ -85,7 +85,7 @@ func plainer(text string) (all []string) {
 	return all
 }
 
-// unescaped undoes an escape with so many hexadecimal digits, where it stands
+// unescaped undoes an escape with so many hexadecimal digits, where it is
 // for a character of ASCII.
 func unescaped(text, mark string, digits int) (plain string, changed bool) {
 	at := strings.Index(text, mark)

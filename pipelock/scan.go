@@ -136,10 +136,10 @@ func newScanner(f bundle.PipelockFile, rules string, getenv func(string) string)
 		return nil, err
 	}
 	debug.FreeOSMemory() // compiling left as much garbage as the rules are large
-	remembers := func() seenset.Set[uint64] { return seenset.Set[uint64]{Max: maxClean} }
+	newCache := func() seenset.Set[uint64] { return seenset.Set[uint64]{Max: maxClean} }
 	return &scanner{
 		engine: engine, known: known, action: newActions(f.Secrets), entropy: entropyDetector(f.Secrets.Entropy), limit: f.Limits.BodyBytes.Or(defaultBody), memory: newMemoryPools(softLimit()), within: scanTime,
-		reported: remembers(), cleanHeads: remembers(), cleanNames: remembers(), cleanRows: remembers(), dnsNames: nameHistory{clean: remembers()},
+		reported: newCache(), cleanHeads: newCache(), cleanNames: newCache(), cleanRows: newCache(), dnsNames: nameHistory{clean: newCache()},
 	}, nil
 }
 

@@ -127,10 +127,12 @@ func (g *guard) viaProxy(ctx context.Context, a policy.Authority) (net.Conn, err
 	return opened, nil
 }
 
-// proxied makes a plain-http request one that the proxy itself forwards (RFC 9112 §3.2.2): proxies often refuse CONNECT to port 80.
-// What changes protocols, and a host whose address stands in hosts, go through a tunnel.
+// proxied makes a plain-http request one that the proxy itself forwards (RFC 9112 §3.2.2): proxies
+// often refuse CONNECT to port 80. What changes protocols, and a host whose address is in
+// hosts, go through a tunnel.
 //
-// Connections to the proxy are kept and shared by all hosts, so that everything is judged here and nothing when one is made.
+// Connections to the proxy are kept and shared by all hosts, so that everything is judged here and
+// nothing when one is made.
 func (g *guard) proxied(out *http.Request, a policy.Authority) (yes bool, err error) {
 	_, fixed := g.rules.hosts[a.Host]
 	if out.URL.Scheme != "http" || !g.proxy.takes(a) || fixed || out.Header["Upgrade"] != nil {

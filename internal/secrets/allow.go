@@ -26,7 +26,7 @@ type body struct {
 	matchWindow
 	regex   *regexp.Regexp // nil: the path alone decides
 	relaxed *relaxedRule   // nil: the rule is not precise enough for texts that were joined
-	shape   *relaxedRule   // the token itself, between any neighbours; nil: the rule knows a secret by what stands beside it
+	shape   *relaxedRule   // the token itself, between any neighbours; nil: the rule recognises a secret by its surroundings
 	path    *regexp.Regexp // nil: any
 	group   int
 	entropy float64

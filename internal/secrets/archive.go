@@ -32,8 +32,8 @@ func Says(rule string) string {
 	return "what looks like a secret (" + rule + ")"
 }
 
-// archive scans what data holds when it is an archive, to depth, and returns the rules that were hit. What only looks
-// like one is no archive: its raw bytes have been seen already.
+// archive scans what data holds when it is an archive, to depth, and returns the rules that were
+// hit. What only looks like one is no archive: its raw bytes have been seen already.
 func (r *run) archive(data []byte, depth int) ([]inner, error) {
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
@@ -182,7 +182,8 @@ func unreadable(*run) ([]byte, error) { return nil, unpack.ErrUnknown }
 const (
 	// smallMember is up to which length a member is inflated at once.
 	smallMember = 1 << 20
-	// manyInflate is how many scans may inflate more at the same time: each may take MaxInflate, and again while it grows.
+	// manyInflate is how many scans may inflate more at the same time: each may take MaxInflate,
+	// and again while it grows.
 	manyInflate = 2
 )
 
@@ -220,7 +221,8 @@ type packing struct {
 
 var packings = []packing{{unpack.MarkXZ, unpack.XZ}, {unpack.MarkLzip + "\x01", unpack.Lzip}, {unpack.MarkLZ4, unpack.LZ4}, {unpack.MarkLZ4Old, unpack.LZ4}}
 
-// models is what the smallest models of LZMA cost, in files of a zip; bytesPerModel is how many bytes of them cost one.
+// models is what the smallest models of LZMA cost, in files of a zip; bytesPerModel is how many
+// bytes of them cost one.
 const (
 	models        = 8
 	bytesPerModel = 4 << 10
@@ -278,7 +280,8 @@ func zstdBody(data []byte) memberReader {
 	})
 }
 
-// usual is the byte that LZMA alone begins with unless it was asked for other models (lc 3, lp 0, pb 2).
+// usual is the byte that LZMA alone begins with unless it was asked for other models (lc 3, lp 0,
+// pb 2).
 const usual = ']'
 
 // maxModels bounds the models with which a beginning is tried: more than xz itself takes.
@@ -315,10 +318,12 @@ func isRar(data []byte) bool {
 	return false
 }
 
-// minBare is how much of what has no mark of its own must be text for it to be taken for compressed, in bytes.
+// minBare is how much of what has no mark of its own must be text for it to be taken for
+// compressed, in bytes.
 const minBare = 16
 
-// bareMember tries what bears no mark, or too short a one: deflate (RFC 1951), alone or as zlib writes it, and brotli (RFC 7932).
+// bareMember tries what bears no mark, or too short a one: deflate (RFC 1951), alone or as zlib
+// writes it, and brotli (RFC 7932).
 func bareMember(data []byte, fn memberFunc) error {
 	body := data
 	if len(data) > 2 && data[0]&0x0f == 8 && (int(data[0])<<8|int(data[1]))%31 == 0 { // zlib's header (RFC 1950 §2.2)

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestKeysInForms: a private key is found as a form has it, with anything before its lines, and cut off.
+// TestKeysInForms: a private key is found as a form has it, with anything before its lines, and cut
+// off.
 func TestKeysInForms(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4})
 	key := pemKey(14)
@@ -54,7 +55,8 @@ func TestNamedValuesInJSON(t *testing.T) {
 	}
 }
 
-// BenchmarkRecords are texts in which separators come back at equal distances although nothing was spread: tables of small numbers, binary records.
+// BenchmarkRecords are texts in which separators come back at equal distances although nothing is
+// interleaved: tables of small numbers, binary records.
 func BenchmarkRecords(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	s := newScanner(b, Options{ArchiveDepth: 6})

@@ -7,7 +7,8 @@ import (
 	"airlock/internal/lab"
 )
 
-// TestBenignTexts: of what has no secret in it nothing is found, as a request and as a file of a push.
+// TestBenignTexts: of what has no secret in it nothing is found, as a request and as a file of a
+// push.
 func TestBenignTexts(t *testing.T) {
 	request, file := newScanner(t, Options{ArchiveDepth: 6, Remember: true}), newScanner(t, Options{ArchiveDepth: 4})
 	alarms := map[string]int{}

@@ -19,7 +19,8 @@ func conversation(r *rand.Rand, n int) string {
 	return b.String()
 }
 
-// TestCachedBlocksHideNothing hides something in a long text all of which is known but for that. It is found wherever it is, each time, as if nothing were known.
+// TestCachedBlocksHideNothing hides something in a long text all of which is known but for that. It
+// is found wherever it is, each time, as if nothing were known.
 func TestCachedBlocksHideNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 8))
 	s := newScanner(t, Options{ArchiveDepth: 4, Remember: true})

@@ -183,7 +183,8 @@ func (s *byteIndex) end(of byteClass, at int) int {
 	}
 }
 
-// runs lists the runs of bytes of a class that have at least n, which is minRun or min85. The list is good until the next one of that class.
+// runs lists the runs of bytes of a class that have at least n, which is minRun or min85. The list
+// is good until the next one of that class.
 func (s *byteIndex) runs(of byteClass, n int) []stretch {
 	m, all := s.bitmaps[of], s.runLists[of][:0]
 	least := 0

@@ -111,7 +111,8 @@ func TestRulesCompiledOneByOne(t *testing.T) {
 	}
 }
 
-// Whatever gitleaks itself finds in samples of each of its rules, in several surroundings and encodings, is found here too.
+// Whatever gitleaks itself finds in samples of each of its rules, in several surroundings and
+// encodings, is found here too.
 func TestFindsWhatGitleaksFinds(t *testing.T) {
 	cfg := reference(t)
 	detector := detect.NewDetector(cfg)

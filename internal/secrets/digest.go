@@ -15,11 +15,13 @@ import (
 	"strings"
 )
 
-// Digest lets its holder recognise a secret without holding it: for each form of the secret its length, a short tag of how
-// it begins, and an HMAC-SHA256 of the whole. The tag finds candidates in one pass over the data, the HMAC decides.
+// Digest lets its holder recognise a secret without holding it: for each form of the secret its
+// length, a short tag of how it begins, and an HMAC-SHA256 of the whole. The tag finds candidates
+// in one pass over the data, the HMAC decides.
 //
-// A digest is no protection for a guessable secret: its key travels with it. A tag has 16 bits, and covers 16 characters of the secret wherever
-// it has that many: tags of fewer, of hex say, could be solved one after the other.
+// A digest is no protection for a guessable secret: its key travels with it. A tag has 16 bits, and
+// covers 16 characters of the secret wherever it has that many: tags of fewer, of hex say, could be
+// solved one after the other.
 type Digest struct {
 	key   []byte
 	forms []form
@@ -34,7 +36,8 @@ type form struct {
 
 const digestVersion = "d2"
 
-// NewDigest digests value under key (at least 16 bytes, fresh for each pair). The text fits an environment variable.
+// NewDigest digests value under key (at least 16 bytes, fresh for each pair). The text fits an
+// environment variable.
 func NewDigest(value, key string) (string, error) {
 	if len(value) < MinLength {
 		return "", fmt.Errorf("digesting a secret: shorter than %d bytes", MinLength)
@@ -95,7 +98,7 @@ func parseForm(text string) (f form, err error) {
 	return f, nil
 }
 
-// Find returns the first place where any form of the secret stands in data.
+// Find returns the first position of any form of the secret in data.
 func (d Digest) Find(data []byte) (start, end int, ok bool) {
 	m := newMatcher(map[string]Digest{"": d})
 	m.find(string(data), func(s span) bool {
@@ -105,8 +108,8 @@ func (d Digest) Find(data []byte) (start, end int, ok bool) {
 	return start, end, ok
 }
 
-// Split returns what stands around the places where a form of the secret is: one part more than there are places, and
-// data itself when there is none.
+// Split returns what is around the places where a form of the secret is: one part more than there
+// are places, and data itself when there is none.
 func (d Digest) Split(data []byte) (parts [][]byte) {
 	spans := newMatcher(map[string]Digest{"": d}).findAll(string(data))
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(a.start-b.start, b.end-a.end) })

@@ -14,7 +14,8 @@ import (
 	"unicode/utf16"
 )
 
-// MinLength is the shortest value, in bytes, that can be looked for: anything shorter would be found everywhere.
+// MinLength is the shortest value, in bytes, that can be looked for: anything shorter would be
+// found everywhere.
 const MinLength = 8
 
 // Encodings returns the ways in which value may appear in data: as it is, base64 (both alphabets,
@@ -78,8 +79,8 @@ func escapeForms(text string) []string {
 	return all
 }
 
-// escapers write special characters as common encoders do. They differ in which they take for special, and in how each is written; a text
-// without any of these stays as it is.
+// escapers write special characters as common encoders do. They differ in which they take for
+// special, and in how each is written; a text without any of these stays as it is.
 var escapers = func() (all []*strings.Replacer) {
 	const named = "& &amp; < &lt; > &gt; "
 	for _, list := range []string{
@@ -147,7 +148,8 @@ func percent(value, digits string) string {
 	return b.String()
 }
 
-// inBase64 is the part of value's base64 that does not depend on what surrounds it, when offset bytes (mod 3) come before.
+// inBase64 is the part of value's base64 that does not depend on what surrounds it, when offset
+// bytes (mod 3) come before.
 func inBase64(enc *base64.Encoding, value string, offset int) string {
 	padded := append(bytes.Repeat([]byte{0}, offset), value...)
 	first := (8*offset + 5) / 6

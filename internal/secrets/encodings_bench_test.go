@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkEncodings scans 1 MB of text in each encoding. None may take more than five times as long as plain text, byte for byte of what is sent.
+// BenchmarkEncodings scans 1 MB of text in each encoding. None may take more than five times as
+// long as plain text, byte for byte of what is sent.
 func BenchmarkEncodings(b *testing.B) {
 	r := rand.New(rand.NewPCG(8, 8))
 	all := encodings()

@@ -12,11 +12,13 @@ import (
 	"unsafe"
 )
 
-// ErrNested says that data is encoded in more layers, or in more ways, than are undone; such data was not fully seen.
+// ErrNested says that data is encoded in more layers, or in more ways, than are undone; such data
+// was not fully seen.
 var ErrNested = errors.New("encoded in more layers than are undone")
 
 const (
-	// longest is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2 KB), in bytes.
+	// longest is the longest secret that is sure to be seen whole (an RSA-4096 key in PEM has 3.2
+	// KB), in bytes.
 	longest = 8 << 10
 	// maxWindow bounds how far from a keyword an expression without end looks.
 	maxWindow = 32 << 10
@@ -24,7 +26,8 @@ const (
 	minWord = 3
 	// decodeDepth is how many encodings laid over each other are undone.
 	decodeDepth = 8
-	// viewFactor bounds what all that is made of a text may come to, as a multiple of its length; a short text has more, leastUnfold bytes.
+	// viewFactor bounds what all that is made of a text may come to, as a multiple of its length; a
+	// short text has more, leastUnfold bytes.
 	viewFactor    = 40
 	minViewBudget = 1 << 20
 )
@@ -45,7 +48,7 @@ type run struct {
 	opened          map[uint64]opened // decoded blocks in which compressed data was looked for
 
 	reserved  bool        // see reserve
-	caching   bool        // see unsettled
+	caching   bool        // see uncacheable
 	cleanKeys [][2]uint64 // keys of encoded blocks that hold nothing compressed with a finding
 }
 
@@ -57,7 +60,8 @@ func (r *run) scan(data []byte, archives int) ([]span, error) {
 	}
 	defer func(before bool) { r.caching = before }(r.caching)
 	r.caching = remembered
-	// The caller does not change data during the scan, after which nothing refers to it: no copy is needed.
+	// The caller does not change data during the scan, after which nothing refers to it: no copy is
+	// needed.
 	spans, err := look(unsafe.String(unsafe.SliceData(data), len(data)), archives)
 	if err != nil {
 		return nil, err
@@ -96,9 +100,11 @@ type scanMode int
 
 const (
 	asWritten scanMode = iota
-	// decoded text may have anything at its borders: precise rules do without what they want to see around a match.
+	// decoded text may have anything at its borders: precise rules do without what they want to see
+	// around a match.
 	decoded
-	// joined text may have things side by side that do not belong together: only precise rules count.
+	// joined text may have things side by side that do not belong together: only precise rules
+	// count.
 	joined
 )
 
@@ -134,8 +140,9 @@ func (r *run) scanView(s input, depth, archives int, how scanMode) ([]span, erro
 // maxCompared bounds how often two findings are compared.
 const maxCompared = 1 << 20
 
-// withoutRunOn drops the findings in pieces of which one piece has the finding by itself: an expression without a fixed end, and the groups of an
-// encoding, run on into what was joined to them.
+// withoutRunOn drops the findings in pieces of which one piece has the finding by itself: an
+// expression without a fixed end, and the groups of an encoding, run on into what was joined to
+// them.
 func withoutRunOn(spans []span) []span {
 	var whole []span
 	for _, s := range spans {
@@ -171,7 +178,8 @@ func (r *run) scanWhole(text string, archives int) ([]span, error) {
 }
 
 const (
-	// maxWritten is how much of a text is looked at together, in bytes: what is made of it takes up to forty times as much room.
+	// maxWritten is how much of a text is looked at together, in bytes: what is made of it takes up
+	// to forty times as much room.
 	maxWritten = 2 << 20
 	// maxSpans is after how many places a look ends. One would be enough to refuse a text.
 	maxSpans = 4096
@@ -190,10 +198,11 @@ func (r *run) scanParts(text string, from, to, archives int) (spans []span, err 
 	return spans, nil
 }
 
-// scanPart looks at a part of a text and its surroundings. A span that begins after the part, or that touches the start of the surroundings,
-// is left to the neighbours, which see all of it: cut off, it could look like something else. A span of decoded text is kept in any case,
-// because it encloses the whole encoded run, which touches the edges when the run is long. Compressed data is looked for by the caller, in
-// the whole text, unless the part is the whole text.
+// scanPart looks at a part of a text and its surroundings. A span that begins after the part, or
+// that touches the start of the surroundings, is left to the neighbours, which see all of it: cut
+// off, it could look like something else. A span of decoded text is kept in any case, because it
+// encloses the whole encoded run, which touches the edges when the run is long. Compressed data is
+// looked for by the caller, in the whole text, unless the part is the whole text.
 func (r *run) scanPart(text string, from, to, archives int) (spans []span, err error) {
 	start, end := max(0, from-longest), min(len(text), to+longest)
 	before := r.open
@@ -265,7 +274,7 @@ var seed = maphash.MakeSeed()
 // often give the same text.
 func (r *run) isFirst(v *view) bool {
 	h := maphash.String(seed, v.text)
-	if loosely, ok := r.seenViews[h]; ok && (v.preciseOnly || !loosely) {
+	if preciseOnly, ok := r.seenViews[h]; ok && (v.preciseOnly || !preciseOnly) {
 		return false
 	}
 	if r.seenViews == nil {
@@ -404,7 +413,8 @@ type stretch struct{ start, end int }
 
 func (s stretch) size() int { return s.end - s.start }
 
-// join adds a stretch, in one with those that it touches. Keywords come nearly in order of their starts.
+// join adds a stretch, in one with those that it touches. Keywords come nearly in order of their
+// starts.
 func join(all []stretch, next stretch) []stretch {
 	for len(all) > 0 && all[len(all)-1].end >= next.start {
 		before := all[len(all)-1]
@@ -449,7 +459,8 @@ func (r *run) match(in input, w stretch, i int, how scanMode) []span {
 	return spans
 }
 
-// isHash reports whether a text begins with so many hexadecimal digits that it is a hash or an identifier: random letters and digits do not.
+// isHash reports whether a text begins with so many hexadecimal digits that it is a hash or an
+// identifier: random letters and digits do not.
 func isHash(text string) bool {
 	if len(text) > minHash {
 		text = text[:minHash]
@@ -465,7 +476,8 @@ func isHash(text string) bool {
 // minHash is how many hexadecimal digits in a row are no random text of letters and digits.
 const minHash = 24
 
-// inRandomRun reports whether a match lies in so much base64 that a match in it is chance: a longer run, or lines of equal length.
+// inRandomRun reports whether a match lies in so much base64 that a match in it is chance: a longer
+// run, or lines of equal length.
 func inRandomRun(text string, start, end int) bool {
 	from, to := start, end
 	for from > max(0, start-maxGlued-1) && class[text[from-1]]&isB64 != 0 {
@@ -481,10 +493,10 @@ func inRandomRun(text string, start, end int) bool {
 	return next >= 0 && to-from >= minHex && next+minHex <= len(text) && len(runsOf(text[next:next+minHex], isB64, minHex)) > 0
 }
 
-// maxGlued is how many characters of base64 may stand directly before and after a token, together.
+// maxGlued is how many characters of base64 may be directly before and after a token, together.
 const maxGlued = 12
 
-// isWord reports whether a place has what \b takes for a part of a word.
+// isWord reports whether a position holds a word character, as \b defines it.
 func isWord(text string, at int) bool { return at >= 0 && (kindOf(text[at]) != 0 || text[at] == '_') }
 
 // matchFilter says how a match must look to count.

@@ -10,13 +10,13 @@ import (
 	"unicode/utf8"
 )
 
-// unescape undoes what stands for single characters: percent and %u (URLs), backslashes (JSON, C, shells), entities (HTML), U+0041, =41
-// (quoted-printable), +AEE- (UTF-7).
+// unescape decodes escapes of single characters: percent and %u (URLs), backslashes (JSON, C,
+// shells), entities (HTML), U+0041, =41 (quoted-printable), +AEE- (UTF-7).
 func unescape(s input) []view {
 	var found editor
 	text, soft := s.text, false
 	for at := s.index.next(ofEscape, 0); at < len(text); at = s.index.next(ofEscape, at) {
-		if at+1 < len(text) && plain[text[at+1]] && (text[at] != '&' || text[at+1] <= ' ') { // as behind most equals signs, and in most escapes of JSON
+		if at+1 < len(text) && plain[text[at+1]] && (text[at] != '&' || text[at+1] <= ' ') { // as after most equals signs, and in most escapes of JSON
 			soft = soft || text[at] == '=' && endsInSoftBreak(text[at:])
 			at++
 			continue
@@ -54,7 +54,7 @@ func unescape(s input) []view {
 	return s.applyEdits(edits, false)
 }
 
-// plain are the bytes behind which no sign but the one of entities means anything but itself.
+// plain are the bytes after which no sign but the one of entities means anything but itself.
 var plain = func() (t [256]bool) {
 	for c := range 256 {
 		t[c] = c <= ' ' || strings.IndexByte("ghijklmnopqrstvwyz", byte(c)) >= 0
@@ -62,8 +62,8 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// unquoted are the strings of JSON without a space in which a backslash stands before a quote or another one, as base85 has them: prose is full of
-// these, and is left as it is.
+// unquoted are the strings of JSON without a space in which a backslash precedes a quote or another
+// one, as base85 has them: prose is full of these, and is left as it is.
 func unquoted(s input) (edits []edit) {
 	text := s.text
 	if !s.index.any(ofSlash) {
@@ -124,8 +124,8 @@ var bytesOf = func() string {
 // oneByte is a byte as a string, without an allocation.
 func oneByte(c byte) string { return bytesOf[c : int(c)+1] }
 
-// backslash reads \x41, \u0041, \u{41}, \U00000041, \101, and the end of a key in JSON that stands in JSON itself. An escaped line end, quote or
-// slash alone is left to those who read lines: text is full of them.
+// backslash reads \x41, \u0041, \u{41}, \U00000041, \101, and the end of a key in JSON inside JSON.
+// An escaped line end, quote or slash alone is left to those who read lines: text is full of them.
 func backslash(s string) (string, int) {
 	if len(s) < 2 {
 		return "", 0
@@ -214,7 +214,8 @@ func entity(s string) (string, int) {
 	return "", 0
 }
 
-// numericEntity reads the usual form of an entity that stands for ASCII: a decimal or hexadecimal number of at most four digits and a semicolon.
+// numericEntity reads the usual form of an ASCII entity: a decimal or hexadecimal number of at most
+// four digits and a semicolon.
 func numericEntity(s string) (string, int) {
 	if len(s) < 4 || s[1] != '#' {
 		return "", 0
@@ -252,7 +253,8 @@ func codePoint(s string) (string, int) {
 	return string(r), n
 }
 
-// quotedPrintable reads a row of at least three (RFC 2045 §6.7): in a query, one equals sign before two digits is just that.
+// quotedPrintable reads a row of at least three (RFC 2045 §6.7): in a query, one equals sign before
+// two digits is just that.
 func quotedPrintable(s string) (string, int) {
 	var value []byte
 	n := 0
@@ -278,7 +280,8 @@ func endsInSoftBreak(s string) bool {
 	return strings.HasPrefix(s, "=\n") || strings.HasPrefix(s, "=\r\n")
 }
 
-// softBreaks are what else there is of quoted-printable in a text that has its line breaks (RFC 2045 §6.7, rule 5).
+// softBreaks are what else there is of quoted-printable in a text that has its line breaks (RFC
+// 2045 §6.7, rule 5).
 func softBreaks(s input) (edits []edit) {
 	for at := s.index.next(ofEscape, 0); at < len(s.text); at = s.index.next(ofEscape, at) {
 		value, n := "", 0

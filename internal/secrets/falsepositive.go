@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// genericRule is gitleaks' rule for anything that is called a key, a token or the like and looks random.
+// genericRule is gitleaks' rule for anything that is called a key, a token or the like and looks
+// random.
 const genericRule = "generic-api-key"
 
 var (
@@ -23,7 +24,8 @@ var (
 		`|(?:cache|idempotency|surrogate|partition|sort|primary|object|foreign|row|routing|dedup|dedupe|group|shard|index|storage|message|websocket)[-_. ]?key)$`)
 	// secretNames match names that leave no doubt.
 	secretNames = regexp.MustCompile(`api|secret|passw|auth|access|cred|private|client|sign|encrypt`)
-	// identifiers are UUIDs (RFC 9562 §4) and digests: of SHA-1, which names git's objects, and of SHA-2.
+	// identifiers are UUIDs (RFC 9562 §4) and digests: of SHA-1, which names git's objects, and of
+	// SHA-2.
 	identifiers = regexp.MustCompile(`^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$`)
 )
 
@@ -61,15 +63,16 @@ func isFalseGeneric(match, secret string) bool {
 // agePublic is the length of a public key of age.
 const agePublic = 62
 
-// digestLabel is what stands directly before a checksum in the files of package managers and in integrity metadata (W3C Subresource Integrity):
-// the name of the algorithm, or that of the field.
+// digestLabel matches what is directly before a checksum in the files of package managers and in
+// integrity metadata (W3C Subresource Integrity): the name of the algorithm, or that of the field.
 var digestLabel = regexp.MustCompile(`(?i)(?:^|[^a-z0-9])(?:h1|zh|10c0|sha-?(?:1|224|256|384|512)(?:sum)?|md5(?:sum)?|integrity|check_?sum|shasum|digest|[a-z]*hash|rev|revision|reference|resolved)` +
 	`(?:\\?["'])?(?:[-:=@/ ]| = |: )(?:\\?["'])?$`)
 
 // digestSizes are the sizes of digests in bytes: MD5, SHA-1, and those of SHA-2.
 var digestSizes = []int{16, 20, 28, 32, 48, 64}
 
-// isChecksum reports whether a secret is a checksum by its form: it has the length of a digest, in hexadecimal or base64, and its label before it.
+// isChecksum reports whether a secret is a checksum by its form: it has the length of a digest, in
+// hexadecimal or base64, and its label before it.
 func isChecksum(match, secret string) bool {
 	before := match[:max(0, strings.Index(match, secret))]
 	if i := strings.IndexAny(secret, "-:/"); i > 0 && i < 8 && digestLabel.MatchString(secret[:i+1]) { // the label is a part of it
@@ -84,8 +87,8 @@ func isChecksum(match, secret string) bool {
 	})
 }
 
-// goesOnInWords reports whether what follows a checksum is nothing, or the words of the next line where lines were joined: a checksum that ends
-// in an equals sign looks like quoted-printable.
+// goesOnInWords reports whether what follows a checksum is nothing, or the words of the next line
+// where lines were joined: a checksum that ends in an equals sign looks like quoted-printable.
 func goesOnInWords(rest string) bool {
 	rest = strings.TrimLeft(rest, "=")
 	return len(rest) < minPlainSecret || isIdentifier(rest)
@@ -98,8 +101,9 @@ func hexOnly(text string) bool {
 	return strings.Trim(text, "0123456789abcdefABCDEF") == ""
 }
 
-// isIdentifier reports whether a secret is a name in source code or a row of words: letters and digits come in runs too long for random text.
-// Text in lower case alone, or in one piece, must have longer ones.
+// isIdentifier reports whether a secret is a name in source code or a row of words: letters and
+// digits come in runs too long for random text. Text in lower case alone, or in one piece, must
+// have longer ones.
 func isIdentifier(secret string) bool {
 	runs, letters, digits, upper, separators, vowels, words := 0, 0, 0, 0, 0, false, true
 	run := 0 // the length of the run of letters at hand
@@ -141,7 +145,8 @@ func isIdentifier(secret string) bool {
 	return words && letters > digits && runs > 0 && 10*(letters+digits) >= size*runs && spelledLikeWords(secret)
 }
 
-// pairs are the pairs of letters that make up 93 of 100 in the words of Go's standard library, by the first one.
+// pairs are the pairs of letters that make up 93 of 100 in the words of Go's standard library, by
+// the first one.
 var pairs = map[byte]string{
 	'a': "abcdfgiklmnprstuvxy",
 	'b': "aceilorsuy",
@@ -179,8 +184,8 @@ var isPair = func() (t [26 * 26]bool) {
 	return t
 }()
 
-// spelledLikeWords reports whether seven of ten pairs of letters in a text are those of words. A change from lower to upper case begins a word.
-// Of the pairs in random text 44 in 100 are such.
+// spelledLikeWords reports whether seven of ten pairs of letters in a text are those of words. A
+// change from lower to upper case begins a word. Of the pairs in random text 44 in 100 are such.
 func spelledLikeWords(text string) bool {
 	all, known := 0, 0
 	for i := 1; i < len(text); i++ {
@@ -196,10 +201,12 @@ func spelledLikeWords(text string) bool {
 	return 10*known >= 7*all
 }
 
-// demoKeys are the keys with which documentation signs JSON Web Tokens; they are written beside these.
+// demoKeys are the keys with which documentation signs JSON Web Tokens; they are written beside
+// these.
 var demoKeys = []string{"your-256-bit-secret", "a-string-secret-at-least-256-bits-long", "secret", "your-secret", "your-secret-key", "your-384-bit-secret", "your-512-bit-secret"}
 
-// isDemoToken reports whether a JSON Web Token is signed with one of demoKeys (RFC 7515, HS256): anyone can make it.
+// isDemoToken reports whether a JSON Web Token is signed with one of demoKeys (RFC 7515, HS256):
+// anyone can make it.
 func isDemoToken(token string) bool {
 	i := strings.LastIndexByte(token, '.')
 	if i < 0 {
@@ -230,8 +237,8 @@ func isPublic(text string, s span) bool {
 // awsRule is the rule for the identifiers of access keys.
 const awsRule = "aws-access-token"
 
-// scope is what follows an access key's identifier in a signature of AWS, version 4 ("Credential Scope"): the date and the region. Such an
-// identifier is public: it is a part of each signed URL.
+// scope is what follows an access key's identifier in a signature of AWS, version 4 ("Credential
+// Scope"): the date and the region. Such an identifier is public: it is a part of each signed URL.
 var scope = regexp.MustCompile(`^(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])(?:19|20)[0-9]{6}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])[a-z0-9-]{2,30}(?:/|\\/|\\u002[fF]|%(?:25){0,3}2[fF])`)
 
 // inScope reports whether text begins with a credential scope.
@@ -243,7 +250,8 @@ var entry = regexp.MustCompile(`^[ \t]+["']?[\w.-]+["']?:[ \t]*["']?([A-Za-z0-9+
 // maxEntries bounds the lines of a Secret or of a list of checksums that are looked at.
 const maxEntries = 4096
 
-// onlyCertificates reports whether all data of a Kubernetes Secret is certificates or public keys in PEM: these are no secrets.
+// onlyCertificates reports whether all data of a Kubernetes Secret is certificates or public keys
+// in PEM: these are no secrets.
 func onlyCertificates(text string, s span) bool {
 	data := strings.LastIndex(text[s.start:s.end], "data:")
 	if data < 0 {
@@ -266,7 +274,8 @@ func onlyCertificates(text string, s span) bool {
 	return n > 0
 }
 
-// isCertificate reports whether base64 holds certificates or public keys in PEM (RFC 7468), and nothing else.
+// isCertificate reports whether base64 holds certificates or public keys in PEM (RFC 7468), and
+// nothing else.
 func isCertificate(encoded string) bool {
 	rest, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -285,12 +294,14 @@ func isCertificate(encoded string) bool {
 }
 
 var (
-	// listHead begins a list of checksums of CocoaPods; listEntry is a line of it. The checksum is SHA-1.
+	// listHead begins a list of checksums of CocoaPods; listEntry is a line of it. The checksum is
+	// SHA-1.
 	listHead  = regexp.MustCompile(`(?:^|[\n"]|\\n)SPEC CHECKSUMS:$`)
 	listEntry = regexp.MustCompile(`^  [\w"./+-]+: [0-9a-f]{40}$`)
 )
 
-// listedChecksum reports whether a finding lies in a line of a list of checksums. Lines may end as they do in JSON.
+// listedChecksum reports whether a finding lies in a line of a list of checksums. Lines may end as
+// they do in JSON.
 func listedChecksum(text string, s span) bool {
 	text = text[:s.end]
 	text = strings.TrimSuffix(strings.TrimSuffix(strings.TrimRight(text, "\n"), `\n`), `\`)

@@ -73,7 +73,8 @@ func TestFalsePositives(t *testing.T) {
 	}
 }
 
-// TestSecretsOfKubernetes: one that holds certificates alone is no finding; anything else beside them is.
+// TestSecretsOfKubernetes: one that holds certificates alone is no finding; anything else beside
+// them is.
 func TestSecretsOfKubernetes(t *testing.T) {
 	s := newScanner(t, Options{})
 	certificate := std64("-----BEGIN CERTIFICATE-----\n" + wrap(64, "\n")(std64(strings.Repeat("abc", 60))) + "-----END CERTIFICATE-----\n")
@@ -96,7 +97,8 @@ func TestSecretsOfKubernetes(t *testing.T) {
 	}
 }
 
-// TestRandomValuesAreNoIdentifiers: of values drawn at random, which a name says are keys, at most one in a hundred is taken for a name in source code.
+// TestRandomValuesAreNoIdentifiers: of values drawn at random, which a name says are keys, at most
+// one in a hundred is taken for a name in source code.
 func TestRandomValuesAreNoIdentifiers(t *testing.T) {
 	r := mathrand.New(mathrand.NewPCG(6, 1))
 	for _, n := range []int{16, 20, 32, 40} {

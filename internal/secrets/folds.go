@@ -9,7 +9,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// lookalikes are letters of other scripts that are drawn like ASCII ones (Unicode UTS #39, the part of its table that has no decomposition).
+// lookalikes are letters of other scripts that are drawn like ASCII ones (Unicode UTS #39, the part
+// of its table that has no decomposition).
 var lookalikes = func() map[rune]string {
 	m := map[rune]string{}
 	for ascii, others := range map[string]string{
@@ -27,7 +28,8 @@ var lookalikes = func() map[rune]string {
 	return m
 }()
 
-// fold writes a text as it is drawn: without what cannot be seen, and in ASCII where other characters look the same.
+// fold writes a text as it is drawn: without what cannot be seen, and in ASCII where other
+// characters look the same.
 func fold(s input) []view {
 	text := s.text
 	var edits []edit
@@ -59,7 +61,7 @@ func ascii(text string) (n int) {
 	return n
 }
 
-// asciiLike is what stands for a character, if there is something.
+// asciiLike returns the ASCII character that a character resembles, if there is one.
 func asciiLike(c rune) (string, bool) {
 	switch {
 	case c >= 0xe0020 && c < 0xe007f: // tags, which nothing draws
@@ -87,8 +89,8 @@ func asciiLike(c rune) (string, bool) {
 	return plain, plain != "" && strings.TrimSpace(plain) != ""
 }
 
-// A separator comes back at the same distance at least minPeriods times, over at least minPeriodic bytes; maxPeriod is the longest distance, and
-// maxPeriodic is how far one look goes.
+// A separator comes back at the same distance at least minPeriods times, over at least minPeriodic
+// bytes; maxPeriod is the longest distance, and maxPeriodic is how far one look goes.
 const (
 	minPeriods  = 4
 	minPeriodic = 20
@@ -96,7 +98,8 @@ const (
 	maxPeriodic = 2 << 10
 )
 
-// unspace takes out what stands between single characters, or small groups of them, at equal distances.
+// unspace removes separators between single characters, or small groups of them, at equal
+// distances.
 func unspace(s input) []view {
 	var edits []edit
 	done := 0
@@ -123,7 +126,8 @@ func unspace(s input) []view {
 	return s.applyEdits(edits, true)
 }
 
-// gaps are the bytes of a word, and of the one behind it, with which a separator ends: a letter or digit follows.
+// gaps are the bytes of a word, and of the next one, with which a separator ends: a letter or digit
+// follows.
 type gaps struct{ low, high uint64 }
 
 func (s *byteIndex) gaps(i int) gaps {
@@ -131,13 +135,14 @@ func (s *byteIndex) gaps(i int) gaps {
 	return gaps{^low & (low>>1 | high<<63), ^high & (high >> 1)}
 }
 
-// four has the bytes from which on four separators may stand at a distance. It is inlined with each distance in periods, which makes it fast.
+// four has the bytes from which on four separators may be at a distance. It is inlined with each
+// distance in periods, which makes it fast.
 func (g gaps) four(p uint) uint64 {
 	two := g.low & (g.low>>p | g.high<<(64-p))
 	return two & (two>>(2*p) | (g.high&(g.high>>p))<<(64-2*p))
 }
 
-// periods has a bit for each distance at which four separators may stand.
+// periods has a bit for each distance at which four separators may be.
 func (g gaps) periods() (may uint) {
 	for p, some := range [...]uint64{g.four(2), g.four(3), g.four(4), g.four(5), g.four(6), g.four(7), g.four(8), g.four(9), g.four(10), g.four(11), g.four(12)} {
 		if some != 0 {
@@ -147,7 +152,7 @@ func (g gaps) periods() (may uint) {
 	return may
 }
 
-// recurring has the bytes from which on five separators may stand at a distance.
+// recurring has the bytes from which on five separators may be at a distance.
 func (g gaps) recurring(period int) uint64 {
 	p := 4 * uint(period)
 	return g.four(uint(period)) & (g.low>>p | g.high<<(64-p))
@@ -158,7 +163,7 @@ func (s *byteIndex) letters(i int) uint64 {
 	return s.bitmaps[ofLower][i] | s.bitmaps[ofUpper][i] | s.bitmaps[ofDigit][i]
 }
 
-// separates reports whether a byte is none that tokens are mostly made of.
+// separates reports whether a byte is not one that tokens are mostly made of.
 func separates(c byte) bool { return separator[c] != 0 }
 
 var separator = func() (t [256]byte) {
@@ -170,14 +175,16 @@ var separator = func() (t [256]byte) {
 	return t
 }()
 
-// periodic takes the separators out of the stretch in which the byte at sep comes back at one distance, if it does so often enough. Where it does
-// not, the edit says up to where the same would come of each place of the stretch.
+// periodic takes the separators out of the stretch in which the byte at sep comes back at one
+// distance, if it does so often enough. Where it does not, the edit says up to where the same would
+// come of each place of the stretch.
 func periodic(text string, sep, period, least int) (e edit, ok bool) {
 	from, to := sep, sep
 	if sep+period > len(text) {
 		return e, false
 	}
-	// A period with a blank where the first one has none ends the stretch: what was spread has no blanks of its own.
+	// A period with a blank where the first one has none ends the stretch: an interleaved token has
+	// no blanks of its own.
 	var white [maxPeriod]bool
 	for i := range period {
 		white[i] = text[sep+i] <= ' '
@@ -193,7 +200,7 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 		return e, false
 	}
 	middle := from + (to-from)/period/2*period
-	if shorter := nextSame(text, middle); shorter > 1 && shorter < period && period%shorter == 0 { // by chance, it stands before that, too
+	if shorter := nextSame(text, middle); shorter > 1 && shorter < period && period%shorter == 0 { // by chance, it is before that, too
 		return periodic(text, middle, shorter, least)
 	}
 	var always [maxPeriod]bool // what separates, by its place in the period
@@ -203,7 +210,8 @@ func periodic(text string, sep, period, least int) (e edit, ok bool) {
 			always[i] = text[at] == text[from+i]
 		}
 	}
-	// Something that was spread has no blanks of its own. At either end, other text may have one at the same distance by chance.
+	// An interleaved token has no blanks of its own. At either end, other text may have one at the
+	// same distance by chance.
 	for from < to && blank(text[from:from+period], &always) {
 		from += period
 	}
@@ -239,7 +247,8 @@ func blank(text string, always *[maxPeriod]bool) bool {
 	return false
 }
 
-// nextSame is after how many bytes, two at least, the byte at a place comes back; 0: not within a period.
+// nextSame is after how many bytes, two at least, the byte at a place comes back; 0: not within a
+// period.
 func nextSame(text string, at int) int {
 	if at+2 >= len(text) {
 		return 0

@@ -43,7 +43,8 @@ func FuzzDisguises(f *testing.F) {
 	})
 }
 
-// FuzzViews scans anything: nothing panics, places are possible ones, and what is made of a text stays within its bounds.
+// FuzzViews scans anything: nothing panics, places are possible ones, and what is made of a text
+// stays within its bounds.
 func FuzzViews(f *testing.F) {
 	r := rand.New(rand.NewPCG(5, 5))
 	for name, hide := range disguises() {

@@ -137,7 +137,8 @@ func inJSON(make func(parts []string) any) func(string) string {
 	}
 }
 
-// disguises are the ways in which a value may be hidden, each a single layer or what people lay over each other.
+// disguises are the ways in which a value may be hidden, each a single layer or what people lay
+// over each other.
 func disguises() map[string]func(string) string {
 	type kv = map[string]string
 	all := map[string]func(string) string{
@@ -326,7 +327,8 @@ var around = []func(string) string{
 // alone are disguises that are recognised only where nothing stands before them.
 var alone = []string{"gzip", "zlib", "deflate", "br", "zstd", "base64 in gzip"}
 
-// newToken makes a token that is found when nothing hides it, and that does not look like words by chance: a few of them do.
+// newToken makes a token that is found when nothing hides it, and that does not look like words by
+// chance: a few of them do.
 func newToken(t testing.TB, s *Scanner, r *rand.Rand, rule string) string {
 	t.Helper()
 	for range 100 {

@@ -6,14 +6,15 @@ import (
 )
 
 const (
-	// maxPiece is how much of the beginning and of the end of a long string is joined with its neighbours, in bytes.
+	// maxPiece is how much of the beginning and of the end of a long string is joined with its
+	// neighbours, in bytes.
 	maxPiece = 256
 	// maxNames bounds by how many keys values are put together.
 	maxNames = 256
 )
 
-// rejoin puts together what stands in pieces: the strings of JSON and of source code, in order and by key, and the values of a query. What was put
-// together is not taken apart again.
+// rejoin joins what is in pieces: the strings of JSON and of source code, in order and by key, and
+// the values of a query. What was put together is not taken apart again.
 func rejoin(s input) (views []view) {
 	if s.view != nil && s.view.preciseOnly {
 		return nil
@@ -30,7 +31,7 @@ func rejoin(s input) (views []view) {
 	return views
 }
 
-// piece is a string in a text, and the key under which it stands; that of a key is its own mark.
+// piece is a string in a text, and its key; that of a key is asKey.
 type piece struct {
 	from, to int
 	key      string
@@ -61,7 +62,8 @@ func (q quote) size() int {
 	return 1
 }
 
-// quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and of most languages.
+// quoted lists the strings between two quotes of a kind: those of JSON, of JSON inside of JSON, and
+// of most languages.
 func (s input) quoted(q quote) []piece {
 	if !s.index.quotedKnown[q] {
 		s.index.quotedKnown[q] = true
@@ -122,7 +124,8 @@ func (s input) closing(q quote, at int) int {
 // maxName is the longest name of a parameter, in bytes.
 const maxName = 64
 
-// pairs lists the values of a query or a form, or of cookies. Other text may stand before the first and behind the last.
+// pairs lists the values of a query or a form, or of cookies. Other text may be before the first
+// and after the last.
 func (s input) pairs() (all []piece) {
 	text, sep := s.text, byte('&')
 	if strings.IndexByte(text, sep) < 0 {
@@ -192,7 +195,8 @@ func glue(text string, pieces []piece) view {
 	return w.view()
 }
 
-// chains joins pieces as far as a token may go on from one to the next: one that is in the middle has nothing else in it.
+// chains joins pieces as far as a token may go on from one to the next: one that is in the middle
+// has nothing else in it.
 func (w *viewBuilder) chains(pieces []piece) {
 	var chain []part // of the source; their ends are not known yet
 	length := 0
@@ -246,8 +250,8 @@ const (
 	maxLine = 256
 )
 
-// unfold joins the lines of something that was wrapped: of equal length, without a space in them. Other text may stand before the first one and
-// behind the last, if the lines are base64 or the like.
+// unfold joins the lines of something that was wrapped: of equal length, without a space in them.
+// Other text may be before the first one and after the last, if the lines are base64 or the like.
 func unfold(s input) (views []view) {
 	for _, sep := range []string{"\n", `\n`} {
 		views = append(views, s.applyEdits(s.unfolded(sep), false)...)
@@ -299,12 +303,13 @@ func (s input) unfolded(sep string) (edits []edit) {
 	return edits
 }
 
-// open reports whether something may go on behind a line.
+// open reports whether something may continue after a line.
 func (s input) open(line stretch) bool {
 	return line.size() >= minLine && (class[s.text[line.end-1]]&class[s.text[line.end-minLine]]&isB64 != 0 || s.solid(line))
 }
 
-// continues reports whether what a line begins with may go on with what the one before ends with, by what the two are made of.
+// continues reports whether what a line begins with may go on with what the one before ends with,
+// by what the two are made of.
 func (s input) continues(before, head stretch, all bool) bool {
 	if s.index.end(ofB64, before.start) >= before.end {
 		return class[s.text[head.start]]&isB64 != 0 || s.text[head.start] == '='
@@ -328,7 +333,7 @@ func (s input) lineEnd(sep string, at int) int {
 	return len(s.text)
 }
 
-// wrapped reports whether a line may be one of several that were one: encoded, and no code.
+// wrapped reports whether a line may be one of several that were one: encoded, and not code.
 func (s input) wrapped(line stretch) bool {
 	return (line.size() >= minHex || s.index.end(ofB64, line.start) >= line.end) && !s.index.looksLikeWords(line, 25)
 }

@@ -5,13 +5,15 @@ import (
 	"strings"
 )
 
-// minList is from how many numbers on a list is read as characters, and minDigits how many decimal digits it has at least, be it hexadecimal.
+// minList is from how many numbers on a list is read as characters, and minDigits how many decimal
+// digits it has at least, be it hexadecimal.
 const (
 	minList   = 12
 	minDigits = 6
 )
 
-// ofList are the bytes that a list of numbers is made of: digits in any base, what stands before them (0x, \x), and what stands between.
+// ofList are the bytes that a list of numbers is made of: digits in any base, their prefixes (0x,
+// \x), and separators.
 var ofList = func() (t [256]bool) {
 	for _, c := range []byte("0123456789abcdefABCDEFxXo,;:|/-_.\\ \t\r\n\"'[](){}") {
 		t[c] = true
@@ -114,7 +116,7 @@ func inBase(edits []edit, numbers []number, base int) []edit {
 	return edits
 }
 
-// maxBetween is how far apart the numbers of a list may stand, in bytes.
+// maxBetween is how many bytes may be between the numbers of a list.
 const maxBetween = 16
 
 // character reads one number with as many digits as a list has for a byte.

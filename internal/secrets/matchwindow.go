@@ -14,7 +14,8 @@ import (
 type matchWindow struct {
 	left, right extent
 	loop        [256]bool // what endless repetitions can run over
-	// A cheap test before the expression runs: what must start with a keyword, or follow it; nil: not known.
+	// A cheap test before the expression runs: what must start with a keyword, or follow it; nil:
+	// not known.
 	head, tail  *prefixDFA
 	atWordStart bool // where there is a head: no word may end where it begins
 }
@@ -186,8 +187,8 @@ func (r *matchWindow) add(from, to rune) {
 	}
 }
 
-// maxRuneBytes is how many bytes a character of the class may take. The long s and the Kelvin sign, which case folding adds to every
-// class of letters, do not count: no secret is made of them.
+// maxRuneBytes is how many bytes a character of the class may take. The long s and the Kelvin sign,
+// which case folding adds to every class of letters, do not count: no secret is made of them.
 func maxRuneBytes(ranges []rune) int {
 	for i := 0; i+1 < len(ranges); i += 2 {
 		if c := ranges[i+1]; c >= 0x80 && c != '\u017f' && c != '\u212a' {

@@ -48,7 +48,8 @@ func asMessage(s string) string {
 	return string(b)
 }
 
-// TestMemoryHidesNothing: whatever was scanned before, a scanner that remembers finds what one without memory finds.
+// TestMemoryHidesNothing: whatever was scanned before, a scanner that remembers finds what one
+// without memory finds.
 func TestMemoryHidesNothing(t *testing.T) {
 	sizes := []int{40 << 10}
 	if !testing.Short() {

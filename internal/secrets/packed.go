@@ -11,8 +11,8 @@ import (
 	"airlock/internal/unpack"
 )
 
-// packed looks into the archives and compressed data that a text holds, anywhere in it: as they are, or anywhere in what base64 or hex, plain
-// or wrapped into lines, decodes to.
+// packed looks into the archives and compressed data that a text holds, anywhere in it: as they
+// are, or anywhere in what base64 or hex, plain or wrapped into lines, decodes to.
 func (r *run) packed(in input, runs []stretch, archives int) (spans []span, err error) {
 	if r.scanner.opts.ArchiveDepth == 0 {
 		return nil, nil
@@ -48,13 +48,15 @@ func (r *run) packed(in input, runs []stretch, archives int) (spans []span, err 
 	return spans, err
 }
 
-// encodedBlock is a run of base64 or hex in a text, or several that line ends separate, and these as one.
+// encodedBlock is a run of base64 or hex in a text, or several that line ends separate, and these
+// as one.
 type encodedBlock struct {
 	stretch
 	body string
 }
 
-// blocksOf joins the runs that follow each other in lines. The last line of a block may be shorter than a run.
+// blocksOf joins the runs that follow each other in lines. The last line of a block may be shorter
+// than a run.
 func blocksOf(text string, runs []stretch) (all []encodedBlock) {
 	for i := 0; i < len(runs); {
 		b := encodedBlock{runs[i], text[runs[i].start:runs[i].end]}
@@ -96,8 +98,9 @@ func blocksOf(text string, runs []stretch) (all []encodedBlock) {
 	return all
 }
 
-// nextLine is where the next line of an encoded block begins whose line before ends at a place, or -1: after white space with one line end in
-// it, written as it is or escaped, and what indents or quotes the line.
+// nextLine is where the next line of an encoded block begins whose line before ends at a place, or
+// -1: after white space with one line end in it, written as it is or escaped, and what indents or
+// quotes the line.
 func nextLine(text string, at int) int {
 	rest := text[at:min(len(text), at+maxIndent)]
 	n := len(rest)
@@ -124,7 +127,8 @@ func addedLine(text string, at int) bool {
 	return text[at] == '+' && (before == "" || before[len(before)-1] == '\n' || before == `\n`)
 }
 
-// afterMargin is a line without what indents it, quotes it, makes it a comment, or numbers it as programs do that show files.
+// afterMargin is a line without what indents it, quotes it, makes it a comment, or numbers it as
+// programs do that show files.
 func afterMargin(line string) string {
 	line = strings.TrimLeft(line, " \t>|*#")
 	line = strings.TrimPrefix(line, "// ")
@@ -155,7 +159,8 @@ func (o *opened) add(more opened) {
 	o.found, o.open = append(o.found, more.found...), o.open || more.open
 }
 
-// openData looks into data that begins with something compressed; all says that what may follow it belongs to it.
+// openData looks into data that begins with something compressed; all says that what may follow it
+// belongs to it.
 func (r *run) openData(data []byte, all bool, archives int) (o opened, err error) {
 	if !r.chargeFor(data) {
 		return o, nil
@@ -188,8 +193,8 @@ func (r *run) openBlock(body string, c *code, archives int) (o opened, err error
 	return o, nil
 }
 
-// openDecoded looks into the compressed data that a decoded block holds; bare says that it may be compressed without a mark. The same block is
-// often met in several views.
+// openDecoded looks into the compressed data that a decoded block holds; bare says that it may be
+// compressed without a mark. The same block is often met in several views.
 func (r *run) openDecoded(data []byte, bare bool, archives int) (o opened, err error) {
 	h := maphash.Bytes(seed, data)
 	if known, ok := r.opened[h]; ok {
@@ -236,19 +241,21 @@ func (r *run) charge(n int) bool {
 }
 
 const (
-	// minPacked is the shortest base64 that may be something compressed without a mark, in characters.
+	// minPacked is the shortest base64 that may be something compressed without a mark, in
+	// characters.
 	minPacked = 40
 	// maxPadding is what may follow base64 that goes up to the end of a text, in bytes.
 	maxPadding = 8
-	// minCharges bounds what one Scan opens, counted in files of a zip; a long text has one more for every bytesPerTry.
+	// minCharges bounds what one Scan opens, counted in files of a zip; a long text has one more
+	// for every bytesPerCharge.
 	minCharges     = 16 << 10
 	bytesPerCharge = 16
 	// maxBegin is from how much of a stream its beginning is inflated, in bytes.
 	maxBegin = 1 << 10
 )
 
-// marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files of a zip, zstd (RFC 8878), bzip2, zlib, xz, lzip,
-// LZ4, LZMA, 7z.
+// marksIn are the places at which something in a text may be compressed: gzip (RFC 1952), the files
+// of a zip, zstd (RFC 8878), bzip2, zlib, xz, lzip, LZ4, LZMA, 7z.
 func marksIn(s input) (all []int) {
 	text := s.text
 	all = marksOf(all, text, 2, localHeader)
@@ -278,7 +285,8 @@ func marksIn(s input) (all []int) {
 	return all
 }
 
-// aloneIn are the places at which LZMA alone may stand: with the usual models and a dictionary of 64 KiB at least, before text.
+// aloneIn returns the positions at which LZMA alone may begin: with the usual models and a
+// dictionary of 64 KiB at least, before text.
 func aloneIn(text string) (all []int) {
 	for _, at := range marksOf(nil, text, 0, "]\x00\x00") {
 		if body := []byte(text[at:min(len(text), at+maxBegin)]); unpack.IsAlone(body) && beginsAlone(body) {
@@ -288,7 +296,8 @@ func aloneIn(text string) (all []int) {
 	return all
 }
 
-// marksOf adds the places of marks, of which the byte at rare is the same, and the one that other data has least.
+// marksOf adds the places of marks, of which the byte at rare is the same, and the one that other
+// data has least.
 func marksOf(all []int, text string, rare int, marks ...string) []int {
 	for at := rare; at < len(text); at++ {
 		i := strings.IndexByte(text[at:], marks[0][rare])
@@ -308,7 +317,7 @@ func marksOf(all []int, text string, rare int, marks ...string) []int {
 // bzip2Block is what begins a block of bzip2, four bytes after the beginning of the first.
 const bzip2Block = "1AY&SY"
 
-// zlibIn are the places at which zlib's header (RFC 1950 §2.2) stands before text.
+// zlibIn returns the positions of zlib headers (RFC 1950 §2.2) that text follows.
 func zlibIn(text string) (all []int) {
 	var begin [4 * minBare]byte
 	for at := 0; ; at++ {
@@ -335,8 +344,8 @@ var markStarts = func() (t [256]bool) {
 	return t
 }()
 
-// marksInData are the places at which something in decoded data may be compressed: see marksIn. Of what has too short a mark, it must begin with
-// text.
+// marksInData are the places at which something in decoded data may be compressed: see marksIn. Of
+// what has too short a mark, it must begin with text.
 func marksInData(data []byte) (all []int) {
 	var begin [4 * minBare]byte
 	for at, c := range data {
@@ -360,7 +369,8 @@ func marksInData(data []byte) (all []int) {
 	return all
 }
 
-// diverse reports whether a run changes between cases and digits as often as base64 of compressed data, and has a digit soon: names of code do not.
+// diverse reports whether a run changes between cases and digits as often as base64 of compressed
+// data, and has a digit near its start: names in code do not.
 func diverse(text string) bool {
 	if len(text) <= minPacked {
 		return false

@@ -26,7 +26,8 @@ func manyFiles(text string) string {
 	return b.String()
 }
 
-// TestSecretsInArchivesAreFound has compressed data anywhere in something else, as multipart and other framings have it, whole and cut off.
+// TestSecretsInArchivesAreFound has compressed data anywhere in something else, as multipart and
+// other framings have it, whole and cut off.
 func TestSecretsInArchivesAreFound(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4, Remember: true})
 	r := rand.New(rand.NewPCG(7, 7))
@@ -64,7 +65,8 @@ func TestSecretsInArchivesAreFound(t *testing.T) {
 	}
 }
 
-// TestSecretsInEncodedArchivesAreFound has compressed data anywhere in what was encoded as base64 or hex, in one line or in several.
+// TestSecretsInEncodedArchivesAreFound has compressed data anywhere in what was encoded as base64
+// or hex, in one line or in several.
 func TestSecretsInEncodedArchivesAreFound(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 6})
 	r := rand.New(rand.NewPCG(7, 8))
@@ -127,7 +129,8 @@ func TestSecretsInEncodedArchivesAreFound(t *testing.T) {
 	}
 }
 
-// TestFloodsOfArchives: as many as fit, empty ones and bombs. The answer comes, if only that it is too much.
+// TestFloodsOfArchives: as many as fit, empty ones and bombs. The answer comes, if only that it is
+// too much.
 func TestFloodsOfArchives(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 6})
 	for name, text := range map[string]string{
@@ -147,7 +150,8 @@ func TestFloodsOfArchives(t *testing.T) {
 	}
 }
 
-// TestFindingNamesTheMember: a finding in an archive names the member, unless its name may hold the secret.
+// TestFindingNamesTheMember: a finding in an archive names the member, unless its name may hold the
+// secret.
 func TestFindingNamesTheMember(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 6})
 	r := rand.New(rand.NewPCG(7, 9))

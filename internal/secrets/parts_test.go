@@ -12,7 +12,8 @@ import (
 	"airlock/internal/lab"
 )
 
-// TestLongTexts are looked at in parts: what stands at a border is seen, once, and what is packed there is followed to its end.
+// TestLongTexts are looked at in parts: what stands at a border is seen, once, and what is packed
+// there is followed to its end.
 func TestLongTexts(t *testing.T) {
 	lab.Long(t)
 	r := rand.New(rand.NewPCG(8, 9))

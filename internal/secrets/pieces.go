@@ -5,9 +5,10 @@ import (
 	"slices"
 )
 
-// Pieces looks for what pieces make when each follows the one before without anything in between. Only precise rules and known values count: chance
-// would satisfy the others too often; and what one piece has by itself is left to Scan. Start and End are offsets in all pieces as one. Its errors
-// are those of Scan.
+// Pieces looks for what pieces make when each follows the one before without anything in between.
+// Only precise rules and known values count: chance would satisfy the others too often; and what
+// one piece has by itself is left to Scan. Start and End are offsets in all pieces as one. Its
+// errors are those of Scan.
 func (s *Scanner) Pieces(ctx context.Context, pieces [][]byte) ([]Finding, error) {
 	v := view{preciseOnly: true, joined: true}
 	var all []byte

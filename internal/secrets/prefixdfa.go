@@ -130,7 +130,8 @@ func (o *prefixDFA) accepts(in *syntax.Inst, class uint8) bool {
 	return maxRuneBytes(in.Rune) > 1
 }
 
-// closure adds a place and all that can be reached from it without a byte; end says that the text ends there.
+// closure adds a place and all that can be reached from it without a byte; end says that the text
+// ends there.
 func (o *prefixDFA) closure(places []uint32, at uint32, end bool) []uint32 {
 	if slices.Contains(places, at) {
 		return places

@@ -24,12 +24,14 @@ type relaxedRule struct {
 type compiledRelaxed struct {
 	window *matchWindow
 	regex  *regexp.Regexp
-	// likelyByChance says that any long run of base64 may have a match somewhere: it counts where something may begin.
+	// likelyByChance says that a long run of base64 may match by chance: a match counts where a
+	// token may start.
 	likelyByChance bool
 }
 
 const (
-	// minPrecise is the shortest secret whose rule is precise, in characters, if it begins with a keyword; a keyword elsewhere must be long.
+	// minPrecise is the shortest secret whose rule is precise, in characters, if it begins with a
+	// keyword; a keyword elsewhere must be long.
 	minPrecise     = 18
 	minInner       = 8
 	maxPreciseLoop = 4
@@ -51,7 +53,8 @@ func (b *body) relax(expression string, keywords []string) *relaxedRule {
 // expression must contain, and the shape; an empty one says that the rule has none.
 var tokenShapes = map[string]struct{ of, shape string }{
 	awsRule: {"AKIA", `(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}|(?:akia|asia|abia|acca)[a-z2-7]{16}`},
-	// Its name must begin with a lower case letter or a digit; before it, there is a border in the rule.
+	// Its name must begin with a lower case letter or a digit; before it, there is a border in the
+	// rule.
 	"azure-ad-client-secret": {"Q~", `[a-zA-Z0-9_~.]{3}[0-9]Q~[a-zA-Z0-9_~.-]{31,34}`},
 	// The rule also takes any 40 hexadecimal digits, as a commit has, in a text that has the word.
 	"sourcegraph-access-token": {"sgp_", `(?i)sgp_(?:(?:[a-f0-9]{16}|local)_)?[a-f0-9]{40}`},
@@ -104,7 +107,8 @@ func (l *relaxedRule) compiled() compiledRelaxed {
 	return l.ready
 }
 
-// How unlikely a match in random base64 must be, as a power of two: with a keyword that base64 itself cannot have, and without.
+// How unlikely a match in random base64 must be, as a power of two: with a keyword that base64
+// itself cannot have, and without.
 const (
 	markedBits = 25
 	minBits    = 34
@@ -192,7 +196,7 @@ func (r *run) interleaved(text string, i, start, end int) (spans []span) {
 		return nil
 	}
 	made := b.relaxed.compiled()
-	if made.likelyByChance && r.rules.rules[i].id != awsRule { // there is a hash or an id of four such letters sooner or later,, and text after it
+	if made.likelyByChance && r.rules.rules[i].id != awsRule { // there is a hash or an id of four such letters sooner or later, and text after it
 		return nil
 	}
 	if r.rules.rules[i].id == awsRule && end < len(text) && isWord(text, end) { // the name of something that has these letters in it

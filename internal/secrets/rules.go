@@ -21,7 +21,8 @@ var truncatedKey = rule{id: "private-key", words: keyWords, body: sync.OnceValue
 	return &body{regex: regexp.MustCompile(privateKeyPattern), matchWindow: matchWindowOf(privateKeyPattern, keyWords)}
 })}
 
-// keyWords are what each private key in PEM has in its first line. In forms, a plus sign stands for a space.
+// keyWords are what each private key in PEM has in its first line. In forms, a plus sign is a
+// space.
 var keyWords = []string{"private key", "private+key", "private_key"}
 
 // ruleset is gitleaks' configuration, compiled for the engine. It is immutable.
@@ -38,20 +39,21 @@ type ruleset struct {
 // gitleaksMu guards gitleaks' package variables (its extend depth, its global viper, its logger).
 var gitleaksMu sync.Mutex
 
-// The built-in allowlist means to excuse the words true, false and null, but its alternation is not grouped, so that any
-// secret with "false" inside is excused too.
+// The built-in allowlist means to excuse the words true, false and null, but its alternation is not
+// grouped, so that any secret with "false" inside is excused too.
 const (
 	unanchoredWords = `(?i)^true|false|null$`
 	anchoredWords   = `(?i)^(?:true|false|null)$`
 )
 
-// What most rules want to see behind a secret has an escaped line end in it, but not an escaped quote: how JSON looks inside JSON.
+// What most rules require after a secret has an escaped line end in it, but not an escaped quote:
+// how JSON looks inside JSON.
 const (
 	lineEnd       = `\\[nr]|$`
 	lineEndOrMark = `\\[nrt"'/]|$`
 )
 
-// What may stand between a name and its value lacks the backslash, before a quote in JSON.
+// What may be between a name and its value lacks the backslash, before a quote in JSON.
 const (
 	beforeValue        = "[\\x60'\"\\s=]{0,5}"
 	beforeValueEscaped = "[\\x60'\"\\s=\\\\]{0,6}"
@@ -115,7 +117,7 @@ func mustCompile(vc config.ViperConfig) *body {
 func parseBuiltin() (vc config.ViperConfig, err error) {
 	for _, known := range []string{unanchoredWords, lineEnd, beforeValue} {
 		if !strings.Contains(config.DefaultConfig, known) {
-			return vc, errors.New("the built-in rules have changed: review what is mended in them")
+			return vc, errors.New("the built-in rules have changed: review the patches to them")
 		}
 	}
 	err = toml.Unmarshal([]byte(patched()), &vc)
@@ -162,8 +164,8 @@ func parseCustom(text string) (vc config.ViperConfig, err error) {
 	return vc, nil
 }
 
-// translate compiles rules without following their extend section: gitleaks counts extensions in a package variable and
-// silently stops extending at the third, which would drop every built-in rule.
+// translate compiles rules without following their extend section: gitleaks counts extensions in a
+// package variable and silently stops extending at the third, which would drop every built-in rule.
 func translate(vc config.ViperConfig) (cfg config.Config, err error) {
 	gitleaksMu.Lock()
 	defer gitleaksMu.Unlock()
@@ -241,10 +243,10 @@ func (rs *ruleset) index() (err error) {
 		if !slices.ContainsFunc(rs.byWord[id], func(i int) bool { return !rs.rules[i].named }) {
 			continue
 		}
-		for _, turn := range transforms {
-			if turned := turn(word); len(word) >= minHiddenKeyword && turned != word {
-				all = append(all, turned)
-				rs.transformed = append(rs.transformed, transformedKeyword{rs.byWord[id], turn})
+		for _, transform := range transforms {
+			if other := transform(word); len(word) >= minHiddenKeyword && other != word {
+				all = append(all, other)
+				rs.transformed = append(rs.transformed, transformedKeyword{rs.byWord[id], transform})
 			}
 		}
 	}

@@ -5,8 +5,8 @@ import (
 )
 
 const (
-	// minRun is the shortest run of base64 that is tried, minHex that of hex and base32, and minText how many printable characters in a row make
-	// something decoded worth keeping.
+	// minRun is the shortest run of base64 that is tried, minHex that of hex and base32, and
+	// minText how many printable characters in a row make something decoded worth keeping.
 	minRun  = 16
 	minHex  = 24
 	minText = 12
@@ -59,8 +59,9 @@ var class = func() (t [256]uint16) {
 	return t
 }()
 
-// runsOf lists the runs of bytes of a class that have at least n. It looks at where such a run would have its nth byte, then back from there: a byte
-// of another class rules out all runs that it would be in.
+// runsOf lists the runs of bytes of a class that have at least n. It looks at where such a run
+// would have its nth byte, then back from there: a byte of another class rules out all runs that it
+// would be in.
 func runsOf(text string, of uint16, n int) (all []stretch) {
 	least := 0
 	for at := n - 1; at < len(text); {
@@ -96,8 +97,8 @@ func inside(text string, runs []stretch, of uint16, n int) (all []stretch) {
 	return all
 }
 
-// unwrap undoes what stands for bytes in groups: base64 in both alphabets, hex, base32, base85. An encoding may begin anywhere in a run, so every
-// step is tried.
+// unwrap decodes encodings that work in groups of bytes: base64 in both alphabets, hex, base32,
+// base85. An encoding may begin anywhere in a run, so every step is tried.
 func unwrap(s input, runs []stretch) (views []view) {
 	text := s.text
 	add := func(edits []edit) { views = append(views, s.applyEdits(edits, false)...) }
@@ -137,25 +138,25 @@ func unwrap(s input, runs []stretch) (views []view) {
 	return views
 }
 
-// sift leaves the runs that are wanted.
-func sift(runs []stretch, wanted func(stretch) bool) (all []stretch) {
+// sift keeps the runs for which keep returns true.
+func sift(runs []stretch, keep func(stretch) bool) (all []stretch) {
 	for _, r := range runs {
-		if wanted(r) {
+		if keep(r) {
 			all = append(all, r)
 		}
 	}
 	return all
 }
 
-// backwards undoes base64 that was reversed, or of which the letters were turned by 13. Each way to read the runs makes edits of its own: one that
-// makes nonsense of a run does not stand in the way of the others.
+// backwards undoes base64 that was reversed, or rot13. Each way to read the runs makes edits of its
+// own: one that makes nonsense of a run does not affect the others.
 func backwards(text string, runs []stretch, add func([]edit)) {
 	for _, turn := range transforms {
 		var ways [4][]edit
 		for _, r := range runs {
-			turned := turn(text[r.start:r.end])
+			other := turn(text[r.start:r.end])
 			for shift := range ways {
-				for _, e := range decodeRuns(turned, []stretch{{0, len(turned)}}, &base64Code, shift) {
+				for _, e := range decodeRuns(other, []stretch{{0, len(other)}}, &base64Code, shift) {
 					if last := len(ways[shift]) - 1; e.step == continued {
 						ways[shift][last].value += e.value
 						continue
@@ -181,7 +182,8 @@ var kinds = func() (t [256]byte) {
 	return t
 }()
 
-// hasASCIIGroups reports whether a run of base85 has groups in a row that stand for ASCII. Where a group begins, the one before has moved on by one digit.
+// hasASCIIGroups reports whether a run of base85 has consecutive groups that decode to ASCII. Where
+// a group begins, the one before has moved on by one digit.
 func (c *code) hasASCIIGroups(run string) bool {
 	const top = 85 * 85 * 85 * 85
 	value, valid, good := uint64(0), 0, uint64(0)
@@ -208,9 +210,10 @@ func (c *code) hasASCIIGroups(run string) bool {
 type code struct {
 	group  int // characters
 	digits [256]byte
-	// bits is of what a character stands for; 0 means that a group is a number in base 85.
+	// bits is how many bits a character encodes; 0 means that a group is a number in base 85.
 	bits int
-	// head has, for each place in a group, whether a character leaves the first bit of a byte that it decides zero, as in all ASCII text.
+	// head has, for each place in a group, whether a character leaves the first bit of a byte that
+	// it decides zero, as in all ASCII text.
 	head [8][256]bool
 	tail string    // what may follow as padding
 	of   byteClass // the class of its characters, where there are several such codes
@@ -288,12 +291,14 @@ func base85(of byteClass, alphabet string) code {
 	return c
 }
 
-// decodeRuns decodes, in groups that begin shift characters into each run, the stretches that are text.
+// decodeRuns decodes, in groups that begin shift characters into each run, the stretches that are
+// text.
 func decodeRuns(text string, runs []stretch, c *code, shift int) (edits []edit) {
 	need := c.need() * c.group
 	for _, r := range runs {
 		for at := r.start + shift; at+need <= r.end; {
-			// The last of the groups first: where it is no text, none of those before it begins a stretch that is long enough.
+			// The last of the groups first: where it is no text, none of those before it begins a
+			// stretch that is long enough.
 			first := at + need
 			for first > at && c.ascii(text[first-c.group:first]) {
 				first -= c.group
@@ -342,7 +347,7 @@ func (c *code) edit(edits []edit, text string, from, to int) []edit {
 	if to = from + distinctPart(text[from:to]); to == from {
 		return edits
 	}
-	var room [256]byte // most are no text, and leave nothing behind
+	var room [256]byte // most are not text and add nothing
 	value := c.append(room[:0], text[from:to])
 	if !readable(value) {
 		return edits
@@ -372,8 +377,9 @@ func (c *code) pieces(edits []edit, from, to int, value string) []edit {
 	}
 }
 
-// distinctPart returns how many bytes of a run are worth decoding: none where it has too few different characters, the first periods where it
-// repeats itself from start to end, otherwise all. What repeats itself decodes to what does, too, again and again, and would use up the bounds.
+// distinctPart returns how many bytes of a run are worth decoding: none where it has too few
+// different characters, the first periods where it repeats itself from start to end, otherwise all.
+// What repeats itself decodes to what does, too, again and again, and would use up the bounds.
 func distinctPart(run string) int {
 	if len(run) < 4*minPeriod {
 		var have [4]uint64
@@ -393,13 +399,16 @@ func distinctPart(run string) int {
 }
 
 const (
-	// minDistinct is how many different characters the encoding of a secret has at least. Hex of letters has as many.
+	// minDistinct is how many different characters the encoding of a secret has at least. Hex of
+	// letters has as many.
 	minDistinct = 6
-	// minPeriod is the shortest period of a long run of which all characters may be the same, in bytes.
+	// minPeriod is the shortest period of a long run of which all characters may be the same, in
+	// bytes.
 	minPeriod = 48
 	// maxRepeat is the longest repetition that is recognised, in bytes.
 	maxRepeat = 256
-	// partPeriods is how many periods of a run are decoded: the least common multiple of a period and a group of any code, and as much again.
+	// partPeriods is how many periods of a run are decoded: the least common multiple of a period
+	// and a group of any code, and as much again.
 	partPeriods = 16
 )
 
@@ -445,7 +454,8 @@ func (c *code) append85(out []byte, s string) []byte {
 	return out
 }
 
-// readable reports whether enough printable characters stand in a row. A NUL between two is as in UTF-16.
+// readable reports whether there are enough consecutive printable characters. A NUL between two is
+// as in UTF-16.
 func readable(value []byte) bool {
 	n := 0
 	for i, c := range value {

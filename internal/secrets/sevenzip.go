@@ -11,8 +11,8 @@ import (
 	"airlock/internal/unpack"
 )
 
-// sevenZip begins archives of 7-Zip. Their list of files stands at the end; what they hold is in folders: one or several files that are compressed as one,
-// in steps (7zFormat.txt).
+// sevenZip begins archives of 7-Zip. Their list of files is at the end; what they hold is in
+// folders: one or several files that are compressed as one, in steps (7zFormat.txt).
 const sevenZip = "7z\xbc\xaf\x27\x1c"
 
 const (
@@ -26,8 +26,9 @@ const (
 
 var errList = errors.New("a list of files that cannot be followed")
 
-// sevenZipMembers calls fn for the list of files, with their names in UTF-16, and for each folder. A list that cannot be followed counts as what cannot be
-// read, where the mark has proved to be one.
+// sevenZipMembers calls fn for the list of files, with their names in UTF-16, and for each folder.
+// A list that cannot be followed counts as what cannot be read, where the mark has proved to be
+// one.
 func sevenZipMembers(data []byte, fn memberFunc) error {
 	const header = 32
 	le := binary.LittleEndian
@@ -72,7 +73,8 @@ func sevenZipMembers(data []byte, fn memberFunc) error {
 	return fn("", unreadable)
 }
 
-// truncatedSevenZip reads the first folder of an archive whose list is missing, as 7-Zip codes it unless it was asked for something else.
+// truncatedSevenZip reads the first folder of an archive whose list is missing, as 7-Zip codes it
+// unless it was asked for something else.
 func truncatedSevenZip(content []byte) memberReader {
 	return unpacked(models, func(room unpack.Room) (out []byte, err error) {
 		if len(content) > 0 && content[0] == 0 {
@@ -98,7 +100,7 @@ type listing struct {
 	bad  bool
 }
 
-func (p *listing) take(n uint64) []byte {
+func (p *listing) next(n uint64) []byte {
 	if p.bad || n > uint64(len(p.rest)) {
 		p.bad, p.rest = true, nil
 		return nil
@@ -109,7 +111,7 @@ func (p *listing) take(n uint64) []byte {
 }
 
 func (p *listing) byte() byte {
-	if b := p.take(1); len(b) == 1 {
+	if b := p.next(1); len(b) == 1 {
 		return b[0]
 	}
 	return 0
@@ -149,13 +151,13 @@ func (p *listing) digests(n int) {
 	defined := n
 	if p.byte() == 0 {
 		defined = 0
-		for _, b := range p.take(uint64(n+7) / 8) {
+		for _, b := range p.next(uint64(n+7) / 8) {
 			for ; b != 0; b &= b - 1 {
 				defined++
 			}
 		}
 	}
-	p.take(4 * uint64(defined))
+	p.next(4 * uint64(defined))
 }
 
 // step is how a folder is coded: a method, and what it needs to know.
@@ -166,7 +168,8 @@ type step struct {
 	size    uint64
 }
 
-// folder has steps; packed are the stretches of the archive that its unbound inputs take, by the number of the input.
+// folder has steps; packed are the stretches of the archive that its unbound inputs take, by the
+// number of the input.
 type folder struct {
 	steps  []step
 	bound  map[int]bool
@@ -180,7 +183,7 @@ func (p *listing) folders(kind byte) (all []folder) {
 		id := p.byte()
 		if id == idArchive {
 			for p.byte() != idEnd && !p.bad {
-				p.take(p.number())
+				p.next(p.number())
 			}
 			id = p.byte()
 		}
@@ -210,7 +213,7 @@ func (p *listing) folders(kind byte) (all []folder) {
 	p.want(idUnpack)
 	p.want(idFolder)
 	all = make([]folder, p.count(maxMembers))
-	p.want(0) // the folders stand here
+	p.want(0) // the folders are here
 	for i := range all {
 		if all[i] = p.folder(); p.bad {
 			return nil
@@ -242,12 +245,12 @@ func (p *listing) folder() folder {
 	ins, outs := 0, 0
 	for range p.count(maxSteps) {
 		flags := p.byte()
-		s := step{method: string(p.take(uint64(flags & 15))), in: 1, out: 1}
+		s := step{method: string(p.next(uint64(flags & 15))), in: 1, out: 1}
 		if flags&0x10 != 0 {
 			s.in, s.out = p.count(maxSteps), p.count(maxSteps)
 		}
 		if flags&0x20 != 0 {
-			s.props = p.take(p.number())
+			s.props = p.next(p.number())
 		}
 		if flags&0xc0 != 0 {
 			p.bad = true
@@ -287,7 +290,8 @@ const (
 	sevenZstd    = "\x04\xf7\x11\x01"
 )
 
-// codeFilters change addresses in the code of x86 and ARM, and no ASCII. The streams beside the first that one of them takes hold such addresses.
+// codeFilters change addresses in the code of x86 and ARM, and no ASCII. The streams beside the
+// first that one of them takes hold such addresses.
 var codeFilters = map[string]bool{"\x03\x03\x01\x03": true, "\x03\x03\x01\x1b": true, "\x03\x03\x05\x01": true, "\x03\x03\x07\x01": true, "\x04": true, "\x07": true, "\x08": true, "\x0a": true}
 
 // list is a list of files that was compressed.
@@ -322,8 +326,9 @@ func (f folder) stretch(content []byte, in int) ([]byte, bool) {
 	return content[at[0]:at[1]], true
 }
 
-// members calls fn for what each step gives that takes a stretch of the archive, and once more when there is something that cannot be read: an unknown
-// method, encryption, or a step upon another one that both compress.
+// members calls fn for what each step gives that takes a stretch of the archive, and once more when
+// there is something that cannot be read: an unknown method, encryption, or a step upon another one
+// that both compress.
 func (f folder) members(content []byte, fn memberFunc) error {
 	delta, whole := f.delta()
 	in := 0
@@ -349,7 +354,7 @@ func (f folder) members(content []byte, fn memberFunc) error {
 	return nil
 }
 
-// delta is the distance of a filter over the only other step; whole is false where it stands among more.
+// delta is the distance of a filter over the only other step; whole is false where there are more.
 func (f folder) delta() (distance int, whole bool) {
 	for _, s := range f.steps {
 		if s.method == sevenDelta {
@@ -362,7 +367,7 @@ func (f folder) delta() (distance int, whole bool) {
 	return distance, true
 }
 
-// contents is what a step gives; nil: nobody here knows.
+// contents returns the output of a step; nil: unsupported.
 func (s step) contents(packed []byte, delta int) memberReader {
 	switch {
 	case s.method == sevenLZMA && len(s.props) == 5 && s.size < 1<<62:

@@ -64,7 +64,8 @@ func neighbours() map[string]func(string) string {
 	return all
 }
 
-// TestShapesBetweenAnyNeighbours: a token of a rule that knows it by its shape is found whatever stands beside it, as it is and in what is decoded.
+// TestShapesBetweenAnyNeighbours: a token of a rule that knows it by its shape is found whatever
+// stands beside it, as it is and in what is decoded.
 func TestShapesBetweenAnyNeighbours(t *testing.T) {
 	rs, err := compileBuiltin()
 	if err != nil {
@@ -133,7 +134,8 @@ func TestShapesBetweenAnyNeighbours(t *testing.T) {
 	t.Logf("%d rules, %d neighbours, %d texts", shapes, len(names), tried)
 }
 
-// TestAccessKeyIdentifiers: one is found in any case of its letters, but not in a signature, where it is public.
+// TestAccessKeyIdentifiers: one is found in any case of its letters, but not in a signature, where
+// it is public.
 func TestAccessKeyIdentifiers(t *testing.T) {
 	s := newScanner(t, Options{})
 	r := rand.New(rand.NewPCG(5, 2))

@@ -10,7 +10,8 @@ import (
 var (
 	// uuids are two or more UUIDs (RFC 9562) that little separates.
 	uuids = regexp.MustCompile(`(?:[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}[^0-9a-zA-Z]{0,8}){2,}`)
-	// calls are calls in a row that each make a character of a number, as in Python, PHP, BASIC and SQL, with what joins them.
+	// calls are calls in a row that each make a character of a number, as in Python, PHP, BASIC and
+	// SQL, with what joins them.
 	calls = regexp.MustCompile(`(?i)(?:cha?rw?\$?\s?\(\s?(?:0x|&h)?[0-9a-f]{2,3}\s?\)[\s+.&,|]{0,6}){12,}`)
 	// call is one of them.
 	call = regexp.MustCompile(`(?i)\(\s?(0x|&h)?([0-9a-f]{2,3})\s?\)`)

@@ -37,7 +37,8 @@ func init() {
 	alone = append(alone, "lzma") // what it begins with counts, elsewhere
 }
 
-// must is for what can only be a mistake of the test's own, as all the panics here: it writes to memory.
+// must is for what can only be a mistake of the test's own, as all the panics here: it writes to
+// memory.
 func must[W io.WriteCloser](w W, err error) io.WriteCloser {
 	if err != nil {
 		panic(err)
@@ -199,7 +200,8 @@ func TestArchivesOfEveryMethod(t *testing.T) {
 	}
 }
 
-// TestUnreadableHidesNothing: what is found beside a file that cannot be read is a finding of its own, by whatever rule.
+// TestUnreadableHidesNothing: what is found beside a file that cannot be read is a finding of its
+// own, by whatever rule.
 func TestUnreadableHidesNothing(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 2})
 	generic := "api_key = \"" + alnum(rand.New(rand.NewPCG(9, 9)), letters, 32) + "\"\n"
@@ -276,7 +278,8 @@ func TestTarXZ(t *testing.T) {
 	}
 }
 
-// TestUnreadableArchivesAreReported is a finding: encrypted archives and unknown methods. What only has the marks in it is none.
+// TestUnreadableArchivesAreReported is a finding: encrypted archives and unknown methods. What only
+// has the marks in it is none.
 func TestUnreadableArchivesAreReported(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4})
 	noise := string(noiseOf(rand.New(rand.NewPCG(4, 4)), 5000))
@@ -315,7 +318,8 @@ func noiseOf(r *rand.Rand, n int) []byte {
 	return b
 }
 
-// TestPackedBombs: what grows beyond the limit is refused, in every form, and what only says that it is large is read.
+// TestPackedBombs: what grows beyond the limit is refused, in every form, and what only says that
+// it is large is read.
 func TestPackedBombs(t *testing.T) {
 	s := newScanner(t, Options{ArchiveDepth: 4, MaxInflate: 2 << 20})
 	zeros := strings.Repeat("\x00", 2<<20+1)
@@ -390,7 +394,8 @@ func zipsOf(packed string, n int) string {
 	return b.String()
 }
 
-// FuzzArchives opens anything as each kind of archive: nothing panics, and nothing takes more than it may.
+// FuzzArchives opens anything as each kind of archive: nothing panics, and nothing takes more than
+// it may.
 func FuzzArchives(f *testing.F) {
 	for _, name := range []string{"xz", "lzma", "lzip", "lz4"} {
 		f.Add([]byte(compressors[name]("hello, hello, hello")))

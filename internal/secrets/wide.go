@@ -7,8 +7,8 @@ import (
 // minWide is the shortest run of wide characters worth looking at.
 const minWide = 8
 
-// narrow is the ASCII text that a text holds as UTF-16 or UTF-32, either byte order, with or without a mark, whole or in part; none where there
-// is no NUL.
+// narrow is the ASCII text that a text holds as UTF-16 or UTF-32, either byte order, with or
+// without a mark, whole or in part; none where there is no NUL.
 func narrow(s input) (views []view) {
 	if strings.IndexByte(s.text, 0) < 0 {
 		return nil
@@ -21,7 +21,8 @@ func narrow(s input) (views []view) {
 	return views
 }
 
-// wide collects runs of a printable byte followed by stride-1 NULs. Big-endian text is the same run, read one unit later.
+// wide collects runs of a printable byte followed by stride-1 NULs. Big-endian text is the same
+// run, read one unit later.
 func wide(s input, stride int) view {
 	text := s.text
 	w := viewBuilder{source: text}

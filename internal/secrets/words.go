@@ -9,9 +9,11 @@ import (
 	"strings"
 )
 
-// words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its three bytes: as two pairs, in a table that tells
-// which of eight groups of keywords have such a pair first, and which have it second; then together, in a table of bits. Only where they are the
-// rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place has to wait for the one before.
+// words finds every keyword in a text, ASCII case ignored. Each place is first looked up by its
+// three bytes: as two pairs, in a table that tells which of eight groups of keywords have such a
+// pair first, and which have it second; then together, in a table of bits. Only where they are the
+// rarest three of some keyword are keywords themselves compared. Unlike in an automaton, no place
+// has to wait for the one before.
 type words struct {
 	pairs  *[1 << 16]uint16           // by two bytes in lower case: the groups that have them first, and above these those that have them second
 	some   [1 << gramBits / 64]uint64 // which hashes of three bytes a keyword has
@@ -116,7 +118,8 @@ func rarest(k string) (at int) {
 	return at
 }
 
-// grams are the hashes under which a keyword may be found: one, or one for each byte that may follow a keyword of two.
+// grams are the hashes under which a keyword may be found: one, or one for each byte that may
+// follow a keyword of two.
 func grams(k string) (all []uint32) {
 	switch {
 	case len(k) < 2:
@@ -134,7 +137,7 @@ func grams(k string) (all []uint32) {
 
 func (w *words) empty() bool { return len(w.folded) == 0 }
 
-// in reports whether any keyword stands in text.
+// in reports whether any keyword is in text.
 func (w *words) in(text string) (yes bool) {
 	for _, k := range w.single {
 		if strings.ContainsAny(text, k+strings.ToUpper(k)) {
@@ -148,8 +151,8 @@ func (w *words) in(text string) (yes bool) {
 	return yes
 }
 
-// each calls found for every keyword of two bytes or more in text until it returns false. They come in the order of their rarest three bytes: two
-// that overlap may be exchanged.
+// each calls found for every keyword of two bytes or more in text until it returns false. They come
+// in the order of their rarest three bytes: two that overlap may be exchanged.
 func (w *words) each(text string, found func(keyword, start, end int) bool) {
 	pairs := w.pairs
 	i := 0

@@ -38,7 +38,8 @@ func zipMembers(data []byte, fn memberFunc) error {
 	return nil
 }
 
-// first reports whether a file is the one that data begins with; the others have been seen by their own headers, too.
+// first reports whether a file is the one that data begins with; the others have been seen by their
+// own headers, too.
 func first(f *zip.File, data []byte) bool {
 	at, err := f.DataOffset()
 	le := binary.LittleEndian
@@ -87,7 +88,8 @@ const (
 	byXZ      method = 95
 )
 
-// methodBody reads what is compressed in one of the ways that zip has. size is -1 where it is not known.
+// methodBody reads what is compressed in one of the ways that zip has. size is -1 where it is not
+// known.
 func methodBody(by method, flags uint16, size int64, packed []byte) memberReader {
 	if flags&encrypted != 0 {
 		return unreadable
@@ -163,7 +165,8 @@ func localFile(data []byte, fn memberFunc) error {
 	return fn(string(data[header:name]), methodBody(by, flags, size, data[start:]))
 }
 
-// plausible reports whether the header of a file and its name are such as archivers write: a version up to 6.3, a method that has a number, a name in text.
+// plausible reports whether the header of a file and its name are such as archivers write: a
+// version up to 6.3, a method that has a number, a name in text.
 func plausible(header, name []byte) bool {
 	const maxVersion, maxMethod = 63, 99
 	version, by := header[4], binary.LittleEndian.Uint16(header[8:])
