@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -283,11 +284,24 @@ func (m *making) waitReady(ctx context.Context) error {
 // withLog adds the last lines of the sidecars to the error.
 func (m *making) withLog(ctx context.Context, err error) error {
 	for _, role := range []string{roleNet, roleSidecars} {
-		if text, logErr := m.output(ctx, objectName(m.plan.Name, role), "20"); logErr == nil && text != "" {
-			err = fmt.Errorf("%w; the last lines of %s:\n%s", err, role, text)
+		if text, logErr := m.output(ctx, objectName(m.plan.Name, role), "1000"); logErr == nil && text != "" {
+			err = fmt.Errorf("%w; the last lines of %s:\n%s", err, role, lastLines(text, 20))
 		}
 	}
 	return err
+}
+
+// crash is how the report of a crash by Go's runtime begins: the reason is in its first lines.
+var crash = regexp.MustCompile(`(?m)^(?:fatal error: |panic: |runtime: |SIG[A-Z]+: )`)
+
+// lastLines returns the last n lines of a log, or the first n of a crash in it.
+func lastLines(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+	if at := crash.FindStringIndex(text); at != nil {
+		lines = strings.SplitAfter(text[at[0]:], "\n")
+		return strings.Join(lines[:min(n, len(lines))], "")
+	}
+	return strings.Join(lines[max(0, len(lines)-n-1):], "")
 }
 
 // output is what a container without a terminal has printed.
