@@ -79,7 +79,8 @@ func TestInterleaveAlternatesFamilies(t *testing.T) {
 	}
 }
 
-// TestFirstConnectionWins: an address that refuses, and one that is silent, hold nobody up.
+// TestFirstConnectionWins checks that an address that refuses, and one that does not answer, delay no
+// connection.
 func TestFirstConnectionWins(t *testing.T) {
 	text, ended := listenAt(t, "127.0.0.9:0")
 	port, err := net.LookupPort("tcp", text)

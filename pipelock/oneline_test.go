@@ -28,7 +28,8 @@ func TestOneLine(t *testing.T) {
 	}
 }
 
-// TestRefusalReasonsAreOneShortLine whoever made the reason.
+// TestRefusalReasonsAreOneShortLine checks reasons of every origin: texts of clients, origins and the
+// operating system.
 func TestRefusalReasonsAreOneShortLine(t *testing.T) {
 	hostile := errors.Join(errors.New(strings.Repeat("no\n", 20_000)))
 	w := httptest.NewRecorder()

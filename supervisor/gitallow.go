@@ -3,7 +3,6 @@ package supervisor
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -21,14 +20,7 @@ const maxPlace = 2048
 // is not stored again.
 func (s *supervisor) proposeGitAllow(_ context.Context, question []byte, _ func(id string)) activation.Decision {
 	var q policy.GitAllow
-	if err := json.Unmarshal(question, &q); err != nil {
-		return activation.Decision{Error: "a question that cannot be read"}
-	}
-	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
-	if err != nil {
-		return activation.Decision{Error: "no proposals are kept here: " + err.Error()}
-	}
-	store, err := s.proposals()
+	f, store, err := s.readQuestion(question, &q)
 	if err != nil {
 		return activation.Decision{Error: err.Error()}
 	}

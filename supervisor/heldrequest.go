@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"sync"
 
 	"airlock/internal/activation"
@@ -61,19 +63,27 @@ func (l *heldRequests) remove(id string) {
 	delete(l.decisions, id)
 }
 
+// readQuestion decodes a daemon's question into q. It returns the configuration and the store of
+// proposals, in which the question is to be kept.
+func (s *supervisor) readQuestion(question []byte, q any) (bundle.SuperviseFile, *proposal.Store, error) {
+	var f bundle.SuperviseFile
+	if err := json.Unmarshal(question, q); err != nil {
+		return f, nil, errors.New("a question that cannot be read")
+	}
+	f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
+	if err != nil {
+		return f, nil, fmt.Errorf("no proposals are kept here: %w", err)
+	}
+	store, err := s.proposals()
+	return f, store, err
+}
+
 // proposeHeld returns a function that proposes to the operator to release a request that the daemon
 // holds.
 func (s *supervisor) proposeHeld(daemon string) activation.ProposeFunc {
 	return func(ctx context.Context, question []byte, stored func(id string)) activation.Decision {
 		var q policy.Leak
-		if err := json.Unmarshal(question, &q); err != nil {
-			return activation.Decision{Error: "a question that cannot be read"}
-		}
-		f, _, err := bundle.Load[bundle.SuperviseFile](s.dirs.File(bundle.Supervise))
-		if err != nil {
-			return activation.Decision{Error: "no proposals are kept here: " + err.Error()}
-		}
-		store, err := s.proposals()
+		f, store, err := s.readQuestion(question, &q)
 		if err != nil {
 			return activation.Decision{Error: err.Error()}
 		}

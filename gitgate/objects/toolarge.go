@@ -174,7 +174,7 @@ func (s *fileSearch) find(commits []Hash) (path string, commit Hash) {
 			all[h] = c
 		}
 	}
-	// A commit that stands on the stack the second time comes after its parents.
+	// A commit that is reached on the stack for the second time comes after its parents.
 	done, begun := map[Hash]bool{}, map[Hash]bool{}
 	for stack := slices.Clone(commits); len(stack) > 0; {
 		h := stack[len(stack)-1]
